@@ -1,0 +1,15 @@
+//! The rule that decides every feature value, pure: no I/O, no clock, no async, no randomness, no SQL.
+
+mod answer;
+mod arrow_values;
+mod plan;
+mod point_in_time;
+mod stamp;
+mod state;
+
+pub use answer::{EntityAnswer, EntityExplanation, fill_default};
+pub use arrow_values::{array_from_values, arrow_type, encode_keys, value_at, value_type_of};
+pub use plan::{Event, PlanError, READ_BACK, ViewInput, ViewPlan};
+pub use point_in_time::{EventColumns, LabelColumns, TrainingColumns, training_values};
+pub use stamp::{Stamp, Window, WindowBounds};
+pub use state::{CodecError, EntityState};

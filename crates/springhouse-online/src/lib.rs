@@ -1,0 +1,10 @@
+//! The online store: the state of every entity in every view, for the serving path.
+
+mod memory;
+mod store;
+pub mod suite;
+
+pub use memory::MemoryStore;
+pub use store::{
+    BoxFuture, Lane, OnlineStore, StoreError, StoreErrorKind, StoreStatistics, ViewHandle, ViewStatus, Write,
+};

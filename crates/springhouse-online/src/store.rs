@@ -1,0 +1,162 @@
+//! The trait that every online store implements, and its contract.
+
+use springhouse_core::{EntityKey, Micros};
+use springhouse_kernel::{EntityState, ViewPlan};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+/// A boxed future; the trait is `dyn` per batch.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A view as the stores see it.
+#[derive(Clone, Debug)]
+pub struct ViewHandle {
+    /// `name@version`.
+    pub id: Arc<str>,
+    /// Which build of the view's rows: `rebuild` fills the next and then switches.
+    pub generation: u32,
+    /// What its states mean.
+    pub plan: Arc<ViewPlan>,
+}
+
+/// What a write advances, in the same atomic step as its rows: a name and a position that only grows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lane {
+    /// Such as `log`, or `materialize/origin_delays@1/7/bucket-3`.
+    pub name: Arc<str>,
+    /// The position reached by the write; a write at or below the stored position is skipped whole.
+    pub position: i64,
+}
+
+/// Events, already folded per entity, to add to one view.
+#[derive(Clone, Debug)]
+pub struct Write {
+    /// The view and generation.
+    pub view: ViewHandle,
+    /// What to merge into each entity's state; an entity appears once.
+    pub deltas: Vec<(EntityKey, EntityState)>,
+}
+
+/// What a store remembers of one view and generation besides its rows; written by whoever fills it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ViewStatus {
+    /// Opaque text of the writer (JSON): materialisation cursor, stream start, and so on.
+    pub note: String,
+}
+
+/// Sizes for `status` and `/metrics`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreStatistics {
+    /// Entities held in memory.
+    pub entities_in_memory: u64,
+    /// Bytes of those, about.
+    pub bytes_in_memory: u64,
+    /// Entities changed since the last checkpoint.
+    pub dirty_entities: u64,
+}
+
+/// The state of every entity in every view.
+///
+/// # Contract (checked for every store by [`crate::suite`])
+/// - `get_many` gives one slot per key, in key order; `None` = never written.
+/// - Once `write` returns `Ok(true)`, every later `get_many` on this handle sees its rows and `lanes` its lane.
+/// - A write is atomic with its lane: after a crash either all of it is there or nothing. It may be lost by a crash
+///   until `checkpoint` returns; then the lane's position is also the older one, so that the writer can do it again.
+/// - A write whose lane is at or below the stored position changes nothing and returns `Ok(false)`.
+/// - Merging is [`ViewPlan::merge`] followed by [`ViewPlan::compact`] at `now`.
+pub trait OnlineStore: fmt::Debug + Send + Sync + 'static {
+    /// The states of `keys` in `view`.
+    fn get_many<'a>(
+        &'a self,
+        view: &'a ViewHandle,
+        keys: &'a [EntityKey],
+    ) -> BoxFuture<'a, Result<Vec<Option<Arc<EntityState>>>, StoreError>>;
+
+    /// Merges deltas of any number of views and advances `lane`, atomically.
+    fn write<'a>(
+        &'a self,
+        writes: Vec<Write>,
+        lane: Lane,
+        now: Micros,
+    ) -> BoxFuture<'a, Result<bool, StoreError>>;
+
+    /// Makes everything written so far durable.
+    fn checkpoint(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// Every lane with its position, as far as written (not only checkpointed).
+    fn lanes(&self) -> BoxFuture<'_, Result<BTreeMap<Arc<str>, i64>, StoreError>>;
+
+    /// Forgets lanes whose name starts with `prefix` (of finished jobs).
+    fn drop_lanes<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// What is noted of a view's generation, durable at once.
+    fn view_status<'a>(
+        &'a self,
+        view: &'a ViewHandle,
+    ) -> BoxFuture<'a, Result<Option<ViewStatus>, StoreError>>;
+
+    /// Notes it, durable at once together with everything written before.
+    fn set_view_status<'a>(
+        &'a self,
+        view: &'a ViewHandle,
+        status: ViewStatus,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// The generation that readers use of a view (`name@version`); 0 until set.
+    fn active_generation<'a>(&'a self, view_id: &'a str) -> BoxFuture<'a, Result<u32, StoreError>>;
+
+    /// Switches readers to a generation, durable at once; `lanes` are set in the same step.
+    fn activate_generation<'a>(
+        &'a self,
+        view_id: &'a str,
+        generation: u32,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Deletes all rows of one generation of a view, its status too.
+    fn drop_generation<'a>(
+        &'a self,
+        view_id: &'a str,
+        generation: u32,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
+
+    /// Up to `limit` entity keys of a view, for `verify` and the catalog; which ones is not defined.
+    fn sample_keys<'a>(
+        &'a self,
+        view: &'a ViewHandle,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<EntityKey>, StoreError>>;
+
+    /// Sizes.
+    fn statistics(&self) -> StoreStatistics;
+}
+
+/// A failed store call. Branch on [`StoreError::kind`]; the text is for people and may change.
+#[derive(Debug, thiserror::Error)]
+#[error("{action} failed in the {store} store: {detail}")]
+pub struct StoreError {
+    /// What the caller can do about it.
+    pub kind: StoreErrorKind,
+    /// What was being done.
+    pub action: &'static str,
+    /// Which store.
+    pub store: &'static str,
+    /// What went wrong, and what to do.
+    pub detail: String,
+}
+
+/// What a caller can do about a failed store call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StoreErrorKind {
+    /// The store does not answer now. Retry with backoff, or serve stale if the caller allows it.
+    Unavailable,
+    /// The request is wrong. Do not retry; fix the caller.
+    Invalid,
+    /// Another process holds the store for writing.
+    Locked,
+    /// Stored bytes fail their checksum or version. Stop and look.
+    Corrupt,
+}

@@ -511,6 +511,135 @@ pub fn default_hop(window: Micros) -> Micros {
     HOPS.into_iter().filter(|hop| *hop <= window / 60).max().unwrap_or(HOPS[0])
 }
 
+/// The largest `n` of `first_n`, `last_n` and `top_n`.
+pub const AGGREGATE_N_MAX: u32 = 1_000;
+/// The largest `cap` of distinct values or groups that an aggregate may hold per entity and tile.
+pub const AGGREGATE_CAP_MAX: u32 = 100_000;
+
+/// The type of what an aggregate gives over a column of `column_type` (none for `count()` and `seconds_since_last`),
+/// grouped by a column of `group_type` if one is given.
+///
+/// # Errors
+/// One sentence for people: the function does not take the column's type, or a parameter is out of range.
+pub fn aggregate_output_type(
+    function: &AggregateFunction,
+    column_type: Option<&ValueType>,
+    group_type: Option<&ValueType>,
+) -> Result<ValueType, String> {
+    let name = function.name();
+    function.check_parameters()?;
+    let value_type = match (function, column_type) {
+        (AggregateFunction::Count, _) => ValueType::Int64,
+        (AggregateFunction::SecondsSinceLast, None) => ValueType::Float64,
+        (AggregateFunction::SecondsSinceLast, Some(_)) => {
+            return Err(format!("`{name}` is about the newest event and takes no column"));
+        }
+        (_, None) => return Err(format!("`{name}` needs a column")),
+        (_, Some(column)) => function
+            .output_of(column)
+            .ok_or_else(|| format!("`{name}` needs {}, the column is {column}", function.takes()))?,
+    };
+    match group_type {
+        None => Ok(value_type),
+        Some(group) if is_comparable(group) => {
+            Ok(ValueType::Map(Box::new(group.clone()), Box::new(value_type)))
+        }
+        Some(group) => Err(format!("a group column has a scalar type (not json), this one is {group}")),
+    }
+}
+
+/// True for the types whose values can be compared, counted and used as map keys.
+fn is_comparable(value_type: &ValueType) -> bool {
+    value_type.is_scalar() && *value_type != ValueType::Json
+}
+
+impl AggregateFunction {
+    /// Its name in definitions, such as `count_distinct`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Count => "count",
+            Self::Sum => "sum",
+            Self::Mean => "mean",
+            Self::Min => "min",
+            Self::Max => "max",
+            Self::Variance => "variance",
+            Self::Stddev => "stddev",
+            Self::First => "first",
+            Self::Last => "last",
+            Self::FirstN(_) => "first_n",
+            Self::LastN(_) => "last_n",
+            Self::CountDistinct { .. } => "count_distinct",
+            Self::ApproxCountDistinct { .. } => "approx_count_distinct",
+            Self::ApproxQuantile { .. } => "approx_quantile",
+            Self::TopN { .. } => "top_n",
+            Self::ValueCounts { .. } => "value_counts",
+            Self::SecondsSinceLast => "seconds_since_last",
+        }
+    }
+
+    /// The type it gives over a column of this type; None when it does not take the type.
+    fn output_of(&self, column: &ValueType) -> Option<ValueType> {
+        let is_map = matches!(column, ValueType::Map(..));
+        let list = |inner: &ValueType| ValueType::List(Box::new(inner.clone()));
+        match self {
+            Self::Count => Some(ValueType::Int64),
+            Self::SecondsSinceLast => Some(ValueType::Float64),
+            Self::Sum if column.is_integer() => Some(ValueType::Int64),
+            Self::Sum | Self::Mean | Self::Variance | Self::Stddev | Self::ApproxQuantile { .. } => {
+                column.is_numeric().then_some(ValueType::Float64)
+            }
+            Self::Min | Self::Max => is_comparable(column).then(|| column.clone()),
+            Self::First | Self::Last => (!is_map).then(|| column.clone()),
+            Self::FirstN(_) | Self::LastN(_) => column.is_scalar().then(|| list(column)),
+            Self::TopN { .. } => is_comparable(column).then(|| list(column)),
+            Self::CountDistinct { .. } | Self::ApproxCountDistinct { .. } => {
+                is_comparable(column).then_some(ValueType::Int64)
+            }
+            Self::ValueCounts { .. } => is_comparable(column)
+                .then(|| ValueType::Map(Box::new(column.clone()), Box::new(ValueType::Int64))),
+        }
+    }
+
+    fn takes(&self) -> &'static str {
+        match self {
+            Self::Sum | Self::Mean | Self::Variance | Self::Stddev | Self::ApproxQuantile { .. } => {
+                "a number (int32, int64, float32 or float64)"
+            }
+            Self::First | Self::Last => "any type but a map",
+            Self::FirstN(_) | Self::LastN(_) => "a scalar type",
+            _ => "a scalar type other than json",
+        }
+    }
+
+    fn check_parameters(&self) -> Result<(), String> {
+        let name = self.name();
+        let within = |what: &str, value: u32, max: u32| {
+            if (1..=max).contains(&value) {
+                return Ok(());
+            }
+            Err(format!("`{what}` of `{name}` is {value}; it must be 1 to {max}"))
+        };
+        match self {
+            Self::FirstN(n) | Self::LastN(n) => within("n", *n, AGGREGATE_N_MAX),
+            Self::TopN { n, cap } => {
+                within("n", *n, AGGREGATE_N_MAX)?;
+                within("cap", *cap, AGGREGATE_CAP_MAX)
+            }
+            Self::CountDistinct { cap } | Self::ValueCounts { cap } => within("cap", *cap, AGGREGATE_CAP_MAX),
+            Self::ApproxCountDistinct { precision } if !(4..=16).contains(precision) => {
+                Err(format!("`precision` of `{name}` is {precision}; it must be 4 to 16"))
+            }
+            Self::ApproxQuantile { q, .. } if !(0.0..=1.0).contains(q) => {
+                Err(format!("`q` of `{name}` is {q}; it must be 0 to 1"))
+            }
+            Self::ApproxQuantile { alpha, .. } if !(0.001..=0.1).contains(alpha) => {
+                Err(format!("`alpha` of `{name}` is {alpha}; it must be 0.001 to 0.1"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Source {
     /// The source's columns as the row-level SQL sees them: declared columns, the event time, then derived ones.
     pub fn schema(&self) -> Vec<(String, ValueType)> {
@@ -564,6 +693,55 @@ impl DefaultValue {
             Self::Null => Value::Null,
             Self::Constant(value) => value.clone(),
             Self::Population { value, .. } => value.clone().unwrap_or_default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_aggregate_says_what_it_gives_and_what_it_takes() {
+        let typed = |function: &AggregateFunction, column: Option<&str>, group: Option<&str>| {
+            let parse = |text: &str| text.parse::<ValueType>().unwrap();
+            aggregate_output_type(function, column.map(parse).as_ref(), group.map(parse).as_ref())
+                .map(|t| t.to_string())
+        };
+        use AggregateFunction as F;
+        for (function, column, group, expected) in [
+            (F::Count, None, None, "int64"),
+            (F::Count, Some("json"), None, "int64"),
+            (F::Sum, Some("int32"), None, "int64"),
+            (F::Sum, Some("float32"), None, "float64"),
+            (F::Mean, Some("int64"), None, "float64"),
+            (F::Max, Some("decimal(9,2)"), None, "decimal(9,2)"),
+            (F::Last, Some("vector<3>"), None, "vector<3>"),
+            (F::LastN(3), Some("string"), None, "list<string>"),
+            (F::ValueCounts { cap: 9 }, Some("bool"), None, "map<bool,int64>"),
+            (
+                F::TopN { n: 2, cap: 9 },
+                Some("string"),
+                Some("decimal(4,1)"),
+                "map<decimal(4,1),list<string>>",
+            ),
+            (F::SecondsSinceLast, None, Some("string"), "map<string,float64>"),
+        ] {
+            assert_eq!(typed(&function, column, group).as_deref(), Ok(expected), "{function:?}");
+            assert_eq!(expected.parse::<ValueType>().unwrap().to_string(), expected);
+        }
+        for (function, column, group) in [
+            (F::Sum, Some("string"), None),
+            (F::Sum, None, None),
+            (F::SecondsSinceLast, Some("int64"), None),
+            (F::Min, Some("json"), None),
+            (F::LastN(0), Some("string"), None),
+            (F::LastN(3), Some("list<int64>"), None),
+            (F::ApproxQuantile { q: f64::NAN, alpha: 0.01 }, Some("int64"), None),
+            (F::ApproxCountDistinct { precision: 3 }, Some("int64"), None),
+            (F::Count, None, Some("vector<3>")),
+        ] {
+            assert!(typed(&function, column, group).is_err(), "{function:?}");
         }
     }
 }

@@ -138,7 +138,7 @@ impl FromStr for ValueType {
                     }
                     Self::List(Box::new(inner))
                 } else if let Some(inner) = trimmed.strip_prefix("map<").and_then(|t| t.strip_suffix('>')) {
-                    let (key, value) = inner.split_once(',').ok_or_else(|| fail("write map<key,value>"))?;
+                    let (key, value) = split_map(inner).ok_or_else(|| fail("write map<key,value>"))?;
                     Self::Map(Box::new(key.parse()?), Box::new(value.parse()?))
                 } else if let Some(inner) = trimmed.strip_prefix("vector<").and_then(|t| t.strip_suffix('>'))
                 {
@@ -175,6 +175,20 @@ impl FromStr for ValueType {
             }
         })
     }
+}
+
+/// Splits at the comma between key and value: the first outside of brackets.
+fn split_map(inner: &str) -> Option<(&str, &str)> {
+    let mut depth = 0u32;
+    for (at, c) in inner.char_indices() {
+        match c {
+            '<' | '(' => depth += 1,
+            '>' | ')' => depth = depth.saturating_sub(1),
+            ',' if depth == 0 => return Some((&inner[..at], &inner[at + 1..])),
+            _ => {}
+        }
+    }
+    None
 }
 
 impl Serialize for ValueType {

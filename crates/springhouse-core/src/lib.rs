@@ -1,12 +1,14 @@
 //! Names, types, values, keys and definitions of Springhouse. No I/O, no clock, no async.
 
 pub mod definition;
+mod hash;
 pub mod key;
 pub mod time;
 mod types;
 mod value;
 
 pub use definition::{Definitions, ValueStatus};
+pub use hash::content_hash;
 pub use key::{EntityKey, KeyError};
 pub use time::{Clock, Micros};
 pub use types::{SCALAR_TYPE_NAMES, TypeTextError, VECTOR_DIMENSION_MAX, ValueType};

@@ -1,6 +1,8 @@
 //! Names, types, values, keys and definitions of Springhouse. No I/O, no clock, no async.
 
+pub mod crash_point;
 pub mod definition;
+pub mod event_id;
 mod hash;
 pub mod key;
 pub mod time;

@@ -137,18 +137,30 @@ pub struct IngestPositions {
     pub applied_frontier: Micros,
 }
 
+/// One view, or one build of a view, that a stream's rows are applied to. A generation that is being rebuilt is fed beside
+/// the active one: two feeds of one view.
+#[derive(Clone, Debug)]
+pub struct ViewFeed {
+    /// View and generation.
+    pub handle: ViewHandle,
+    /// Rows with an offset below this are not applied: the view's history brings them. When rows from here on are in
+    /// the log already as the feed is first attached, they are applied then. A feed that was taken away must not come
+    /// back: make a new generation.
+    pub start: i64,
+}
+
 /// The ingestion of one node: owns the log, the applier and the flusher.
 #[derive(Debug)]
 pub struct Ingest {}
 
 impl Ingest {
     /// Opens the log below `directory`, replays what the online store has not applied, and starts the writer, applier
-    /// and flusher tasks on the current tokio runtime. `views` are the active views of stream sources.
+    /// and flusher tasks on the current tokio runtime. `views`: by source name, the feeds of its views.
     pub async fn open(
         directory: &Path,
         settings: PushSettings,
         definitions: Arc<Definitions>,
-        views: BTreeMap<String, Vec<ViewHandle>>,
+        views: BTreeMap<String, Vec<ViewFeed>>,
         store: Arc<dyn OnlineStore>,
         lake: Lake,
         clock: Arc<dyn Clock>,
@@ -167,9 +179,16 @@ impl Ingest {
     pub async fn reload(
         &self,
         definitions: Arc<Definitions>,
-        views: BTreeMap<String, Vec<ViewHandle>>,
+        views: BTreeMap<String, Vec<ViewFeed>>,
     ) -> Result<(), PushError> {
         let _ = (definitions, views);
+        unimplemented!()
+    }
+
+    /// Remembers event ids (see [`springhouse_core::event_id`]) that the source's history holds, durably, so that a later
+    /// push of one is a duplicate. Bounded as pushed ids are, apart from them.
+    pub fn remember_ids(&self, source: &str, ids: &[u128]) -> Result<(), PushError> {
+        let _ = (source, ids);
         unimplemented!()
     }
 

@@ -1,0 +1,64 @@
+# What there is to do with this tree. `make` lists it.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+CARGO_TARGET_DIR ?= $(CURDIR)/target
+export CARGO_TARGET_DIR
+CACHE := $(or $(SPRINGHOUSE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/springhouse)
+export PATH := $(PATH):$(CACHE)/tools/bin
+RELEASE := $(CARGO_TARGET_DIR)/release/springhouse
+
+.PHONY: help
+help:                    ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 22
+
+.PHONY: demo
+demo: release            ## builds Springhouse and shows it on real flights
+	$(RELEASE) demo
+
+.PHONY: release
+release:                 ## the optimised program, target/release/springhouse
+	cargo build --release --locked --package springhouse
+
+.PHONY: test
+test:                    ## all tests, the short way
+	@$(PYTHON) scripts/test.py
+
+.PHONY: test-long
+test-long:               ## all tests with more kills, more seeds, larger inputs
+	@$(PYTHON) scripts/test.py --long
+
+.PHONY: lint
+lint:                    ## format, clippy, licences, borders between crates, what is in the tree
+	cargo fmt --all --check
+	$(PYTHON) scripts/check_tree.py
+	$(PYTHON) scripts/check_crates.py
+	cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
+	@if command -v cargo-deny >/dev/null; then \
+	    cargo deny --all-features --log-level error check licenses bans sources; \
+	elif [ -n "$$CI" ]; then echo "cargo-deny is not installed" >&2; exit 1; \
+	else echo "skipped: cargo deny is not installed (make tools)"; fi
+
+.PHONY: tools
+tools:                   ## installs cargo-deny below the cache folder, once
+	@command -v cargo-deny >/dev/null || cargo install --quiet --debug --locked --root "$(CACHE)/tools" \
+	    --target-dir "$(CACHE)/tools/target" cargo-deny@0.20.2
+	@rm -rf "$(CACHE)/tools/target"
+
+.PHONY: advisories
+advisories:              ## known vulnerabilities; needs the advisory database from the network
+	cargo deny check advisories
+
+.PHONY: bench bench-serving bench-training bench-materialize bench-push
+bench: bench-serving bench-training bench-materialize bench-push  ## all benchmarks; results in target/bench/*.json
+bench-serving: release   ## one entity x 50 features over HTTP/JSON
+	scripts/python.sh benches/serving.py --program $(RELEASE) $(ARGS)
+bench-training: release  ## 1 M labels x 3 views x 5 M rows, beside DuckDB
+	scripts/python.sh benches/training.py --program $(RELEASE) $(ARGS)
+bench-materialize: release  ## history into the online store
+	scripts/python.sh benches/materialize.py --program $(RELEASE) $(ARGS)
+bench-push: release      ## durable events a second and the time until they are served
+	scripts/python.sh benches/push.py --program $(RELEASE) $(ARGS)
+
+.PHONY: clean
+clean:                   ## removes what was built
+	cargo clean

@@ -1,0 +1,343 @@
+//! Delta tables: opening, the files of a version, and appends that happen exactly once.
+//!
+//! An append names an application transaction (`springhouse/<source>`) whose version is the last offset appended, in the
+//! same commit as the rows. Delta does not skip a replay by itself, so the stored version is read first and rows at or
+//! below it are left out; two writers that both read the old version meet at the commit, where one of them fails, reads
+//! again and finds its rows already there.
+
+use crate::error::{LakeError, Result};
+use crate::source::location::{FileRef, file_name};
+use arrow::array::RecordBatch;
+use deltalake_core::kernel::transaction::{CommitBuilder, CommitProperties, TransactionError};
+use deltalake_core::kernel::{
+    Action, Add, ArrayType, DataType as DeltaType, MetadataExt, StructField, StructType, Transaction,
+};
+use deltalake_core::protocol::{DeltaOperation, SaveMode};
+use deltalake_core::{DeltaTable, DeltaTableError};
+use parquet::arrow::arrow_writer::{ArrowWriter, ArrowWriterOptions};
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+use springhouse_core::ValueType;
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// How often an append is tried again after another writer's commit came first.
+const COMMIT_ATTEMPTS_MAX: usize = 20;
+
+/// The files of one version of a Delta table.
+#[derive(Clone, Debug)]
+pub(crate) struct DeltaFiles {
+    /// The version.
+    pub version: i64,
+    /// Its files, sorted by name.
+    pub files: Vec<FileRef>,
+    /// Per file: the least and greatest `_offset`, when its statistics say.
+    pub offsets: Vec<Option<(i64, i64)>>,
+    /// The table's column names.
+    pub columns: Vec<String>,
+}
+
+/// A column of a table that Springhouse writes.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct TableColumn {
+    /// Its name.
+    pub name: String,
+    /// Its type.
+    pub value_type: ValueType,
+}
+
+/// The Delta type of a value type.
+fn delta_type(value_type: &ValueType) -> Result<DeltaType> {
+    Ok(match value_type {
+        ValueType::Bool => DeltaType::BOOLEAN,
+        ValueType::Int32 => DeltaType::INTEGER,
+        ValueType::Int64 => DeltaType::LONG,
+        ValueType::Float32 => DeltaType::FLOAT,
+        ValueType::Float64 => DeltaType::DOUBLE,
+        ValueType::String | ValueType::Json => DeltaType::STRING,
+        ValueType::Bytes => DeltaType::BINARY,
+        ValueType::Timestamp => DeltaType::TIMESTAMP,
+        ValueType::Date => DeltaType::DATE,
+        ValueType::Decimal { precision, scale } => DeltaType::decimal(*precision, scale.unsigned_abs())
+            .map_err(|e| LakeError::internal(format!("a decimal type has no Delta type: {e}")))?,
+        ValueType::List(inner) => ArrayType::new(delta_type(inner)?, true).into(),
+        ValueType::Vector(_) => ArrayType::new(DeltaType::FLOAT, true).into(),
+        ValueType::Map(..) => {
+            return Err(LakeError::internal("a column of a table can't be a map"));
+        }
+    })
+}
+
+fn delta_schema(columns: &[TableColumn]) -> Result<Vec<StructField>> {
+    columns.iter().map(|c| Ok(StructField::nullable(&c.name, delta_type(&c.value_type)?))).collect()
+}
+
+/// Opens the Delta table in a local directory; None when there is none.
+pub(crate) async fn open(directory: &Path) -> Result<Option<DeltaTable>> {
+    if !directory.join("_delta_log").is_dir() {
+        return Ok(None);
+    }
+    let name = directory.display().to_string();
+    let fail = |e: DeltaTableError| LakeError::delta(&name, "opening", &e);
+    let absolute = std::fs::canonicalize(directory).map_err(|e| LakeError::unreadable(directory, &e))?;
+    let url = url::Url::from_directory_path(&absolute)
+        .map_err(|()| LakeError::internal(format!("`{name}` makes no URL")))?;
+    match deltalake_core::open_table(url).await {
+        Ok(table) => Ok(Some(table)),
+        // A crash between making the directory and the first commit leaves an empty log: no table yet.
+        Err(DeltaTableError::NotATable(_)) => Ok(None),
+        Err(error) => Err(fail(error)),
+    }
+}
+
+/// The files of the loaded version of `table`, which lies in `directory`.
+pub(crate) fn files(project: &Path, directory: &Path, table: &DeltaTable) -> Result<DeltaFiles> {
+    let name = file_name(project, directory);
+    let state = table.snapshot().map_err(|e| LakeError::delta(&name, "reading", &e))?;
+    if state.metadata().configuration().get("delta.columnMapping.mode").is_some_and(|mode| mode != "none") {
+        return Err(unsupported(&name, "column mapping"));
+    }
+    let mut found = Vec::new();
+    for view in state.log_data() {
+        if view.deletion_vector_descriptor().is_some() {
+            return Err(unsupported(&name, "deletion vectors"));
+        }
+        let relative = view.path().into_owned();
+        let path = match relative.strip_prefix("file://") {
+            Some(absolute) => PathBuf::from(absolute),
+            None => directory.join(&relative),
+        };
+        let mut partition_values: Vec<_> = view.partition_values_map().into_iter().collect();
+        partition_values.sort();
+        let offsets = view.stats().and_then(|stats| offset_range(&stats));
+        let file = FileRef {
+            name: file_name(project, &path),
+            path,
+            size: view.size().unsigned_abs(),
+            modified_ns: view.modification_time().saturating_mul(1_000_000),
+            partition_values,
+        };
+        found.push((file, offsets));
+    }
+    found.sort_by(|a, b| a.0.name.cmp(&b.0.name));
+    let columns = state.schema().fields().map(|f| f.name().clone()).collect();
+    let (files, offsets) = found.into_iter().unzip();
+    Ok(DeltaFiles { version: state.version() as i64, files, offsets, columns })
+}
+
+fn unsupported(table: &str, what: &str) -> LakeError {
+    LakeError::new("delta_unsupported", format!("the Delta table `{table}` uses {what}, which can't be read"))
+        .hint(format!("rewrite the table without {what}, for example with an OPTIMIZE or a copy"))
+}
+
+fn offset_range(stats: &str) -> Option<(i64, i64)> {
+    let stats: serde_json::Value = serde_json::from_str(stats).ok()?;
+    let of = |which: &str| stats.get(which)?.get(crate::stream::OFFSET_COLUMN)?.as_i64();
+    Some((of("minValues")?, of("maxValues")?))
+}
+
+/// The version of an application transaction; -1 when there is none.
+pub(crate) async fn position(table: &DeltaTable, app: &str) -> Result<i64> {
+    let name = table.table_url().to_string();
+    let fail = |e: DeltaTableError| LakeError::delta(&name, "reading", &e);
+    let state = table.snapshot().map_err(fail)?;
+    let version = state.transaction_version(table.log_store().as_ref(), app).await;
+    Ok(version.map_err(|e| LakeError::delta(&name, "reading", &e))?.unwrap_or(-1))
+}
+
+/// What to append: the rows from a position on, with the last position among them. None when nothing is left.
+pub(crate) type RowsAfter<'a> = &'a (dyn Fn(i64) -> Result<Option<(RecordBatch, i64)>> + Sync);
+
+/// Appends to the table in `directory` (made when it is not there) the rows that `rows_after` gives for the position
+/// found in it. Returns the table and the position after the append.
+pub(crate) async fn append(
+    directory: &Path,
+    cached: Option<DeltaTable>,
+    columns: &[TableColumn],
+    app: &str,
+    rows_after: RowsAfter<'_>,
+) -> Result<(DeltaTable, i64)> {
+    let name = directory.display().to_string();
+    let mut table = cached;
+    for _ in 0..COMMIT_ATTEMPTS_MAX {
+        let mut current = match table.take() {
+            Some(mut table) => {
+                table.update_state().await.map_err(|e| LakeError::delta(&name, "reading", &e))?;
+                table
+            }
+            None => match open(directory).await? {
+                Some(table) => table,
+                None => match create(directory, columns).await? {
+                    Some(table) => table,
+                    // Another process made it just now.
+                    None => continue,
+                },
+            },
+        };
+        let position = position(&current, app).await?;
+        let Some((rows, last)) = rows_after(position)? else { return Ok((current, position)) };
+        let mut actions =
+            widen(&current, &name, columns)?.map(Action::Metadata).into_iter().collect::<Vec<_>>();
+        actions.push(Action::Add(write_file(directory, &rows, position, last)?));
+        let properties = CommitProperties::default()
+            .with_application_transaction(Transaction::new(app, last))
+            // Our own loop reads the position again; the commit's must not guess.
+            .with_max_retries(0);
+        let operation = DeltaOperation::Write { mode: SaveMode::Append, partition_by: None, predicate: None };
+        let state = current.snapshot().map_err(|e| LakeError::delta(&name, "reading", &e))?;
+        let commit = CommitBuilder::from(properties)
+            .with_actions(actions)
+            .build(Some(state), current.log_store(), operation)
+            .await;
+        match commit {
+            Ok(done) => {
+                sync_commit(directory, done.version() as i64)?;
+                current.state = Some(done.snapshot());
+                return Ok((current, last));
+            }
+            // Another writer was first: read again.
+            Err(
+                DeltaTableError::Transaction {
+                    source:
+                        TransactionError::CommitConflict(_)
+                        | TransactionError::MaxCommitAttempts(_)
+                        | TransactionError::VersionAlreadyExists(_),
+                }
+                | DeltaTableError::VersionAlreadyExists(_),
+            ) => {}
+            Err(error) => return Err(LakeError::delta(&name, "appending to", &error)),
+        }
+    }
+    Err(LakeError::new(
+        "delta_conflict",
+        format!("appending to the Delta table `{name}` lost the race {COMMIT_ATTEMPTS_MAX} times"),
+    )
+    .hint("another process appends to the same table; only one server may own a project"))
+}
+
+async fn create(directory: &Path, columns: &[TableColumn]) -> Result<Option<DeltaTable>> {
+    std::fs::create_dir_all(directory).map_err(|e| LakeError::unwritable(directory, &e))?;
+    let name = directory.display().to_string();
+    let absolute = std::fs::canonicalize(directory).map_err(|e| LakeError::unreadable(directory, &e))?;
+    let made = deltalake_core::operations::create::CreateBuilder::new()
+        .with_location(absolute.to_string_lossy())
+        .with_columns(delta_schema(columns)?)
+        .with_save_mode(SaveMode::ErrorIfExists)
+        .await;
+    match made {
+        Ok(table) => {
+            sync_commit(directory, 0)?;
+            Ok(Some(table))
+        }
+        Err(_) if open(directory).await?.is_some() => Ok(None),
+        Err(error) => Err(LakeError::delta(&name, "creating", &error)),
+    }
+}
+
+/// The table's metadata with columns that it does not have yet; None when it has all.
+fn widen(
+    table: &DeltaTable,
+    name: &str,
+    columns: &[TableColumn],
+) -> Result<Option<deltalake_core::kernel::Metadata>> {
+    let fail = |e: DeltaTableError| LakeError::delta(name, "reading", &e);
+    let state = table.snapshot().map_err(fail)?;
+    let present = state.schema();
+    let mut added = Vec::new();
+    for field in delta_schema(columns)? {
+        match present.field(field.name()) {
+            None => added.push(field),
+            Some(old) if old.data_type() == field.data_type() => {}
+            Some(old) => {
+                return Err(LakeError::new(
+                    "stream_type_changed",
+                    format!(
+                        "column `{}` is {} in the Delta table `{name}`, and {} in the definitions",
+                        field.name(),
+                        old.data_type(),
+                        field.data_type()
+                    ),
+                )
+                .hint("a column's type can't change once rows were pushed; add a new column instead"));
+            }
+        }
+    }
+    if added.is_empty() {
+        return Ok(None);
+    }
+    let fields = present.fields().cloned().chain(added);
+    let schema = StructType::try_new(fields)
+        .map_err(|e| LakeError::internal(format!("a widened schema is not valid: {e}")))?;
+    let widened = state.metadata().clone().with_schema(&schema);
+    Ok(Some(widened.map_err(|e| LakeError::delta(name, "reading", &e))?))
+}
+
+/// Writes the rows as one Parquet file, durable before its name is known to the log.
+fn write_file(directory: &Path, rows: &RecordBatch, after: i64, last: i64) -> Result<Add> {
+    let bytes = parquet_bytes(rows)?;
+    // The name follows from the content: a replay writes the same file again instead of another.
+    let hash = xxhash_rust::xxh3::xxh3_64(&bytes);
+    let file = format!("part-{:020}-{last:020}-{hash:016x}.zstd.parquet", after + 1);
+    let path = directory.join(&file);
+    let partial = directory.join(format!("_{file}.{}.partial", std::process::id()));
+    let written = std::fs::File::create(&partial)
+        .and_then(|mut f| f.write_all(&bytes).and_then(|()| f.sync_all()))
+        .and_then(|()| std::fs::rename(&partial, &path))
+        .and_then(|()| sync_directory(directory));
+    written.map_err(|e| LakeError::unwritable(&path, &e))?;
+    let offsets = rows.column_by_name(crate::stream::OFFSET_COLUMN).map(|column| {
+        let values = arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(column);
+        (arrow::compute::min(values), arrow::compute::max(values))
+    });
+    let mut stats = serde_json::json!({ "numRecords": rows.num_rows() });
+    if let Some((Some(low), Some(high))) = offsets {
+        stats["minValues"] = serde_json::json!({ crate::stream::OFFSET_COLUMN: low });
+        stats["maxValues"] = serde_json::json!({ crate::stream::OFFSET_COLUMN: high });
+        stats["nullCount"] = serde_json::json!({ crate::stream::OFFSET_COLUMN: 0 });
+    }
+    let modified = std::fs::metadata(&path)
+        .and_then(|m| m.modified())
+        .ok()
+        .and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok())
+        .map_or(0, |d| d.as_millis() as i64);
+    Ok(Add {
+        path: file,
+        partition_values: HashMap::new(),
+        size: bytes.len() as i64,
+        modification_time: modified,
+        data_change: true,
+        stats: Some(stats.to_string()),
+        ..Add::default()
+    })
+}
+
+fn parquet_bytes(rows: &RecordBatch) -> Result<Vec<u8>> {
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_created_by("springhouse".to_owned())
+        .build();
+    // Without the Arrow schema in the file, readers see Parquet's own types: those of the Delta schema.
+    let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
+    let mut bytes = Vec::new();
+    let fail =
+        |e: parquet::errors::ParquetError| LakeError::internal(format!("encoding Parquet failed: {e}"));
+    let mut writer = ArrowWriter::try_new_with_options(&mut bytes, rows.schema(), options).map_err(fail)?;
+    writer.write(rows).map_err(fail)?;
+    writer.close().map_err(fail)?;
+    Ok(bytes)
+}
+
+/// The object store does not sync a commit; after a power cut the log must still have what was said to be in it.
+fn sync_commit(directory: &Path, version: i64) -> Result<()> {
+    let log = directory.join("_delta_log");
+    let entry = log.join(format!("{version:020}.json"));
+    std::fs::File::open(&entry)
+        .and_then(|f| f.sync_all())
+        .and_then(|()| sync_directory(&log))
+        .map_err(|e| LakeError::unwritable(&entry, &e))
+}
+
+pub(crate) fn sync_directory(directory: &Path) -> std::io::Result<()> {
+    std::fs::File::open(directory)?.sync_all()
+}

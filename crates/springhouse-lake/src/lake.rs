@@ -1,0 +1,52 @@
+//! The lake of one project: where its files are, and the tables that it holds open.
+
+use crate::error::{LakeError, Result};
+use deltalake_core::DeltaTable;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::sync::Mutex;
+
+/// The history of one project: where relative source paths start, and where its Delta tables are.
+#[derive(Clone, Debug)]
+pub struct Lake {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    project: PathBuf,
+    tables: PathBuf,
+    /// Tables that were appended to: the next append reads only the commits since.
+    open: Mutex<HashMap<PathBuf, DeltaTable>>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inner").field("project", &self.project).field("tables", &self.tables).finish()
+    }
+}
+
+impl Lake {
+    /// A lake whose relative source paths start at `project` and whose own tables are below `tables`.
+    ///
+    /// # Errors
+    /// `file_unwritable` when the directory for tables can't be made.
+    pub fn open(project: &Path, tables: &Path) -> Result<Self> {
+        std::fs::create_dir_all(tables).map_err(|e| LakeError::unwritable(tables, &e))?;
+        let absolute = |path: &Path| std::path::absolute(path).map_err(|e| LakeError::unreadable(path, &e));
+        let inner = Inner { project: absolute(project)?, tables: absolute(tables)?, open: Mutex::default() };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    pub(crate) fn project(&self) -> &Path {
+        &self.inner.project
+    }
+
+    pub(crate) fn tables(&self) -> &Path {
+        &self.inner.tables
+    }
+
+    pub(crate) fn open_tables(&self) -> &Mutex<HashMap<PathBuf, DeltaTable>> {
+        &self.inner.open
+    }
+}

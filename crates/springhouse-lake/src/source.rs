@@ -1,0 +1,8 @@
+//! Sources read in place: which files, which columns, which types, which times.
+
+pub(crate) mod conform;
+pub(crate) mod csv;
+pub(crate) mod location;
+pub(crate) mod parquet;
+pub(crate) mod scan;
+pub(crate) mod zone;

@@ -1,0 +1,93 @@
+//! Parquet files, read synchronously by row group: the unit of work of a scan.
+
+use crate::error::{LakeError, Result};
+use crate::source::location::FileRef;
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+};
+use parquet::file::metadata::RowGroupMetaData;
+use parquet::file::statistics::Statistics;
+use std::fs::File;
+
+/// Most rows in a batch.
+const BATCH_ROWS_MAX: usize = 65_536;
+/// Fewest rows in a batch, however wide they are.
+const BATCH_ROWS_MIN: usize = 64;
+/// About how many bytes a batch may have.
+const BATCH_BYTES: i64 = 16 << 20;
+
+/// Reads a file's footer.
+pub(crate) fn open(file: &FileRef) -> Result<ArrowReaderMetadata> {
+    let handle = File::open(&file.path).map_err(|e| LakeError::unreadable(&file.path, &e))?;
+    ArrowReaderMetadata::load(&handle, ArrowReaderOptions::new())
+        .map_err(|e| LakeError::corrupt(&file.name, "Parquet", &e))
+}
+
+/// Reads some columns (by position among the root columns of the schema) of some row groups.
+pub(crate) fn read(
+    file: &FileRef,
+    metadata: &ArrowReaderMetadata,
+    roots: &[usize],
+    row_groups: Vec<usize>,
+) -> Result<ParquetRecordBatchReader> {
+    let handle = File::open(&file.path).map_err(|e| LakeError::unreadable(&file.path, &e))?;
+    let mask = ProjectionMask::roots(metadata.parquet_schema(), roots.iter().copied());
+    let batch_rows = batch_rows(metadata, &mask, &row_groups);
+    ParquetRecordBatchReaderBuilder::new_with_metadata(handle, metadata.clone())
+        .with_projection(mask)
+        .with_row_groups(row_groups)
+        .with_batch_size(batch_rows)
+        .build()
+        .map_err(|e| LakeError::corrupt(&file.name, "Parquet", &e))
+}
+
+/// All of a small file of our own making.
+pub(crate) fn read_whole(file: &FileRef) -> Result<Vec<RecordBatch>> {
+    let metadata = open(file)?;
+    let roots: Vec<usize> = (0..metadata.schema().fields().len()).collect();
+    let groups = (0..metadata.metadata().num_row_groups()).collect();
+    read(file, &metadata, &roots, groups)?
+        .map(|batch| batch.map_err(|e| LakeError::corrupt(&file.name, "Parquet", &e)))
+        .collect()
+}
+
+fn batch_rows(metadata: &ArrowReaderMetadata, mask: &ProjectionMask, row_groups: &[usize]) -> usize {
+    let (mut bytes, mut rows) = (0i64, 0i64);
+    for group in row_groups {
+        let group = metadata.metadata().row_group(*group);
+        rows += group.num_rows();
+        let leaves = group.columns().iter().enumerate().filter(|(leaf, _)| mask.leaf_included(*leaf));
+        bytes += leaves.map(|(_, column)| column.uncompressed_size()).sum::<i64>();
+    }
+    let row_bytes = (bytes / rows.max(1)).max(1);
+    usize::try_from(BATCH_BYTES / row_bytes).unwrap_or(BATCH_ROWS_MAX).clamp(BATCH_ROWS_MIN, BATCH_ROWS_MAX)
+}
+
+/// The position of a root column and of its only leaf, if it has one only.
+pub(crate) fn leaf_of(metadata: &ArrowReaderMetadata, root: usize) -> Option<usize> {
+    let schema = metadata.parquet_schema();
+    let mut leaves = (0..schema.num_columns()).filter(|leaf| schema.get_column_root_idx(*leaf) == root);
+    let first = leaves.next()?;
+    leaves.next().is_none().then_some(first)
+}
+
+/// The least and greatest value of an int64 leaf in a row group, raw, when the statistics say.
+pub(crate) fn int64_range(group: &RowGroupMetaData, leaf: usize) -> Option<(i64, i64)> {
+    match group.column(leaf).statistics()? {
+        Statistics::Int64(s) => Some((*s.min_opt()?, *s.max_opt()?)),
+        _ => None,
+    }
+}
+
+/// How many nulls a leaf has in a row group, when the statistics say.
+pub(crate) fn null_count(group: &RowGroupMetaData, leaf: usize) -> Option<u64> {
+    group.column(leaf).statistics()?.null_count_opt()
+}
+
+/// The position of a root column by name.
+pub(crate) fn root_of(schema: &SchemaRef, name: &str) -> Option<usize> {
+    schema.fields().iter().position(|f| f.name() == name)
+}

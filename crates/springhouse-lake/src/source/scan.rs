@@ -1,0 +1,731 @@
+//! A scan: the rows of a source, table and stream alike, with declared columns, stamps and identities, in parallel.
+
+use crate::delta;
+use crate::error::{LakeError, Result, did_you_mean};
+use crate::event_id::{event_ids, stored_ids};
+use crate::lake::Lake;
+use crate::source::conform::{Place, conform, plain_name};
+use crate::source::location::{FileRef, list_files, resolve};
+use crate::source::zone::Zone;
+use crate::source::{csv, parquet};
+use crate::stream::{EVENT_ID_COLUMN, KNOWN_AT_COLUMN, OFFSET_COLUMN};
+use crate::training::Availability;
+use ::parquet::arrow::arrow_reader::ArrowReaderMetadata;
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, new_empty_array,
+    new_null_array,
+};
+use arrow::buffer::{BooleanBuffer, ScalarBuffer};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
+use springhouse_core::definition::{Column, KnownAt, Source, TableFormat};
+use springhouse_core::time::{DAY, EVENT_TIME_MAX, EVENT_TIME_MIN};
+use springhouse_core::{Micros, ValueType};
+use springhouse_kernel::arrow_type;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+/// Which rows and columns a scan gives.
+#[derive(Clone, Debug)]
+pub(crate) struct ScanSpec {
+    /// Declared columns, by name.
+    pub columns: Vec<String>,
+    /// Rows outside may be left out (whole row groups are), rows inside never are.
+    pub event_times: std::ops::RangeInclusive<Micros>,
+    /// Stream rows outside are left out.
+    pub offsets: Range<i64>,
+    /// Whether `known_at` is the record's or the event time again.
+    pub availability: Availability,
+    /// Whether rows come with their event's identity.
+    pub with_ids: bool,
+}
+
+impl ScanSpec {
+    /// Everything there is of these columns.
+    pub(crate) fn all(columns: Vec<String>) -> Self {
+        Self {
+            columns,
+            event_times: EVENT_TIME_MIN..=EVENT_TIME_MAX,
+            offsets: 0..i64::MAX,
+            availability: Availability::Known,
+            with_ids: false,
+        }
+    }
+}
+
+/// Rows of one file, in file order.
+#[derive(Debug)]
+pub(crate) struct SourceRows {
+    /// The columns asked for, with their declared names and types.
+    pub batch: RecordBatch,
+    /// Per row.
+    pub event_time: ScalarBuffer<i64>,
+    /// Per row.
+    pub known_at: ScalarBuffer<i64>,
+    /// Per row.
+    pub seq: ScalarBuffer<i64>,
+    /// Per row: its event's identity, when the source declares one (or pushed rows brought one).
+    pub event_ids: Option<Vec<Option<u128>>>,
+    /// Per row: its number in the file.
+    pub row: ScalarBuffer<u32>,
+    /// Which file of the scan.
+    pub file: usize,
+}
+
+/// Whether a file is of the table read in place or of the stream's own table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Read in place.
+    Table,
+    /// Ours.
+    Stream,
+}
+
+/// One file of a scan.
+#[derive(Debug)]
+pub(crate) struct ScanFile {
+    /// The file.
+    pub file: FileRef,
+    /// Whose it is.
+    pub origin: Origin,
+    format: FileFormat,
+    schema: SchemaRef,
+    /// `i64::MIN | hash31(name) << 32`.
+    seq_base: i64,
+    /// Columns that a file may lack: those of a Delta table whose schema has them.
+    may_lack: bool,
+}
+
+#[derive(Debug)]
+enum FileFormat {
+    Parquet(ArrowReaderMetadata),
+    Csv,
+}
+
+/// A part of a file that one thread reads.
+#[derive(Clone, Debug)]
+struct Unit {
+    file: usize,
+    /// Parquet: the row group.
+    row_group: Option<usize>,
+    first_row: u64,
+    rows: u64,
+}
+
+/// The files of a source at one moment, their footers read.
+#[derive(Debug)]
+pub(crate) struct SourceFiles {
+    /// The source.
+    pub source: Source,
+    /// Its files: table first, each part sorted by name.
+    pub files: Vec<ScanFile>,
+    /// The version of the Delta table read in place.
+    pub table_version: Option<i64>,
+    /// The version of the stream's own Delta table.
+    pub stream_version: Option<i64>,
+    zone: Zone,
+}
+
+/// What a scan read and left out.
+#[derive(Debug, Default)]
+pub(crate) struct ScanCounts {
+    /// Rows looked at.
+    pub rows_read: AtomicU64,
+    /// Rows without an event time (or with a local one that is no instant).
+    pub no_event_time: AtomicU64,
+    /// Rows whose event time no record may carry.
+    pub out_of_range: AtomicU64,
+    /// Rows whose `known_at` column is null or out of range.
+    pub no_known_at: AtomicU64,
+    /// Rows without a required column.
+    pub required_null: AtomicU64,
+    /// Rows whose entity key has a null part or is too long.
+    pub no_key: AtomicU64,
+}
+
+impl ScanCounts {
+    /// The counts of what was left out, by reason; only those that are not zero.
+    pub(crate) fn skipped(&self) -> BTreeMap<&'static str, u64> {
+        let all = [
+            ("no_event_time", &self.no_event_time),
+            ("event_time_out_of_range", &self.out_of_range),
+            ("no_known_at", &self.no_known_at),
+            ("required_column_null", &self.required_null),
+            ("no_entity_key", &self.no_key),
+        ];
+        let counted = all.into_iter().map(|(name, count)| (name, count.load(Ordering::Relaxed)));
+        counted.filter(|(_, count)| *count > 0).collect()
+    }
+}
+
+/// The negative sequence number of a table row, without its row number.
+fn seq_base(name: &str) -> i64 {
+    let hash31 = xxhash_rust::xxh3::xxh3_64(name.as_bytes()) & 0x7fff_ffff;
+    i64::MIN | (hash31 << 32) as i64
+}
+
+impl SourceFiles {
+    /// Finds the files of a source and reads their footers. `stream` false leaves the stream's own table out.
+    pub(crate) async fn open(lake: &Lake, source: &Source, stream: bool) -> Result<Self> {
+        let zone = Zone::parse(source.time_zone.as_deref())?;
+        let mut found = Self {
+            source: source.clone(),
+            files: Vec::new(),
+            table_version: None,
+            stream_version: None,
+            zone,
+        };
+        if let Some(location) = source.table() {
+            if location.format == TableFormat::Delta {
+                let directory = resolve(lake.project(), &location.uri)?;
+                let Some(table) = delta::open(&directory).await? else {
+                    return Err(LakeError::new(
+                        "source_not_found",
+                        format!("`{}` is not a Delta table", location.uri),
+                    )
+                    .hint("give the directory that holds `_delta_log`"));
+                };
+                let listed = delta::files(lake.project(), &directory, &table)?;
+                found.table_version = Some(listed.version);
+                found.add(listed.files, Origin::Table, TableFormat::Parquet, true)?;
+            } else {
+                let files = list_files(lake.project(), &location.uri, location.format)?;
+                found.add(files, Origin::Table, location.format, false)?;
+            }
+        }
+        if stream && source.is_stream() {
+            let directory = lake.stream_table(&source.name);
+            if let Some(table) = delta::open(&directory).await? {
+                let listed = delta::files(lake.project(), &directory, &table)?;
+                found.stream_version = Some(listed.version);
+                found.add(listed.files, Origin::Stream, TableFormat::Parquet, true)?;
+            }
+        }
+        Ok(found)
+    }
+
+    fn add(
+        &mut self,
+        files: Vec<FileRef>,
+        origin: Origin,
+        format: TableFormat,
+        may_lack: bool,
+    ) -> Result<()> {
+        for file in files {
+            let (format, schema) = if format == TableFormat::Csv {
+                (FileFormat::Csv, csv::header(&file)?)
+            } else {
+                let metadata = parquet::open(&file)?;
+                let schema = Arc::clone(metadata.schema());
+                (FileFormat::Parquet(metadata), schema)
+            };
+            let seq_base = seq_base(&file.name);
+            self.files.push(ScanFile { file, origin, format, schema, seq_base, may_lack });
+        }
+        Ok(())
+    }
+
+    /// About how many rows there are; for CSV a guess from the size.
+    pub(crate) fn rows_estimate(&self) -> u64 {
+        self.files.iter().map(ScanFile::rows_estimate).sum()
+    }
+
+    fn column(&self, name: &str) -> Option<&Column> {
+        self.source.columns.iter().find(|c| c.name == name)
+    }
+
+    /// The rows, given to `each` from `threads` threads in no particular order. `wanted` decides which files.
+    pub(crate) fn for_each(
+        &self,
+        spec: &ScanSpec,
+        threads: usize,
+        wanted: &(dyn Fn(usize, &ScanFile) -> bool + Sync),
+        counts: &ScanCounts,
+        each: &(dyn Fn(SourceRows) -> Result<()> + Sync),
+    ) -> Result<()> {
+        let mut readers = Vec::with_capacity(self.files.len());
+        let mut units = Vec::new();
+        for (index, file) in self.files.iter().enumerate() {
+            if !wanted(index, file) {
+                readers.push(None);
+                continue;
+            }
+            let reader = FileReader::new(self, file, spec)?;
+            reader.units(index, spec, &mut units);
+            readers.push(Some(reader));
+        }
+        let next = AtomicUsize::new(0);
+        let failed = AtomicBool::new(false);
+        let work = || -> Result<()> {
+            while !failed.load(Ordering::Relaxed) {
+                let Some(unit) = units.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
+                let reader = readers[unit.file].as_ref().expect("units are made of wanted files");
+                reader
+                    .read(unit, spec, counts, each)
+                    .inspect_err(|_| failed.store(true, Ordering::Relaxed))?;
+            }
+            Ok(())
+        };
+        let threads = threads.clamp(1, units.len().max(1));
+        if threads == 1 {
+            return work();
+        }
+        std::thread::scope(|scope| {
+            let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            handles.into_iter().map(join).collect::<Result<Vec<()>>>().map(|_| ())
+        })
+    }
+}
+
+/// Waits for a thread; its panic goes on here.
+pub(crate) fn join<T>(handle: std::thread::ScopedJoinHandle<'_, T>) -> T {
+    handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+impl ScanFile {
+    fn rows_estimate(&self) -> u64 {
+        match &self.format {
+            FileFormat::Parquet(metadata) => metadata.metadata().file_metadata().num_rows().unsigned_abs(),
+            // 50 bytes a line: a guess, only for how many partitions to make.
+            FileFormat::Csv => self.file.size / 50 + 1,
+        }
+    }
+
+    /// Exact rows of a Parquet file.
+    pub(crate) fn row_count(&self) -> Option<u64> {
+        match &self.format {
+            FileFormat::Parquet(_) => Some(self.rows_estimate()),
+            FileFormat::Csv => None,
+        }
+    }
+}
+
+/// How one column comes out of one file.
+#[derive(Clone, Debug)]
+struct FileColumn {
+    /// Declared name.
+    name: String,
+    /// Name in the file.
+    from: String,
+    /// Its declared type.
+    value_type: ValueType,
+    /// Where it is.
+    place: ColumnPlace,
+}
+
+#[derive(Clone, Debug)]
+enum ColumnPlace {
+    /// A root column of the file.
+    Root(usize),
+    /// A partition value of the Delta table.
+    Constant(Option<String>),
+    /// The file is older than the column.
+    Absent,
+}
+
+struct FileReader<'a> {
+    files: &'a SourceFiles,
+    file: &'a ScanFile,
+    /// Every column read, by declared or special name, once.
+    columns: Vec<FileColumn>,
+    /// Positions in `columns`.
+    event_time: usize,
+    known_at: Option<usize>,
+    sequence: Option<usize>,
+    event_id: Option<usize>,
+    offset: Option<usize>,
+    stored_id: Option<usize>,
+    /// Columns asked for.
+    output: Vec<usize>,
+    /// Required columns.
+    required: Vec<usize>,
+}
+
+impl<'a> FileReader<'a> {
+    fn new(files: &'a SourceFiles, file: &'a ScanFile, spec: &ScanSpec) -> Result<Self> {
+        let source = &files.source;
+        let stream = file.origin == Origin::Stream;
+        let mut reader = Self {
+            files,
+            file,
+            columns: Vec::new(),
+            event_time: 0,
+            known_at: None,
+            sequence: None,
+            event_id: None,
+            offset: None,
+            stored_id: None,
+            output: Vec::new(),
+            required: Vec::new(),
+        };
+        reader.event_time = reader.add(&source.event_time, &ValueType::Timestamp)?;
+        if stream {
+            reader.known_at = Some(reader.add(KNOWN_AT_COLUMN, &ValueType::Timestamp)?);
+            reader.offset = Some(reader.add(OFFSET_COLUMN, &ValueType::Int64)?);
+            if spec.with_ids {
+                reader.stored_id = Some(reader.add(EVENT_ID_COLUMN, &ValueType::Bytes)?);
+            }
+        } else {
+            if let (KnownAt::Column(name), Availability::Known) = (&source.known_at, spec.availability) {
+                reader.known_at = Some(reader.add(name, &ValueType::Timestamp)?);
+            }
+            if let Some(name) = &source.sequence {
+                reader.sequence = Some(reader.add(name, &ValueType::Int64)?);
+            }
+        }
+        if let (Some(name), true) = (&source.event_id, spec.with_ids) {
+            let value_type = files.column(name).map_or(ValueType::String, |c| c.value_type.clone());
+            reader.event_id = Some(reader.add(name, &value_type)?);
+        }
+        for name in &spec.columns {
+            let declared = files.column(name).ok_or_else(|| {
+                LakeError::internal(format!("source `{}` has no column `{name}`", source.name))
+            })?;
+            let position = reader.add(name, &declared.value_type)?;
+            reader.output.push(position);
+        }
+        for column in source.columns.iter().filter(|c| c.required) {
+            let read = reader.columns.iter().position(|c| c.name == column.name);
+            if read.is_none() && reader.has_no_nulls(column)? {
+                continue;
+            }
+            let position = reader.add(&column.name, &column.value_type)?;
+            reader.required.push(position);
+        }
+        Ok(reader)
+    }
+
+    /// Adds a column to what is read, once; checks that it is there and of a type that can be made the declared one.
+    fn add(&mut self, name: &str, value_type: &ValueType) -> Result<usize> {
+        if let Some(position) = self.columns.iter().position(|c| c.name == name) {
+            return Ok(position);
+        }
+        let stream = self.file.origin == Origin::Stream;
+        let from = match self.files.column(name) {
+            Some(Column { from: Some(from), .. }) if !stream => from.clone(),
+            _ => name.to_owned(),
+        };
+        let partition = self.file.file.partition_values.iter().find(|(column, _)| *column == from);
+        let place = match (parquet::root_of(&self.file.schema, &from), partition) {
+            (_, Some((_, value))) => ColumnPlace::Constant(value.clone()),
+            (Some(root), None) => ColumnPlace::Root(root),
+            (None, None) if self.file.may_lack && name != self.files.source.event_time => ColumnPlace::Absent,
+            (None, None) => return Err(self.missing(name, &from)),
+        };
+        let column = FileColumn { name: name.to_owned(), from, value_type: value_type.clone(), place };
+        if let ColumnPlace::Root(root) = column.place
+            && !matches!(self.file.format, FileFormat::Csv)
+        {
+            let empty = new_empty_array(self.file.schema.field(root).data_type());
+            conform(&empty, value_type, self.place(&column, 0))?;
+        }
+        self.columns.push(column);
+        Ok(self.columns.len() - 1)
+    }
+
+    fn missing(&self, name: &str, from: &str) -> LakeError {
+        let error = LakeError::new(
+            "source_missing_column",
+            format!("`{}` has no column `{from}` (source `{}`)", self.file.file.name, self.files.source.name),
+        );
+        let known: Vec<&str> = self.file.schema.fields().iter().map(|f| f.name().as_str()).collect();
+        let hint = did_you_mean(from, known.iter().copied())
+            .map(|near| format!("{near} Write `from:` under column `{name}` to read another name"))
+            .unwrap_or_else(|| format!("the file's columns are {}", known.join(", ")));
+        error.hint(hint)
+    }
+
+    /// True when the statistics of every row group say that a column has no nulls, so that it need not be read.
+    fn has_no_nulls(&self, column: &Column) -> Result<bool> {
+        let FileFormat::Parquet(metadata) = &self.file.format else { return Ok(false) };
+        let stream = self.file.origin == Origin::Stream;
+        let from = column.from.as_ref().filter(|_| !stream).unwrap_or(&column.name);
+        if self.file.file.partition_values.iter().any(|(name, _)| name == from) {
+            return Ok(false);
+        }
+        let Some(root) = parquet::root_of(&self.file.schema, from) else {
+            // A column that came later than the file: rows from before it are not refused for it.
+            return if self.file.may_lack { Ok(true) } else { Err(self.missing(&column.name, from)) };
+        };
+        let Some(leaf) = parquet::leaf_of(metadata, root) else { return Ok(false) };
+        let groups = metadata.metadata().row_groups();
+        Ok(groups.iter().all(|group| parquet::null_count(group, leaf) == Some(0)))
+    }
+
+    fn place<'b>(&'b self, column: &'b FileColumn, first_row: u64) -> Place<'b> {
+        let constant = matches!(column.place, ColumnPlace::Constant(_));
+        Place {
+            file: &self.file.file.name,
+            column: &column.from,
+            // Delta keeps timestamps and partition values in UTC.
+            zone: if constant || self.file.origin == Origin::Stream { Zone::Utc } else { self.files.zone },
+            zone_fix: "`time_zone: UTC` (or the zone it is) in the source's definition",
+            local_time_errors_are_null: true,
+            first_row,
+            text: constant || matches!(self.file.format, FileFormat::Csv),
+        }
+    }
+
+    fn units(&self, index: usize, spec: &ScanSpec, out: &mut Vec<Unit>) {
+        let FileFormat::Parquet(metadata) = &self.file.format else {
+            out.push(Unit { file: index, row_group: None, first_row: 0, rows: self.file.rows_estimate() });
+            return;
+        };
+        let mut first_row = 0;
+        for (number, group) in metadata.metadata().row_groups().iter().enumerate() {
+            let rows = group.num_rows().unsigned_abs();
+            if rows > 0 && self.may_hold(metadata, number, spec) {
+                out.push(Unit { file: index, row_group: Some(number), first_row, rows });
+            }
+            first_row += rows;
+        }
+    }
+
+    /// False when the statistics of a row group say that no row in it is asked for.
+    fn may_hold(&self, metadata: &ArrowReaderMetadata, number: usize, spec: &ScanSpec) -> bool {
+        let group = metadata.metadata().row_group(number);
+        let range_of = |column: &FileColumn| {
+            let ColumnPlace::Root(root) = column.place else { return None };
+            let (low, high) = parquet::int64_range(group, parquet::leaf_of(metadata, root)?)?;
+            Some((root, low, high))
+        };
+        if let Some(offset) = self.offset
+            && let Some((_, low, high)) = range_of(&self.columns[offset])
+            && (high < spec.offsets.start || low >= spec.offsets.end)
+        {
+            return false;
+        }
+        let Some((root, low, high)) = range_of(&self.columns[self.event_time]) else { return true };
+        let DataType::Timestamp(unit, zone) = self.file.schema.field(root).data_type() else { return true };
+        let to_micros = |raw: i64| match unit {
+            TimeUnit::Second => raw.saturating_mul(1_000_000),
+            TimeUnit::Millisecond => raw.saturating_mul(1_000),
+            TimeUnit::Microsecond => raw,
+            TimeUnit::Nanosecond => raw.div_euclid(1_000),
+        };
+        // A local time is at most a day away from UTC, whatever its zone.
+        let slack = if zone.is_some() || self.files.zone == Zone::Utc { 0 } else { DAY + DAY / 4 };
+        to_micros(high).saturating_add(slack) >= *spec.event_times.start()
+            && to_micros(low).saturating_sub(slack) <= *spec.event_times.end()
+    }
+
+    fn read(
+        &self,
+        unit: &Unit,
+        spec: &ScanSpec,
+        counts: &ScanCounts,
+        each: &(dyn Fn(SourceRows) -> Result<()> + Sync),
+    ) -> Result<()> {
+        let mut roots: Vec<usize> = self
+            .columns
+            .iter()
+            .filter_map(|c| match c.place {
+                ColumnPlace::Root(root) => Some(root),
+                _ => None,
+            })
+            .collect();
+        roots.sort_unstable();
+        roots.dedup();
+        let mut first_row = unit.first_row;
+        let mut give = |batch: RecordBatch| -> Result<()> {
+            let rows = batch.num_rows() as u64;
+            if let Some(rows) = self.rows(&batch, &roots, unit, first_row, spec, counts)? {
+                each(rows)?;
+            }
+            first_row += rows;
+            Ok(())
+        };
+        match &self.file.format {
+            FileFormat::Parquet(metadata) => {
+                let groups = unit.row_group.into_iter().collect();
+                for batch in parquet::read(&self.file.file, metadata, &roots, groups)? {
+                    give(batch.map_err(|e| LakeError::corrupt(&self.file.file.name, "Parquet", &e))?)?;
+                }
+            }
+            FileFormat::Csv => {
+                for batch in csv::read(&self.file.file, &self.file.schema, &roots)? {
+                    give(batch.map_err(|e| LakeError::corrupt(&self.file.file.name, "CSV", &e))?)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One batch of a file as rows: types, stamps, identities, without what can't be used.
+    fn rows(
+        &self,
+        batch: &RecordBatch,
+        roots: &[usize],
+        unit: &Unit,
+        first_row: u64,
+        spec: &ScanSpec,
+        counts: &ScanCounts,
+    ) -> Result<Option<SourceRows>> {
+        let length = batch.num_rows();
+        counts.rows_read.fetch_add(length as u64, Ordering::Relaxed);
+        let mut columns = Vec::with_capacity(self.columns.len());
+        for column in &self.columns {
+            let array = match &column.place {
+                ColumnPlace::Root(root) => {
+                    let position = roots.binary_search(root).expect("every root read is in the list");
+                    Arc::clone(batch.column(position))
+                }
+                ColumnPlace::Constant(text) => {
+                    let cells = std::iter::repeat_n(text.as_deref(), length);
+                    Arc::new(cells.collect::<arrow::array::StringArray>()) as ArrayRef
+                }
+                ColumnPlace::Absent => {
+                    columns.push(new_null_array(&arrow_type(&column.value_type), length));
+                    continue;
+                }
+            };
+            columns.push(conform(&array, &column.value_type, self.place(column, first_row))?);
+        }
+        let keep = self.keep(&columns, length, spec, counts);
+        let (columns, kept) = match keep {
+            None => (columns, None),
+            Some(mask) if mask.true_count() == 0 => return Ok(None),
+            Some(mask) => {
+                let filter = arrow::compute::FilterBuilder::new(&mask).optimize().build();
+                let kept = mask.values().set_indices().map(|i| i as u32).collect::<Vec<_>>();
+                let filtered = columns.iter().map(|c| filter.filter(c)).collect::<Result<Vec<_>, _>>()?;
+                (filtered, Some(kept))
+            }
+        };
+        let first = u32::try_from(first_row).map_err(|_| too_many_rows(&self.file.file.name))?;
+        let row: ScalarBuffer<u32> = match kept {
+            Some(kept) => kept.into_iter().map(|i| first + i).collect(),
+            None => {
+                let end =
+                    first.checked_add(length as u32).ok_or_else(|| too_many_rows(&self.file.file.name))?;
+                (first..end).collect()
+            }
+        };
+        self.assemble(&columns, row, unit.file, spec).map(Some)
+    }
+
+    fn assemble(
+        &self,
+        columns: &[ArrayRef],
+        row: ScalarBuffer<u32>,
+        file: usize,
+        spec: &ScanSpec,
+    ) -> Result<SourceRows> {
+        let times =
+            |position: usize| columns[position].as_primitive::<TimestampMicrosecondType>().values().clone();
+        let event_time = times(self.event_time);
+        let known_at = match (spec.availability, self.known_at, &self.files.source.known_at) {
+            (Availability::Event, ..) => event_time.clone(),
+            (Availability::Known, Some(position), _) => times(position),
+            (Availability::Known, None, KnownAt::Delay(delay)) if *delay != 0 => {
+                event_time.iter().map(|t| t.saturating_add(*delay)).collect()
+            }
+            (Availability::Known, None, _) => event_time.clone(),
+        };
+        let positional = |row: u32| self.file.seq_base | i64::from(row);
+        let seq: ScalarBuffer<i64> = match (self.offset, self.sequence) {
+            (Some(position), _) => columns[position].as_primitive::<Int64Type>().values().clone(),
+            (None, Some(position)) => {
+                let declared: &Int64Array = columns[position].as_primitive::<Int64Type>();
+                declared
+                    .iter()
+                    .zip(row.iter())
+                    .map(|(v, row)| v.unwrap_or_else(|| positional(*row)))
+                    .collect()
+            }
+            (None, None) => row.iter().map(|row| positional(*row)).collect(),
+        };
+        let declared = self.event_id.map(|p| event_ids(&columns[p], &self.columns[p].value_type));
+        let event_ids = match (self.stored_id.map(|p| stored_ids(&columns[p])), declared) {
+            (Some(stored), Some(declared)) => {
+                Some(stored.into_iter().zip(declared).map(|(stored, declared)| stored.or(declared)).collect())
+            }
+            (stored, declared) => stored.or(declared),
+        };
+        let mut fields = Vec::with_capacity(self.output.len());
+        let mut arrays = Vec::with_capacity(self.output.len());
+        for position in &self.output {
+            let array = &columns[*position];
+            fields.push(Field::new(&self.columns[*position].name, array.data_type().clone(), true));
+            arrays.push(Arc::clone(array));
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(row.len()));
+        let batch = RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)?;
+        Ok(SourceRows { batch, event_time, known_at, seq, event_ids, row, file })
+    }
+
+    /// Which rows can be used; None when all can. What can't is counted.
+    fn keep(
+        &self,
+        columns: &[ArrayRef],
+        length: usize,
+        spec: &ScanSpec,
+        counts: &ScanCounts,
+    ) -> Option<BooleanArray> {
+        let mut keep: Option<Vec<bool>> = None;
+        let mut drop = |row: usize, count: &AtomicU64| {
+            let keep = keep.get_or_insert_with(|| vec![true; length]);
+            if std::mem::replace(&mut keep[row], false) {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        let mut check_times = |position: usize, null: &AtomicU64, range: &AtomicU64| {
+            let times = columns[position].as_primitive::<TimestampMicrosecondType>();
+            if times.null_count() > 0 {
+                (0..length).filter(|row| times.is_null(*row)).for_each(|row| drop(row, null));
+            }
+            for (row, time) in times.values().iter().enumerate() {
+                if !(EVENT_TIME_MIN..=EVENT_TIME_MAX).contains(time) && times.is_valid(row) {
+                    drop(row, range);
+                }
+            }
+        };
+        check_times(self.event_time, &counts.no_event_time, &counts.out_of_range);
+        if let Some(position) = self.known_at {
+            check_times(position, &counts.no_known_at, &counts.no_known_at);
+        }
+        for position in &self.required {
+            let column = &columns[*position];
+            if column.null_count() > 0 {
+                (0..length)
+                    .filter(|row| column.is_null(*row))
+                    .for_each(|row| drop(row, &counts.required_null));
+            }
+        }
+        if let Some(position) = self.offset {
+            // Not asked for, so not counted as skipped.
+            let ignored = AtomicU64::new(0);
+            let offsets = columns[position].as_primitive::<Int64Type>();
+            for (row, offset) in offsets.values().iter().enumerate() {
+                if !spec.offsets.contains(offset) {
+                    drop(row, &ignored);
+                }
+            }
+        }
+        keep.map(|keep| BooleanArray::new(BooleanBuffer::from(keep), None))
+    }
+}
+
+fn too_many_rows(file: &str) -> LakeError {
+    LakeError::new("file_too_large", format!("`{file}` has more than 2^32 rows")).hint("split the file")
+}
+
+/// The names of the columns in a schema with their types in plain words, for messages.
+pub(crate) fn describe(schema: &SchemaRef) -> String {
+    let parts: Vec<String> =
+        schema.fields().iter().map(|f| format!("{} ({})", f.name(), plain_name(f.data_type()))).collect();
+    parts.join(", ")
+}
+
+/// A set of column names as a sorted list.
+pub(crate) fn names<'a>(sets: impl IntoIterator<Item = &'a [String]>) -> Vec<String> {
+    let all: BTreeSet<&String> = sets.into_iter().flatten().collect();
+    all.into_iter().cloned().collect()
+}
+
+/// True when `path` holds a Delta table.
+pub(crate) fn is_delta(path: &Path) -> bool {
+    path.join("_delta_log").is_dir()
+}

@@ -4,10 +4,11 @@
 //! in the way of whoever runs on the caller's thread.
 
 use crate::catalog::CatalogChange;
-use crate::error::{copy, corrupt, poisoned, unavailable};
+use crate::error::{copy, corrupt, from_lmdb, poisoned, unavailable};
 use crate::memory::DirtyRow;
 use crate::store::Shared;
 use futures::channel::oneshot;
+use springhouse_core::crash_point::crash_point;
 use springhouse_kernel::ViewPlan;
 use springhouse_online::StoreError;
 use std::collections::{BTreeMap, HashMap};
@@ -181,7 +182,10 @@ fn write_snapshot(
     for name in saved_lanes.keys().filter(|name| !snapshot.lanes.contains_key(*name)) {
         disk.delete_lane(&mut txn, name)?;
     }
-    txn.commit().map_err(crate::error::from_lmdb("checkpoint"))
+    crash_point("online_before_commit");
+    txn.commit().map_err(from_lmdb("checkpoint"))?;
+    crash_point("online_after_commit");
+    Ok(())
 }
 
 /// The rows of one slot, in key order.
@@ -262,7 +266,7 @@ fn collect_garbage(shared: &Shared) -> Result<bool, StoreError> {
     if is_done {
         shared.disk.forget_garbage(&mut txn, slot)?;
     }
-    txn.commit().map_err(crate::error::from_lmdb("drop generation"))?;
+    txn.commit().map_err(from_lmdb("drop generation"))?;
     if is_done {
         let mut catalog = shared.catalog.write().map_err(|_| poisoned("drop generation"))?;
         catalog.garbage.retain(|garbage| *garbage != slot);

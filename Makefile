@@ -48,15 +48,17 @@ tools:                   ## installs cargo-deny below the cache folder, once
 advisories:              ## known vulnerabilities; needs the advisory database from the network
 	cargo deny check advisories
 
-.PHONY: bench bench-serving bench-training bench-materialize bench-push
+.PHONY: bench bench-build bench-serving bench-training bench-materialize bench-push
 bench: bench-serving bench-training bench-materialize bench-push  ## all benchmarks; results in target/bench/*.json
-bench-serving: release   ## one entity x 50 features over HTTP/JSON
+bench-build:
+	cargo build --release --locked --package springhouse --bin springhouse --example load
+bench-serving: bench-build   ## one entity x 50 features over HTTP/JSON
 	scripts/python.sh benches/serving.py --program $(RELEASE) $(ARGS)
-bench-training: release  ## 1 M labels x 3 views x 5 M rows, beside DuckDB
+bench-training: bench-build  ## 1 M labels x 3 views x 5 M rows, beside DuckDB
 	scripts/python.sh benches/training.py --program $(RELEASE) $(ARGS)
-bench-materialize: release  ## history into the online store
+bench-materialize: bench-build  ## history into the online store
 	scripts/python.sh benches/materialize.py --program $(RELEASE) $(ARGS)
-bench-push: release      ## durable events a second and the time until they are served
+bench-push: bench-build      ## durable events a second and the time until they are served
 	scripts/python.sh benches/push.py --program $(RELEASE) $(ARGS)
 
 .PHONY: clean

@@ -1,0 +1,94 @@
+#!/usr/bin/env python3
+"""Serving over HTTP/JSON: 5 views x 10 latest features of 100,000 users, random users, server and client on one machine.
+
+The layout is that of a Feast comparison made with the same kind of client: tuned `feast serve` on Redis answered, on two
+cores of this class, 187 requests/s (1 connection) and 267 (16 connections) for 50 features of one entity, 150 for ten
+entities, 28 for a hundred. Those figures are printed beside ours; they are not measured again here.
+"""
+import argparse
+import json
+import random
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bench import Project, Results, arguments, cpu_seconds, load, peak_bytes
+
+T0 = 1_735_689_600_000_000
+FEAST = {("50x1", 1): 187, ("50x1", 16): 267, ("50x10", 16): 150, ("50x100", 16): 28}
+
+
+def definitions(views):
+    text = "entities:\n  user: {keys: {user_id: int64}}\nsources:\n"
+    columns = ", ".join([f"x{i}: float64" for i in range(4)] + [f"n{i}: int64" for i in range(3)]
+                        + [f"s{i}: string" for i in range(2)] + ["b0: bool"])
+    for k in range(views):
+        text += (f"  table{k}: {{table: data/view{k}.parquet, event_time: at, "
+                 f"columns: {{at: timestamp!, user_id: int64!, {columns}}}}}\n")
+    text += "feature_views:\n"
+    for k in range(views):
+        names = ", ".join(f"v{k}_{c}: {c}" for c in
+                          [*(f"x{i}" for i in range(4)), *(f"n{i}" for i in range(3)), "s0", "s1", "b0"])
+        text += f"  view{k}: {{entity: user, source: table{k}, ttl: 36500d, features: {{{names}}}}}\n"
+    return text + f"feature_services:\n  fifty: {{features: [{', '.join(f'view{k}' for k in range(views))}]}}\n"
+
+
+def write_tables(folder, views, users, rng):
+    (folder / "data").mkdir()
+    for k in range(views):
+        columns = {"at": pa.array(T0 + rng.integers(0, 86_400_000_000, users), pa.timestamp("us", "UTC")),
+                   "user_id": np.arange(users)}
+        columns |= {f"x{i}": rng.standard_normal(users) for i in range(4)}
+        columns |= {f"n{i}": rng.integers(-10**9, 10**9, users) for i in range(3)}
+        columns |= {f"s{i}": [f"value-{n % 1000}" for n in rng.integers(0, 10**6, users)] for i in range(2)}
+        columns["b0"] = rng.random(users) < 0.5
+        pq.write_table(pa.table(columns), folder / "data" / f"view{k}.parquet", compression="zstd")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--users", type=int, default=100_000)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--rate", type=float, default=10_000.0, help="of the open loop")
+    options = arguments(parser)
+    users, seconds = (200, 0.3) if options.smoke else (options.users, options.seconds)
+    rate = 200.0 if options.smoke else options.rate
+    results, random_users = Results("serving", options.smoke), random.Random(7)
+    with Project(options.program, definitions(5), keep=options.keep) as project:
+        write_tables(project.folder, 5, users, np.random.default_rng(7))
+        project.run("apply", "--yes")
+        _, wall, _, _ = project.run("materialize")
+        results.add("serving: load 5 views", 5 * users / wall, "rows/s")
+        address = project.serve()
+        for entities in (1, 10, 100):
+            bodies = project.folder / f"bodies-{entities}.txt"
+            for metadata in (True, False):
+                with open(bodies, "w") as file:
+                    for _ in range(512):
+                        ids = [random_users.randrange(users) for _ in range(entities)]
+                        body = {"service": "fifty", "entities": {"user_id": ids}} | ({} if metadata else {"metadata": False})
+                        file.write(json.dumps(body) + "\n")
+                for connections in (1, 16):
+                    case = f"50x{entities}"
+                    before = cpu_seconds(project.process.pid)
+                    got = load(options.program, "features", address, bodies=bodies, connections=connections,
+                               seconds=seconds, warm_up=seconds / 4)
+                    if got["failed"]:
+                        raise SystemExit(f"{got['failed']} requests failed")
+                    cpu = (cpu_seconds(project.process.pid) - before) / max(1, got["requests"] * 1.25) * 1e6
+                    peer = FEAST.get((case, connections)) if metadata else None
+                    results.add(f"serving: {case}, {connections} conn{'' if metadata else ', values only'}",
+                                got["requests_per_second"], "req/s", peer and "Feast (recorded)", peer,
+                                peer and got["requests_per_second"] / peer, p50_us=got["p50_us"], p99_us=got["p99_us"],
+                                server_cpu_us=round(cpu, 1))
+        got = load(options.program, "features", address, bodies=project.folder / "bodies-1.txt", rate=rate,
+                   connections=32, seconds=seconds, warm_up=seconds / 4)
+        results.add(f"serving: 50x1, open loop at {rate:,.0f}/s", got["requests_per_second"], "req/s")
+        results.add("serving: 50x1, open loop, p50", got["p50_us"], "us")
+        results.add("serving: 50x1, open loop, p99", got["p99_us"], "us")
+        results.add("serving: peak memory of the server", peak_bytes(project.process.pid) / 2**20, "MiB")
+
+
+if __name__ == "__main__":
+    main()

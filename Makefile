@@ -32,6 +32,7 @@ lint:                    ## format, clippy, licences, borders between crates, wh
 	cargo fmt --all --check
 	$(PYTHON) scripts/check_tree.py
 	$(PYTHON) scripts/check_crates.py
+	$(PYTHON) scripts/check_docs.py
 	cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
 	@if command -v cargo-deny >/dev/null; then \
 	    cargo deny --all-features --log-level error check licenses bans sources; \

@@ -203,7 +203,7 @@ class KillTest(unittest.TestCase):
         time.sleep(delay)
         try:
             with Client(server) as client:
-                client.call("POST", "/v1/jobs", {"kind": "materialize"})
+                client.call("POST", "/v1/admin/materialize", {})
         except Exception:  # noqa: BLE001 - as above
             pass
 

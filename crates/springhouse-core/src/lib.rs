@@ -1,17 +1,30 @@
 //! Names, types, values, keys and definitions of Springhouse. No I/O, no clock, no async.
 
+mod complete;
+mod constant;
 pub mod crash_point;
+mod declared;
 pub mod definition;
+pub mod diagnostic;
 pub mod event_id;
 mod hash;
 pub mod key;
+mod load;
+mod read;
+mod resolve;
+pub mod settings;
 pub mod time;
 mod types;
 mod value;
+mod yaml;
 
 pub use definition::{Definitions, ValueStatus};
+pub use diagnostic::Diagnostic;
 pub use hash::content_hash;
 pub use key::{EntityKey, KeyError};
+pub use load::{ExpressionProblem, LoadedDefinitions, definition_schema, load_definitions};
+pub use read::Spans;
+pub use settings::{Settings, load_settings};
 pub use time::{Clock, Micros};
 pub use types::{SCALAR_TYPE_NAMES, TypeTextError, VECTOR_DIMENSION_MAX, ValueType};
 pub use value::Value;

@@ -1,1 +1,46 @@
-//! springhouse-api
+//! The HTTP/JSON contract of Springhouse: wire types, exact parsing and writing of values, error codes, the OpenAPI
+//! document. Knows JSON and the Arrow stream format; knows nothing of sockets, files, clocks or async.
+
+mod catalog;
+mod error;
+mod features;
+mod job;
+mod json;
+mod openapi;
+mod parse;
+mod position;
+mod push;
+mod query;
+mod routes;
+mod status;
+mod text;
+mod write;
+
+pub use catalog::{EntityEntry, FeatureEntry, RequestField, ServiceEntry, ServiceList, ViewEntry, ViewList};
+pub use error::{ApiError, ERROR_CODES, ErrorBody, ErrorCode, ErrorDetail, INTERNAL, http_status};
+pub use features::{
+    AnswerFormat, EntityRows, FeatureColumnBody, FeatureRowBody, FeaturesBody, FeaturesRequestBody,
+    Int64Format, Level, OriginName, PositionEntry,
+};
+pub use job::{
+    AdminBody, DifferenceBody, JobBody, JobKind, JobProgress, JobRequestBody, JobState, VerifiedBody,
+    ViewOutcome,
+};
+pub use json::{write_string, write_value};
+pub use openapi::openapi;
+pub use parse::{AnswerOptions, ParsedFeatures, parse_features};
+pub use position::from_object;
+pub use push::{
+    ARROW_STREAM, IDEMPOTENCY_KEY_BYTES_MAX, PushBatch, PushBody, PushEnvelope, PushExceptionBody,
+    PushRequestBody, RowOutcomeKind, arrow_batches, batch_key, parse_push,
+};
+pub use query::{QueryPair, parse_query, value_from_text};
+pub use routes::{Method, ROUTES, Route, RouteName};
+pub use status::{
+    DeadLetterBody, DeadLetterList, ExplainBody, ExplainedFeature, HealthBody, PositionsBody, ReadyBody,
+    ReadyCheck, StatusBody, StoreBody, ViewStatusBody,
+};
+pub use text::{
+    format_date, format_decimal, format_timestamp, parse_date, parse_timestamp, push_date, push_timestamp,
+};
+pub use write::write_features;

@@ -1,0 +1,197 @@
+//! A feature answer as JSON, written by hand into one buffer: this is most of what the server does per request.
+
+use crate::features::AnswerFormat;
+use crate::json::{array, push_integer, write_string, write_value};
+use crate::parse::AnswerOptions;
+use crate::text::push_timestamp;
+use springhouse_core::{Micros, ValueStatus};
+use springhouse_serving::{DegradationLevel, FeatureAnswer, FeatureColumn, Origin};
+
+/// Appends the answer as the JSON of [`crate::FeaturesBody`].
+pub fn write_features(out: &mut Vec<u8>, answer: &FeatureAnswer, options: &AnswerOptions) {
+    out.reserve(estimate(answer, options));
+    out.extend_from_slice(b"{\"at\":\"");
+    push_timestamp(out, answer.at);
+    out.extend_from_slice(b"\",\"level\":\"");
+    out.extend_from_slice(level_name(answer.level).as_bytes());
+    out.extend_from_slice(b"\",\"definition\":");
+    write_string(out, &answer.definition_hash);
+    out.extend_from_slice(b",\"row_count\":");
+    push_integer(out, answer.row_count);
+    match options.format {
+        AnswerFormat::Columns => write_columns(out, answer, options),
+        AnswerFormat::Rows => write_rows(out, answer, options),
+    }
+    if options.full {
+        out.extend_from_slice(b",\"positions\":");
+        array(out, answer.cuts.iter(), |out, (view, cut)| {
+            out.extend_from_slice(b"{\"view\":");
+            write_string(out, view);
+            out.extend_from_slice(b",\"cut\":");
+            push_integer(out, *cut);
+            out.push(b'}');
+        });
+    }
+    out.push(b'}');
+}
+
+// A guess that is usually enough, so that the buffer grows once.
+fn estimate(answer: &FeatureAnswer, options: &AnswerOptions) -> usize {
+    let per_value = if options.full {
+        96
+    } else if options.metadata {
+        40
+    } else {
+        16
+    };
+    256 + answer.columns.len() * (72 + answer.row_count.min(100_000) * per_value)
+}
+
+fn write_columns(out: &mut Vec<u8>, answer: &FeatureAnswer, options: &AnswerOptions) {
+    out.extend_from_slice(b",\"features\":");
+    object(out, &answer.columns, |out, column| {
+        out.push(b'{');
+        if options.metadata {
+            out.extend_from_slice(b"\"type\":");
+            write_type(out, column);
+            out.push(b',');
+        }
+        out.extend_from_slice(b"\"values\":");
+        array(out, column.values.iter(), |out, value| {
+            write_value(out, value, &column.value_type, options.int64);
+        });
+        if options.metadata {
+            out.extend_from_slice(b",\"status\":");
+            array(out, column.statuses.iter(), |out, status| write_status(out, *status));
+            out.extend_from_slice(b",\"age_s\":");
+            array(out, column.ages.iter(), |out, age| write_seconds(out, *age));
+        }
+        if options.full {
+            out.extend_from_slice(b",\"event_time\":");
+            array(out, column.event_times.iter(), |out, at| write_instant(out, *at));
+            out.extend_from_slice(b",\"origin\":");
+            array(out, column.origins.iter(), |out, origin| write_origin(out, *origin));
+        }
+        out.push(b'}');
+    });
+}
+
+fn write_rows(out: &mut Vec<u8>, answer: &FeatureAnswer, options: &AnswerOptions) {
+    let columns = &answer.columns;
+    if options.metadata {
+        out.extend_from_slice(b",\"types\":");
+        object(out, columns, write_type);
+    }
+    out.extend_from_slice(b",\"rows\":");
+    array(out, 0..answer.row_count, |out, row| {
+        out.extend_from_slice(b"{\"values\":");
+        object(out, columns, |out, c| write_value(out, &c.values[row], &c.value_type, options.int64));
+        if options.metadata {
+            out.extend_from_slice(b",\"status\":");
+            object(out, columns, |out, c| write_status(out, c.statuses[row]));
+            out.extend_from_slice(b",\"age_s\":");
+            object(out, columns, |out, c| write_seconds(out, c.ages[row]));
+        }
+        if options.full {
+            out.extend_from_slice(b",\"event_time\":");
+            object(out, columns, |out, c| write_instant(out, c.event_times[row]));
+            out.extend_from_slice(b",\"origin\":");
+            object(out, columns, |out, c| write_origin(out, c.origins[row]));
+        }
+        out.push(b'}');
+    });
+}
+
+fn object(out: &mut Vec<u8>, columns: &[FeatureColumn], mut write: impl FnMut(&mut Vec<u8>, &FeatureColumn)) {
+    out.push(b'{');
+    for (index, column) in columns.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        write_string(out, &column.name);
+        out.push(b':');
+        write(out, column);
+    }
+    out.push(b'}');
+}
+
+fn write_type(out: &mut Vec<u8>, column: &FeatureColumn) {
+    use std::io::Write;
+    // Type names hold nothing that JSON escapes.
+    write!(out, "\"{}\"", column.value_type).expect("a Vec takes every write");
+}
+
+/// The word for a status; the same as its serde name.
+pub(crate) fn status_name(status: ValueStatus) -> &'static str {
+    match status {
+        ValueStatus::Fresh => "fresh",
+        ValueStatus::Stale => "stale",
+        ValueStatus::Expired => "expired",
+        ValueStatus::Missing => "missing",
+        ValueStatus::Null => "null",
+        ValueStatus::Overflow => "overflow",
+        ValueStatus::OverCap => "over_cap",
+        ValueStatus::Unavailable => "unavailable",
+        ValueStatus::Denied => "denied",
+    }
+}
+
+fn write_status(out: &mut Vec<u8>, status: ValueStatus) {
+    out.push(b'"');
+    out.extend_from_slice(status_name(status).as_bytes());
+    out.push(b'"');
+}
+
+fn level_name(level: DegradationLevel) -> &'static str {
+    match level {
+        DegradationLevel::Healthy => "healthy",
+        DegradationLevel::Stale => "stale",
+        DegradationLevel::Degraded => "degraded",
+        DegradationLevel::Critical => "critical",
+    }
+}
+
+fn write_origin(out: &mut Vec<u8>, origin: Origin) {
+    out.extend_from_slice(match origin {
+        Origin::Store => b"\"store\"".as_slice(),
+        Origin::Default => b"\"default\"",
+        Origin::Computed => b"\"computed\"",
+    });
+}
+
+/// Microseconds as seconds with only the digits needed, exact: `1500000` is `1.5`.
+fn write_seconds(out: &mut Vec<u8>, micros: Option<Micros>) {
+    let Some(micros) = micros else {
+        out.extend_from_slice(b"null");
+        return;
+    };
+    if micros < 0 {
+        out.push(b'-');
+    }
+    let (whole, mut fraction) = (micros.unsigned_abs() / 1_000_000, micros.unsigned_abs() % 1_000_000);
+    push_integer(out, whole);
+    if fraction == 0 {
+        return;
+    }
+    out.push(b'.');
+    let mut scale = 100_000;
+    while fraction > 0 {
+        out.push(b'0' + (fraction / scale) as u8);
+        fraction %= scale;
+        scale /= 10;
+    }
+}
+
+fn write_instant(out: &mut Vec<u8>, at: Option<Micros>) {
+    match at {
+        None => out.extend_from_slice(b"null"),
+        Some(at) => {
+            out.push(b'"');
+            push_timestamp(out, at);
+            out.push(b'"');
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,13 @@
 //! The rule that decides every feature value, pure: no I/O, no clock, no async, no randomness, no SQL.
 
+mod aggregate;
 mod answer;
 mod arrow_values;
+mod codec;
+mod exact;
 mod plan;
 mod point_in_time;
+mod sketch;
 mod stamp;
 mod state;
 

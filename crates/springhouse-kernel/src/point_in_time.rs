@@ -1,7 +1,9 @@
 //! Training values: the same answers as [`crate::ViewPlan::read`], for many labels at once over Arrow arrays.
 
-use crate::ViewPlan;
+use crate::arrow_values::{array_from_values, value_at};
+use crate::{EntityState, Event, Stamp, ViewPlan};
 use arrow::array::ArrayRef;
+use hashbrown::HashMap;
 use springhouse_core::{Micros, ValueStatus};
 
 /// Events of one partition of entities, in any order.
@@ -48,6 +50,48 @@ pub fn training_values(
     events: &EventColumns<'_>,
     labels: &LabelColumns<'_>,
 ) -> TrainingColumns {
-    let _ = (plan, entity_count, events, labels);
-    unimplemented!()
+    let kept = kept_rows(events);
+    let mut states: Vec<EntityState> = (0..entity_count).map(|_| plan.empty()).collect();
+    for row in kept {
+        let values = events.inputs.iter().zip(plan.inputs());
+        let event = Event {
+            stamp: events.stamp(row),
+            values: values.map(|(array, input)| value_at(array, row, input.value_type())).collect(),
+        };
+        plan.insert(&mut states[events.entities[row] as usize], event, Micros::MIN);
+    }
+    let asked = labels.entities.iter().zip(labels.at);
+    let answers: Vec<_> = asked.map(|(entity, at)| plan.read(&states[*entity as usize], *at)).collect();
+    let columns = 0..plan.features().len();
+    TrainingColumns {
+        values: columns
+            .clone()
+            .map(|i| array_from_values(&plan.features()[i].1, answers.iter().map(|a| &a.values[i])))
+            .collect(),
+        statuses: columns.map(|i| answers.iter().map(|a| a.statuses[i]).collect()).collect(),
+        event_times: plan.is_latest().then(|| answers.iter().map(|a| a.event_time).collect()),
+    }
+}
+
+impl EventColumns<'_> {
+    fn stamp(&self, row: usize) -> Stamp {
+        Stamp { event_time: self.event_times[row], known_at: self.known_at[row], seq: self.seq[row] }
+    }
+}
+
+/// The rows that count: of those with one event id, the one with the least (known_at, seq).
+fn kept_rows(events: &EventColumns<'_>) -> Vec<usize> {
+    let Some(ids) = events.event_ids else { return (0..events.entities.len()).collect() };
+    let mut first: HashMap<u128, usize> = HashMap::new();
+    let arrival = |row: usize| (events.known_at[row], events.seq[row], events.event_times[row], row);
+    for (row, id) in ids.iter().enumerate() {
+        if let Some(id) = id {
+            let held = first.entry(*id).or_insert(row);
+            if arrival(row) < arrival(*held) {
+                *held = row;
+            }
+        }
+    }
+    let is_kept = |row: &usize| ids[*row].is_none_or(|id| first[&id] == *row);
+    (0..events.entities.len()).filter(is_kept).collect()
 }

@@ -1,5 +1,7 @@
 //! The two times of a record, the order, what is visible, and a window's bounds. Nobody else compares timestamps.
 
+use crate::CodecError;
+use crate::codec::{Out, Reader, put_signed};
 use springhouse_core::Micros;
 
 /// When something happened, when the store could first have used it, and its place among equals.
@@ -26,6 +28,26 @@ impl Stamp {
     }
 }
 
+/// Appends a stamp's bytes.
+pub(crate) fn put_stamp(out: &mut Out, stamp: &Stamp) {
+    put_signed(out, stamp.event_time);
+    // Small where both times are close, and the same modulo 2^64 where they are not.
+    put_signed(out, stamp.known_at.wrapping_sub(stamp.event_time));
+    put_signed(out, stamp.seq);
+}
+
+/// Reads what [`put_stamp`] wrote.
+pub(crate) fn take_stamp(reader: &mut Reader<'_>) -> Result<Stamp, CodecError> {
+    let event_time = reader.signed()?;
+    let known_at = event_time.wrapping_add(reader.signed()?);
+    Ok(Stamp { event_time, known_at, seq: reader.signed()? })
+}
+
+/// The start of the tile of this width that holds the event time: floor division, also before 1970.
+pub(crate) fn tile_start(event_time: Micros, width: Micros) -> Micros {
+    event_time.div_euclid(width).saturating_mul(width)
+}
+
 /// A window's length and step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Window {
@@ -50,7 +72,7 @@ impl Window {
         let low = match self.length {
             None => Micros::MIN,
             // Saturation only matters beyond year 290,000; floor division, also before 1970.
-            Some(length) => at.saturating_sub(length).div_euclid(self.hop).saturating_mul(self.hop),
+            Some(length) => tile_start(at.saturating_sub(length), self.hop),
         };
         WindowBounds { low, head: at }
     }
@@ -60,5 +82,40 @@ impl WindowBounds {
     /// True when the event is inside: `<` at the head, so that an event is never among its own features.
     pub fn contains(&self, stamp: &Stamp) -> bool {
         self.low <= stamp.event_time && stamp.visible_at() < self.head
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_windows_tail_moves_in_steps_and_its_head_is_exact() {
+        let window = Window { length: Some(60), hop: 10 };
+        assert_eq!(window.bounds(69), WindowBounds { low: 0, head: 69 });
+        assert_eq!(window.bounds(70), WindowBounds { low: 10, head: 70 });
+        assert_eq!(window.bounds(-1), WindowBounds { low: -70, head: -1 });
+        let exact = Window { length: Some(60), hop: 1 };
+        assert_eq!(exact.bounds(69).low, 9);
+        assert_eq!(Window { length: None, hop: 10 }.bounds(5).low, Micros::MIN);
+        let at = |event_time, known_at| Stamp { event_time, known_at, seq: 0 };
+        let bounds = window.bounds(70);
+        for (stamp, inside) in [
+            (at(10, 10), true),
+            (at(9, 9), false),
+            (at(69, 69), true),
+            (at(70, 70), false),
+            (at(10, 69), true),
+            (at(10, 70), false),
+        ] {
+            assert_eq!(bounds.contains(&stamp), inside, "{stamp:?}");
+        }
+    }
+
+    #[test]
+    fn extreme_moments_do_not_overflow() {
+        let window = Window { length: Some(100), hop: 7 };
+        assert!(window.bounds(Micros::MIN).low <= Micros::MIN + 7);
+        assert!(window.bounds(Micros::MAX).low < Micros::MAX);
     }
 }

@@ -1,16 +1,60 @@
 //! The state of one entity in one view.
 
+mod explain;
+mod latest;
+mod windows;
+
+pub(crate) use latest::LatestState;
+pub(crate) use windows::WindowsState;
+
+use crate::aggregate::value_heap_bytes;
+use crate::codec::{Out, Reader, put_value};
+use crate::plan::Event;
+use crate::stamp::{put_stamp, take_stamp};
+
+/// The version of the codec that this program writes and reads.
+pub(crate) const CODEC_VERSION: u8 = 1;
+
 /// The state of one entity in one view; made and changed only by [`crate::ViewPlan`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct EntityState {
-    // kernel owner: replace
+    pub(crate) inner: Inner,
+}
+
+/// The two kinds of state.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Inner {
+    /// Rows.
+    Latest(LatestState),
+    /// Tiles and raw events.
+    Windows(WindowsState),
 }
 
 impl EntityState {
     /// About how many bytes it takes in memory.
     pub fn size_bytes(&self) -> usize {
-        unimplemented!()
+        let inner = match &self.inner {
+            Inner::Latest(rows) => rows.heap_bytes(),
+            Inner::Windows(state) => state.heap_bytes(),
+        };
+        size_of::<Self>() + inner
     }
+}
+
+fn event_bytes(event: &Event) -> usize {
+    let value = |value| size_of_val(value) + value_heap_bytes(value);
+    size_of::<Event>() + event.values.iter().map(value).sum::<usize>()
+}
+
+fn put_event(out: &mut Out, event: &Event) {
+    put_stamp(out, &event.stamp);
+    event.values.iter().for_each(|value| put_value(out, value));
+}
+
+fn take_event(reader: &mut Reader<'_>, inputs: usize) -> Result<Event, CodecError> {
+    let stamp = take_stamp(reader)?;
+    let values = (0..inputs).map(|_| reader.value()).collect::<Result<_, _>>()?;
+    Ok(Event { stamp, values })
 }
 
 /// Why stored bytes are no state.

@@ -1,0 +1,59 @@
+//! An aggregate by the values of a second column.
+
+use super::{Slot, State, value_heap_bytes, with_one_zero};
+use crate::Stamp;
+use springhouse_core::Value;
+use std::collections::BTreeMap;
+
+/// One state per group; a group is there as long as it has an event that counts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Groups {
+    /// Sorted by group; none is empty.
+    pub(crate) states: BTreeMap<Value, State>,
+}
+
+impl Groups {
+    /// Adds a value to its group; false when there are too many groups now.
+    pub(super) fn insert(&mut self, slot: &Slot, stamp: &Stamp, value: &Value, group: &Value) -> bool {
+        let state = self.states.entry(with_one_zero(group)).or_insert_with(|| slot.kind.empty());
+        slot.kind.insert(state, stamp, value);
+        self.is_within_cap(slot)
+    }
+
+    /// Takes away a value that was added.
+    pub(super) fn remove(&mut self, slot: &Slot, value: &Value, group: &Value) {
+        let group = with_one_zero(group);
+        let state = self.states.get_mut(&group).expect("only what was added is taken away");
+        slot.kind.remove(state, value);
+        if state.is_empty() {
+            self.states.remove(&group);
+        }
+    }
+
+    /// Adds all groups of another; false when there are too many groups now.
+    pub(super) fn merge(&mut self, slot: &Slot, other: &Self) -> bool {
+        for (group, more) in &other.states {
+            match self.states.get_mut(group) {
+                Some(state) => slot.kind.merge(state, more),
+                None => {
+                    self.states.insert(group.clone(), more.clone());
+                }
+            }
+        }
+        self.is_within_cap(slot)
+    }
+
+    fn is_within_cap(&self, slot: &Slot) -> bool {
+        slot.group.is_none_or(|(_, cap)| self.states.len() <= cap)
+    }
+
+    /// True without groups.
+    pub(super) fn is_empty(&self) -> bool {
+        self.states.is_empty()
+    }
+
+    /// About how many bytes the groups take.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.states.iter().map(|(group, state)| 64 + value_heap_bytes(group) + state.heap_bytes()).sum()
+    }
+}

@@ -1,0 +1,242 @@
+//! Bytes of states: LEB128 numbers, zigzag for signed ones, values with a type tag. Reading never trusts a length.
+
+use crate::CodecError;
+use springhouse_core::Value;
+
+/// What is being written.
+pub(crate) type Out = Vec<u8>;
+
+/// Appends an unsigned number.
+pub(crate) fn put_number(out: &mut Out, mut number: u64) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+/// Appends a signed number.
+pub(crate) fn put_signed(out: &mut Out, number: i64) {
+    put_number(out, (number << 1 ^ number >> 63) as u64);
+}
+
+/// Appends a signed 128-bit number.
+pub(crate) fn put_wide(out: &mut Out, number: i128) {
+    let mut rest = (number << 1 ^ number >> 127) as u128;
+    while rest >= 0x80 {
+        out.push(rest as u8 | 0x80);
+        rest >>= 7;
+    }
+    out.push(rest as u8);
+}
+
+/// Appends a length and the bytes.
+pub(crate) fn put_bytes(out: &mut Out, bytes: &[u8]) {
+    put_number(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+/// Appends a value: a tag for its type, then itself.
+pub(crate) fn put_value(out: &mut Out, value: &Value) {
+    match value {
+        Value::Null => out.push(0),
+        Value::Bool(v) => out.extend_from_slice(&[1, u8::from(*v)]),
+        Value::Int32(v) => {
+            out.push(2);
+            put_signed(out, i64::from(*v));
+        }
+        Value::Int64(v) => {
+            out.push(3);
+            put_signed(out, *v);
+        }
+        Value::Float32(v) => {
+            out.push(4);
+            out.extend_from_slice(&v.to_bits().to_le_bytes());
+        }
+        Value::Float64(v) => {
+            out.push(5);
+            out.extend_from_slice(&v.to_bits().to_le_bytes());
+        }
+        Value::String(v) => {
+            out.push(6);
+            put_bytes(out, v.as_bytes());
+        }
+        Value::Bytes(v) => {
+            out.push(7);
+            put_bytes(out, v);
+        }
+        Value::Timestamp(v) => {
+            out.push(8);
+            put_signed(out, *v);
+        }
+        Value::Date(v) => {
+            out.push(9);
+            put_signed(out, i64::from(*v));
+        }
+        Value::Decimal(v, scale) => {
+            out.extend_from_slice(&[10, *scale as u8]);
+            put_wide(out, *v);
+        }
+        Value::List(items) => {
+            out.push(11);
+            put_number(out, items.len() as u64);
+            items.iter().for_each(|item| put_value(out, item));
+        }
+        Value::Vector(items) => {
+            out.push(12);
+            put_number(out, items.len() as u64);
+            items.iter().for_each(|item| out.extend_from_slice(&item.to_bits().to_le_bytes()));
+        }
+        Value::Map(pairs) => {
+            out.push(13);
+            put_number(out, pairs.len() as u64);
+            for (key, value) in pairs.iter() {
+                put_value(out, key);
+                put_value(out, value);
+            }
+        }
+    }
+}
+
+/// Values inside values stop here; a list of structs of lists is as deep as types go.
+const VALUE_DEPTH_MAX: u32 = 4;
+
+/// Reads what the `put_*` functions wrote.
+#[derive(Debug)]
+pub(crate) struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+type Taken<T> = Result<T, CodecError>;
+
+fn malformed<T>(why: &'static str) -> Taken<T> {
+    Err(CodecError::Malformed(why))
+}
+
+impl<'a> Reader<'a> {
+    /// Starts at the first byte.
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self { rest: bytes }
+    }
+
+    /// Fails unless everything was read.
+    pub(crate) fn finish(&self) -> Taken<()> {
+        if self.rest.is_empty() { Ok(()) } else { malformed("bytes are left over") }
+    }
+
+    fn exactly<const N: usize>(&mut self) -> Taken<[u8; N]> {
+        let Some((head, rest)) = self.rest.split_first_chunk::<N>() else {
+            return malformed("it ends too soon");
+        };
+        self.rest = rest;
+        Ok(*head)
+    }
+
+    /// One byte.
+    pub(crate) fn byte(&mut self) -> Taken<u8> {
+        Ok(self.exactly::<1>()?[0])
+    }
+
+    /// An unsigned number.
+    pub(crate) fn number(&mut self) -> Taken<u64> {
+        let wide = self.wide_unsigned(64)?;
+        u64::try_from(wide).or(malformed("a number is too large"))
+    }
+
+    /// A signed number.
+    pub(crate) fn signed(&mut self) -> Taken<i64> {
+        let number = self.number()?;
+        Ok((number >> 1) as i64 ^ -((number & 1) as i64))
+    }
+
+    /// A signed 128-bit number.
+    pub(crate) fn wide(&mut self) -> Taken<i128> {
+        let number = self.wide_unsigned(128)?;
+        Ok((number >> 1) as i128 ^ -((number & 1) as i128))
+    }
+
+    fn wide_unsigned(&mut self, bits: u32) -> Taken<u128> {
+        let mut number = 0u128;
+        for shift in (0..bits).step_by(7) {
+            let byte = self.byte()?;
+            let part = u128::from(byte & 0x7f);
+            if shift + 7 > bits && part >> (bits - shift) != 0 {
+                return malformed("a number is too large");
+            }
+            number |= part << shift;
+            if byte & 0x80 == 0 {
+                // One spelling per number, so that equal states have equal bytes.
+                return if byte == 0 && shift > 0 { malformed("a number is padded") } else { Ok(number) };
+            }
+        }
+        malformed("a number is too long")
+    }
+
+    /// How many elements follow, each of at least `bytes_min` bytes: never more than the bytes that are left allow.
+    pub(crate) fn length(&mut self, bytes_min: usize) -> Taken<usize> {
+        let length = self.number()?;
+        match usize::try_from(length) {
+            Ok(length) if length <= self.rest.len() / bytes_min.max(1) => Ok(length),
+            _ => malformed("a length is greater than what follows"),
+        }
+    }
+
+    /// A length and the bytes.
+    pub(crate) fn bytes(&mut self) -> Taken<&'a [u8]> {
+        let length = self.length(1)?;
+        let (head, rest) = self.rest.split_at(length);
+        self.rest = rest;
+        Ok(head)
+    }
+
+    /// A value.
+    pub(crate) fn value(&mut self) -> Taken<Value> {
+        self.value_within(VALUE_DEPTH_MAX)
+    }
+
+    fn value_within(&mut self, depth: u32) -> Taken<Value> {
+        let Some(deeper) = depth.checked_sub(1) else { return malformed("values are nested too deep") };
+        Ok(match self.byte()? {
+            0 => Value::Null,
+            1 => match self.byte()? {
+                0 => Value::Bool(false),
+                1 => Value::Bool(true),
+                _ => return malformed("a bool is neither 0 nor 1"),
+            },
+            2 => Value::Int32(self.small()?),
+            3 => Value::Int64(self.signed()?),
+            4 => Value::Float32(f32::from_bits(u32::from_le_bytes(self.exactly()?))),
+            5 => Value::Float64(f64::from_bits(u64::from_le_bytes(self.exactly()?))),
+            6 => match std::str::from_utf8(self.bytes()?) {
+                Ok(text) => Value::string(text),
+                Err(_) => return malformed("a string is not UTF-8"),
+            },
+            7 => Value::Bytes(self.bytes()?.into()),
+            8 => Value::Timestamp(self.signed()?),
+            9 => Value::Date(self.small()?),
+            10 => {
+                let scale = self.byte()? as i8;
+                Value::Decimal(self.wide()?, scale)
+            }
+            11 => {
+                let length = self.length(1)?;
+                Value::List((0..length).map(|_| self.value_within(deeper)).collect::<Taken<_>>()?)
+            }
+            12 => {
+                let length = self.length(4)?;
+                let float = |_| Ok(f32::from_bits(u32::from_le_bytes(self.exactly()?)));
+                Value::Vector((0..length).map(float).collect::<Taken<_>>()?)
+            }
+            13 => {
+                let length = self.length(2)?;
+                let pair = |_| Ok((self.value_within(deeper)?, self.value_within(deeper)?));
+                Value::Map((0..length).map(pair).collect::<Taken<_>>()?)
+            }
+            _ => return malformed("a value has an unknown type"),
+        })
+    }
+
+    fn small(&mut self) -> Taken<i32> {
+        i32::try_from(self.signed()?).or(malformed("a 32-bit number is too large"))
+    }
+}

@@ -3,6 +3,7 @@
 use springhouse_ingest::PushError;
 use springhouse_lake::LakeError;
 use springhouse_online::{StoreError, StoreErrorKind};
+use springhouse_registry::RegistryError;
 use springhouse_serving::ServingError;
 
 /// Why the node can't open or a job failed.
@@ -55,5 +56,12 @@ impl From<PushError> for NodeError {
 impl From<ServingError> for NodeError {
     fn from(error: ServingError) -> Self {
         Self { code: error.code, message: error.message, hint: error.hint }
+    }
+}
+
+impl From<RegistryError> for NodeError {
+    fn from(error: RegistryError) -> Self {
+        let hint = error.hint().map(str::to_owned);
+        Self { code: "registry_failed", message: error.to_string(), hint }
     }
 }

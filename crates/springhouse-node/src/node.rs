@@ -542,28 +542,23 @@ fn chosen_views(definitions: &Definitions, views: Option<&[String]>) -> Result<V
     Ok(names.to_vec())
 }
 
-/// The registry in a folder.
+/// The registry in a folder, which is made when it is not there.
 ///
 /// # Errors
 /// `registry_failed` when the folder can't be made or read.
 pub fn open_registry(folder: &Path) -> Result<Registry, NodeError> {
-    let failed = |error: &dyn std::fmt::Display| {
+    std::fs::create_dir_all(folder).map_err(|error| {
         NodeError::new(
             "registry_failed",
-            format!("the registry folder {} can't be opened: {error}", folder.display()),
+            format!("the registry folder {} can't be made: {error}", folder.display()),
             "check that the folder may be written",
         )
-    };
-    std::fs::create_dir_all(folder).map_err(|error| failed(&error))?;
-    let store = object_store::local::LocalFileSystem::new_with_prefix(folder).map_err(|error| failed(&error))?;
-    Ok(Registry::open(Arc::new(store), ""))
+    })?;
+    Ok(Registry::local(folder)?)
 }
 
 async fn load_head(registry: &Registry, store: &dyn OnlineStore) -> Result<Applied, NodeError> {
-    let head = registry.head().await.map_err(|error| {
-        NodeError::new("registry_failed", error.to_string(), "restore the registry folder from a copy")
-    })?;
-    let Some(head) = head else {
+    let Some(head) = registry.head().await? else {
         return Err(NodeError::new(
             "nothing_applied",
             "nothing has been applied to this project yet",

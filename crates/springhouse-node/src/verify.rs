@@ -113,11 +113,11 @@ async fn read_online(
         if node.ingest().positions().applied_end != before {
             continue;
         }
-        let answer = |state: &Option<_>| match state {
+        let answers = states.iter().map(|state| match state {
             Some(state) => handle.plan.read(state, at),
             None => handle.plan.read_empty(),
-        };
-        return Ok(OnlineRead { at, cut: before, answers: states.iter().map(|s| answer(&s.as_deref())).collect() });
+        });
+        return Ok(OnlineRead { at, cut: before, answers: answers.collect() });
     }
     Err(NodeError::new(
         "verify_busy",

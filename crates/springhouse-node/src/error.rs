@@ -27,14 +27,17 @@ impl NodeError {
 impl From<StoreError> for NodeError {
     fn from(error: StoreError) -> Self {
         let (code, hint) = match error.kind {
-            StoreErrorKind::Unavailable => ("store_unavailable", "check the disk of the online store, then try again"),
+            StoreErrorKind::Unavailable => {
+                ("store_unavailable", "check the disk of the online store, then try again")
+            }
             StoreErrorKind::Invalid => ("store_refused", "this is a defect of the program; please report it"),
             StoreErrorKind::Locked => {
                 ("store_locked", "another process has this project open; stop it, or talk to its server")
             }
-            StoreErrorKind::Corrupt => {
-                ("store_corrupt", "stop, keep a copy, delete the online store's folder and run `springhouse rebuild`")
-            }
+            StoreErrorKind::Corrupt => (
+                "store_corrupt",
+                "stop, keep a copy, delete the online store's folder and run `springhouse rebuild`",
+            ),
             _ => ("store_failed", "see the message"),
         };
         Self { code, message: error.to_string(), hint: Some(hint.to_owned()) }

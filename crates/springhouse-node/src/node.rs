@@ -1,6 +1,8 @@
 //! Opening a node, and its jobs.
 
-use crate::progress::{NodeFrontiers, ViewProgress, forget, note_materialized, note_stream_start, read_progress};
+use crate::progress::{
+    NodeFrontiers, ViewProgress, forget, note_materialized, note_stream_start, read_progress,
+};
 use crate::{NodeError, VerifyOutcome, verify};
 use arc_swap::ArcSwap;
 use serde::Serialize;
@@ -151,7 +153,7 @@ impl Node {
     pub async fn open(options: NodeOptions) -> Result<Arc<Self>, NodeError> {
         let registry = open_registry(&options.paths.registry)?;
         let store: Arc<dyn OnlineStore> =
-            Arc::new(EmbeddedStore::open(&options.paths.online, options.online.clone())?);
+            Arc::new(EmbeddedStore::open(&options.paths.online, &options.online)?);
         let lake = Lake::open(&options.paths.project, &options.paths.lake)?;
         let applied = load_head(&registry, store.as_ref()).await?;
         let lanes = store.lanes().await?;
@@ -326,8 +328,8 @@ impl Node {
         let now = self.ingest.read_now();
         let line = |view: &FeatureView| {
             let handle = &applied.views[&view.name];
-            let frontier = Some(self.frontier(&handle.id).frontier)
-                .filter(|frontier| *frontier != Micros::MIN);
+            let frontier =
+                Some(self.frontier(&handle.id).frontier).filter(|frontier| *frontier != Micros::MIN);
             ViewLine {
                 view: view.id(),
                 entity: view.entity.clone(),
@@ -468,12 +470,7 @@ impl Node {
     }
 
     /// Feeds a generation under construction beside the served ones; returns the offset from which it is fed.
-    async fn feed_also(
-        &self,
-        applied: &Applied,
-        source: &str,
-        next: &ViewHandle,
-    ) -> Result<i64, NodeError> {
+    async fn feed_also(&self, applied: &Applied, source: &str, next: &ViewHandle) -> Result<i64, NodeError> {
         let lanes = self.store.lanes().await?;
         let mut all = feeds(applied, &lanes);
         let start = self.ingest.positions().log_end;
@@ -575,8 +572,11 @@ async fn load_head(registry: &Registry, store: &dyn OnlineStore) -> Result<Appli
                 "apply the definitions again",
             )
         })?;
-        let columns: HashMap<String, _> =
-            source.schema().into_iter().chain(view.derived.iter().map(|d| (d.name.clone(), d.value_type.clone()))).collect();
+        let columns: HashMap<String, _> = source
+            .schema()
+            .into_iter()
+            .chain(view.derived.iter().map(|d| (d.name.clone(), d.value_type.clone())))
+            .collect();
         let plan = ViewPlan::compile(view, &|name| columns.get(name).cloned()).map_err(|error| {
             NodeError::new("view_not_planned", error.to_string(), "correct the definition and apply again")
         })?;

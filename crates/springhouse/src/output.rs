@@ -1,6 +1,10 @@
 //! Data goes to stdout, talk goes to stderr; the one place that prints.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints, here and nowhere else")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command line prints, here and nowhere else"
+)]
 
 use springhouse_lake::{LakeError, Progress};
 use springhouse_node::NodeError;

@@ -71,7 +71,8 @@ pub(crate) async fn run(args: ConformanceArgs) -> anyhow::Result<ExitCode> {
             for door in doors {
                 let place = folder.join(format!("door-{}", door.number()));
                 let result = doors::run(door, &case, &place, seed ^ number as u64).await;
-                results.push((door, result.with_context(|| format!("{}: door {}", case.name, door.number()))));
+                results
+                    .push((door, result.with_context(|| format!("{}: door {}", case.name, door.number()))));
             }
             // The folder of a finished case is of no further use; a failure to delete it is not the case's.
             let _ = std::fs::remove_dir_all(&folder);

@@ -5,8 +5,8 @@ use serde::Deserialize;
 use serde_json::Value as Json;
 use springhouse_core::definition::{
     AggregateFunction, Column, DefaultValue, Definitions, Entity, FeatureRef, FeatureService, FeatureView,
-    FreshnessSlo, KnownAt, LatestFeature, Meta, OnAbsent, OnStale, OnUnavailable, Source, SourceKind, TableFormat,
-    TableLocation, Tier, ViewKind, WindowFeature, aggregate_output_type,
+    FreshnessSlo, KnownAt, LatestFeature, Meta, OnAbsent, OnStale, OnUnavailable, Source, SourceKind,
+    TableFormat, TableLocation, Tier, ViewKind, WindowFeature, aggregate_output_type,
 };
 use springhouse_core::time::HOUR;
 use springhouse_core::{Micros, Value, ValueType};

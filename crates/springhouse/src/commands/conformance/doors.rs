@@ -1,7 +1,9 @@
 //! The four doors through which a case's answers come.
 
 use super::DoorResult;
-use super::case::{Case, CaseAnswer, CaseAvailability, CaseEvent, CaseQuery, ID, KNOWN_AT, SERVICE, SOURCE, VIEW, typed};
+use super::case::{
+    Case, CaseAnswer, CaseAvailability, CaseEvent, CaseQuery, ID, KNOWN_AT, SERVICE, SOURCE, VIEW, typed,
+};
 use super::files;
 use crate::output::Quiet;
 use anyhow::{Context, bail, ensure};
@@ -115,7 +117,12 @@ async fn training(case: &Case, place: &Path) -> anyhow::Result<DoorResult> {
 
 /// The first `history` events lie in a table and are materialised, the others are pushed; every question is asked at
 /// its moment, between the events. With dice: one restart and redeliveries at random places.
-async fn online(case: &Case, place: &Path, history: usize, mut dice: Option<Dice>) -> anyhow::Result<DoorResult> {
+async fn online(
+    case: &Case,
+    place: &Path,
+    history: usize,
+    mut dice: Option<Dice>,
+) -> anyhow::Result<DoorResult> {
     let arrivals = arrivals(case);
     let (past, live) = arrivals.split_at(history);
     let mut definitions = case.definitions(true)?;
@@ -295,7 +302,9 @@ impl Session<'_> {
             };
             note(result, case, query, "status", got == status, || format!("expected {status}, got {got}"));
             let (want, got) = (expected.event_time, column.event_times[0]);
-            note(result, case, query, "event_time", want == got, || format!("expected {want:?}, got {got:?}"));
+            note(result, case, query, "event_time", want == got, || {
+                format!("expected {want:?}, got {got:?}")
+            });
         }
         Ok(())
     }
@@ -342,10 +351,11 @@ fn same(want: &Json, got: &Value) -> bool {
             want.len() == got.len() && want.iter().zip(got.iter()).all(|(want, got)| same(want, got))
         }
         (Json::Array(want), Value::Map(got)) => {
-            let pair = |(want, (key, value)): (&Json, &(Value, Value))| match want.as_array().map(Vec::as_slice) {
-                Some([k, v]) => same(k, key) && same(v, value),
-                _ => false,
-            };
+            let pair =
+                |(want, (key, value)): (&Json, &(Value, Value))| match want.as_array().map(Vec::as_slice) {
+                    Some([k, v]) => same(k, key) && same(v, value),
+                    _ => false,
+                };
             want.len() == got.len() && want.iter().zip(got.iter()).all(pair)
         }
         _ => false,

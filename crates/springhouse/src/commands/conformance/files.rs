@@ -53,8 +53,10 @@ fn key_columns<'a>(case: &Case, keys: impl Iterator<Item = &'a [Json]>) -> anyho
 fn write(columns: Vec<Filled>, path: &Path) -> anyhow::Result<()> {
     let field = |(name, value_type, _): &Filled| Field::new(name, arrow_type(value_type), true);
     let schema = Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>()));
-    let arrays = columns.iter().map(|(_, value_type, values)| array_from_values(value_type, values)).collect();
-    let batch = RecordBatch::try_new(schema.clone(), arrays).context("the columns of a case have one length")?;
+    let arrays =
+        columns.iter().map(|(_, value_type, values)| array_from_values(value_type, values)).collect();
+    let batch =
+        RecordBatch::try_new(schema.clone(), arrays).context("the columns of a case have one length")?;
     let mut writer = ArrowWriter::try_new(File::create(path)?, schema, None)?;
     writer.write(&batch)?;
     writer.close()?;

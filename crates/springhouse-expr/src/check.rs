@@ -39,7 +39,7 @@ fn syntax_error(sql: &str, text: &str) -> ExprError {
     let message = text.lines().next().unwrap_or_default();
     let message = message.trim_start_matches("SQL error: ");
     let message = message.strip_prefix("ParserError(").unwrap_or(message).trim_end_matches(')');
-    let message = message.trim_matches('"');
+    let message = message.strip_prefix("TokenizerError(").unwrap_or(message).trim_matches('"');
     let (message, position) = match message.rfind(" at Line: ") {
         Some(at) => (&message[..at], parse_position(&message[at..])),
         None => (message, None),

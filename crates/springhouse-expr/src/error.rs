@@ -47,6 +47,9 @@ impl ExprError {
         }
         let end = message.find(" No function matches").or_else(|| message.find("This issue was likely"));
         message.truncate(end.unwrap_or(message.len()));
+        if message.starts_with("Could not plan array literal") {
+            return Self::new("lists can't be written in an expression").with_hint("use `x IN (1, 2)`");
+        }
         for (theirs, ours) in TYPE_NAMES {
             message = message.replace(theirs, ours);
         }

@@ -12,7 +12,7 @@ use datafusion_common::{DFSchema, DataFusionError, ScalarValue};
 use datafusion_expr::execution_props::ExecutionProps;
 use datafusion_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion_expr::simplify::SimplifyContext;
-use datafusion_expr::{Expr, ExprSchemable, binary_expr};
+use datafusion_expr::{Expr, ExprSchemable, Operator, binary_expr};
 use datafusion_optimizer::simplify_expressions::ExprSimplifier;
 use datafusion_physical_expr::expressions::BinaryExpr;
 use datafusion_physical_expr::{PhysicalExpr, create_physical_expr};
@@ -188,7 +188,7 @@ fn compile(
         .build();
     let simplifier = ExprSimplifier::new(context);
     let expr = simplifier.coerce(expr, &named)?;
-    let expr = guard_comparisons(checked_negation(expr, &named)?, &named)?;
+    let expr = guard_comparisons(checked_constants(expr, &named)?, &named)?;
     let found = expr.get_type(&*named)?;
     // A constant that fails to fold stays as it is, and fails (so is null) on every row.
     let expr = simplifier.simplify(expr.clone()).unwrap_or(expr);
@@ -198,23 +198,39 @@ fn compile(
     Ok((checked_arithmetic(physical)?, found))
 }
 
-/// `-x` of an integer as `0 - x`, which notices an overflow.
-fn checked_negation(expr: Expr, schema: &DFSchema) -> Result<Expr, DataFusionError> {
+/// Makes integer arithmetic notice an overflow where the engine would not: `-x` becomes `0 - x`, and arithmetic of constants
+/// is done here, before the simplifier does it wrapping round.
+fn checked_constants(expr: Expr, schema: &DFSchema) -> Result<Expr, DataFusionError> {
     let rewritten = expr.transform_up(|expr| {
         Ok(match expr {
-            Expr::Negative(inner) => {
-                let data_type = inner.get_type(schema)?;
-                if data_type.is_integer() {
-                    let zero = Expr::Literal(ScalarValue::new_zero(&data_type)?, None);
-                    Transformed::yes(binary_expr(zero, datafusion_expr::Operator::Minus, *inner))
-                } else {
-                    Transformed::no(Expr::Negative(inner))
-                }
+            Expr::Negative(inner) if inner.get_type(schema)?.is_integer() => {
+                let zero = Expr::Literal(ScalarValue::new_zero(&inner.get_type(schema)?)?, None);
+                Transformed::yes(fold(zero, Operator::Minus, *inner)?)
             }
+            Expr::BinaryExpr(binary) => Transformed::yes(fold(*binary.left, binary.op, *binary.right)?),
             other => Transformed::no(other),
         })
     })?;
     Ok(rewritten.data)
+}
+
+fn fold(left: Expr, op: Operator, right: Expr) -> Result<Expr, DataFusionError> {
+    if let (Expr::Literal(l, _), Expr::Literal(r, _)) = (&left, &right)
+        && l.data_type() == r.data_type()
+        && l.data_type().is_integer()
+    {
+        let folded = match op {
+            Operator::Plus => Some(l.add_checked(r)),
+            Operator::Minus => Some(l.sub_checked(r)),
+            Operator::Multiply => Some(l.mul_checked(r)),
+            _ => None,
+        };
+        if let Some(folded) = folded {
+            let value = folded.or_else(|_| ScalarValue::try_from(&l.data_type()))?;
+            return Ok(Expr::Literal(value, None));
+        }
+    }
+    Ok(binary_expr(left, op, right))
 }
 
 /// Integers that leave their type fail, instead of coming round at the other end.

@@ -19,18 +19,18 @@ type Errors = Vec<(String, ExprError)>;
 /// `feature_views.origin_delays.where`). A view of a source whose own SQL is wrong is still checked, as far as that goes.
 pub fn resolve_types(definitions: &mut Definitions) -> Result<(), Errors> {
     let mut errors = Errors::new();
-    let mut source_columns: BTreeMap<String, Vec<(String, ValueType)>> = BTreeMap::new();
+    let mut source_scopes: BTreeMap<String, Scope> = BTreeMap::new();
     for (name, source) in &mut definitions.sources {
         let path = format!("sources.{name}");
         let declared = source.columns.iter().map(|c| (c.name.clone(), c.value_type.clone()));
         let mut scope = Scope::new(declared.collect());
         derive(&mut scope, &mut source.derived, &path, &mut errors);
         check_filter(&scope, source.filter.as_deref(), format!("{path}.where"), &mut errors);
-        source_columns.insert(name.clone(), scope.names());
+        source_scopes.insert(name.clone(), scope);
     }
     for (name, view) in &mut definitions.feature_views {
-        if let Some(columns) = source_columns.get(&view.source) {
-            resolve_view(view, columns.clone(), &format!("feature_views.{name}"), &mut errors);
+        if let Some(scope) = source_scopes.get(&view.source) {
+            resolve_view(view, scope.clone(), &format!("feature_views.{name}"), &mut errors);
         }
     }
     resolve_request_views(definitions, &mut errors);
@@ -41,30 +41,37 @@ fn derive(scope: &mut Scope, derived: &mut [Derived], path: &str, errors: &mut E
     for column in derived {
         match scope.derive(&column.name, &column.sql) {
             Ok(value_type) => column.value_type = value_type,
-            Err(error) => errors.push((format!("{path}.derived.{}", column.name), error)),
+            Err(error) => {
+                push(scope, &column.sql, format!("{path}.derived.{}", column.name), error, errors);
+            }
         }
     }
 }
 
 fn check_filter(scope: &Scope, sql: Option<&str>, path: String, errors: &mut Errors) {
-    if let Some(Err(error)) = sql.map(|sql| scope.predicate(sql)) {
+    if let Some(sql) = sql
+        && let Err(error) = scope.predicate(sql)
+    {
+        push(scope, sql, path, error, errors);
+    }
+}
+
+/// Adds the error, unless it only follows from another.
+fn push(scope: &Scope, sql: &str, path: String, error: ExprError, errors: &mut Errors) {
+    if !scope.reads_broken(sql) {
         errors.push((path, error));
     }
 }
 
-fn resolve_view(view: &mut FeatureView, columns: Vec<(String, ValueType)>, path: &str, errors: &mut Errors) {
-    let mut scope = Scope::new(columns);
-    // A derived column that failed has its error already; features of it get none on top.
-    let before = errors.len();
+fn resolve_view(view: &mut FeatureView, mut scope: Scope, path: &str, errors: &mut Errors) {
     derive(&mut scope, &mut view.derived, path, errors);
-    let failed = errors.len() > before;
     check_filter(&scope, view.filter.as_deref(), format!("{path}.where"), errors);
     let names = scope.names();
-    let derived: BTreeSet<&str> = view.derived.iter().map(|d| d.name.as_str()).collect();
+    // None: a derived column that has its error already; features of it get none on top.
     let type_of = |name: &str| -> Result<Option<ValueType>, ExprError> {
         match names.iter().find(|(column, _)| column == name) {
             Some((_, value_type)) => Ok(Some(value_type.clone())),
-            None if failed && derived.contains(name) => Ok(None),
+            None if scope.is_broken(name) => Ok(None),
             None => Err(unknown_column(name, &names)),
         }
     };
@@ -168,7 +175,8 @@ fn resolve_request_view(
         match scope.derive(&feature.name, &feature.sql) {
             Ok(value_type) => feature.value_type = value_type,
             Err(error) => {
-                errors.push((format!("request_views.{}.features.{}", view.name, feature.name), error));
+                let path = format!("request_views.{}.features.{}", view.name, feature.name);
+                push(&scope, &feature.sql, path, error, errors);
             }
         }
         // Known also when it failed: its own error is enough.

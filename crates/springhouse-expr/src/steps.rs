@@ -1,5 +1,6 @@
 //! Several expressions over one row, some built on others, with filters between them: compiled to a list of steps.
 
+use crate::check::parse;
 use crate::error::ExprError;
 use crate::expression::Expression;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, UInt32Array};
@@ -8,16 +9,18 @@ use springhouse_core::ValueType;
 use std::sync::Arc;
 
 /// Names in scope, with what each stands for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Scope {
     columns: Vec<(String, ValueType)>,
     derived: Vec<(String, Expression)>,
+    /// Derived columns that did not plan: what uses them has no error of its own.
+    broken: Vec<(String, ValueType)>,
 }
 
 impl Scope {
     /// A scope of columns that the batch brings.
     pub(crate) fn new(columns: Vec<(String, ValueType)>) -> Self {
-        Self { columns, derived: Vec::new() }
+        Self { columns, derived: Vec::new(), broken: Vec::new() }
     }
 
     /// Plans a further column over everything named before it.
@@ -27,7 +30,10 @@ impl Scope {
             return Err(ExprError::new(format!("`{name}` is already the name of a column"))
                 .with_hint("give the derived column another name"));
         }
-        let expression = Expression::plan(sql, &all)?;
+        let expression = Expression::plan(sql, &all).inspect_err(|_| {
+            // The type is of no account: nothing is evaluated over it.
+            self.broken.push((name.to_owned(), ValueType::Json));
+        })?;
         let value_type = expression.value_type().clone();
         self.derived.push((name.to_owned(), expression));
         Ok(value_type)
@@ -42,6 +48,18 @@ impl Scope {
     /// Plans a condition over everything named before it.
     pub(crate) fn predicate(&self, sql: &str) -> Result<Expression, ExprError> {
         Expression::plan_predicate(sql, &self.names())
+    }
+
+    /// True for a derived column that did not plan.
+    pub(crate) fn is_broken(&self, name: &str) -> bool {
+        self.broken.iter().any(|(broken, _)| broken == name)
+    }
+
+    /// True when `sql` reads a column that did not plan, so that its own failure says nothing new.
+    pub(crate) fn reads_broken(&self, sql: &str) -> bool {
+        let mut all = self.names();
+        all.extend(self.broken.iter().cloned());
+        parse(sql, &all).is_ok_and(|(_, used)| used.iter().any(|name| self.is_broken(name)))
     }
 
     fn find(&self, name: &str) -> Option<Option<&Expression>> {

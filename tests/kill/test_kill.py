@@ -69,6 +69,7 @@ feature_services:
 
 # Everything happens often, so that a kill finds something to break.
 SETTINGS = """
+project: kill
 push:
   segment_bytes: 65536
   flush_interval_ms: 150
@@ -222,7 +223,7 @@ class KillTest(unittest.TestCase):
         with Client(server) as client:
             users = [user(n) for n in range(USERS)]
             answer = client.features(["totals"], {"user_id": users})
-            counts, sums = (answer[f"{name}_lifetime"]["values"] for name in ("events_count", "amount_sum"))
+            counts, sums = (answer[f"{name}_lifetime"]["values"] for name in ("events", "amount"))
             return dict(zip(users, zip(counts, sums)))
 
     def check_bounds(self, server):

@@ -1,0 +1,347 @@
+//! The task that moves logged rows to the lake, checkpoints the online store, and deletes log segments that neither needs.
+
+use crate::dead_letters;
+use crate::dedup::{Dedup, SegmentIds};
+use crate::log::{Log, LogReader, Record};
+use crate::outcome::{DeadLetter, PushError};
+use crate::progress::Progress;
+use crate::rows::{Piece, StampedRows};
+use crate::settings::PushSettings;
+use arrow::datatypes::{Field, Schema};
+use parking_lot::Mutex;
+use springhouse_core::crash_point::crash_point;
+use springhouse_core::definition::{Definitions, Source};
+use springhouse_kernel::arrow_type;
+use springhouse_lake::{Lake, LakeError, StreamAppend};
+use springhouse_online::OnlineStore;
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
+
+/// Bytes of log read for one append to the lake.
+const FLUSH_BYTES: usize = 32 << 20;
+/// Longest wait before the lake is asked again.
+const RETRY_LONGEST: Duration = Duration::from_secs(60);
+/// Definitions of all sources that the log may hold rows of; outlives them in the project.
+const SOURCES_FILE: &str = "sources.json";
+
+pub(crate) struct Flusher {
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) lake: Lake,
+    pub(crate) store: Arc<dyn OnlineStore>,
+    pub(crate) dedup: Arc<Mutex<Dedup>>,
+    pub(crate) settings: PushSettings,
+    sources: Mutex<BTreeMap<String, Arc<Source>>>,
+    /// One flush at a time.
+    place: tokio::sync::Mutex<Place>,
+    /// One checkpoint and clearing at a time.
+    upkeep: tokio::sync::Mutex<()>,
+}
+
+/// Where flushing is.
+#[derive(Default)]
+struct Place {
+    reader: Option<LogReader>,
+    /// The last offset in the lake: of each source's rows, and of its dead letters.
+    rows: HashMap<String, i64>,
+    letters: HashMap<String, i64>,
+}
+
+impl Flusher {
+    pub(crate) fn new(
+        progress: Arc<Progress>,
+        lake: Lake,
+        store: Arc<dyn OnlineStore>,
+        dedup: Arc<Mutex<Dedup>>,
+        settings: PushSettings,
+    ) -> Result<Self, PushError> {
+        let sources = read_sources(progress.log.directory())?;
+        Ok(Self {
+            progress,
+            lake,
+            store,
+            dedup,
+            settings,
+            sources: Mutex::new(sources),
+            place: tokio::sync::Mutex::default(),
+            upkeep: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// Takes up changed definitions, durably; sources that are gone stay known, for their rows in the log.
+    pub(crate) fn set_sources(&self, definitions: &Definitions) -> Result<(), PushError> {
+        let mut sources = self.sources.lock();
+        let before = sources.clone();
+        for source in definitions.sources.values().filter(|source| source.is_stream()) {
+            sources.insert(source.name.clone(), Arc::new(source.clone()));
+        }
+        if *sources != before {
+            write_sources(self.progress.log.directory(), &sources)?;
+        }
+        Ok(())
+    }
+
+    /// Runs until it is aborted.
+    pub(crate) async fn run(self: Arc<Self>) {
+        let flush_interval = Duration::from_millis(self.settings.flush_interval_ms);
+        let checkpoint_interval = Duration::from_millis(self.settings.checkpoint_interval_ms);
+        let (mut last_flush, mut last_checkpoint) = (Instant::now(), Instant::now());
+        let mut failures = 0u32;
+        loop {
+            let backoff = match failures {
+                0 => flush_interval,
+                n => (flush_interval / 8 * 2u32.saturating_pow(n.min(16)))
+                    .clamp(flush_interval, RETRY_LONGEST.max(flush_interval)),
+            };
+            let flush_in = backoff.saturating_sub(last_flush.elapsed());
+            let checkpoint_in = checkpoint_interval.saturating_sub(last_checkpoint.elapsed());
+            tokio::select! {
+                () = tokio::time::sleep(flush_in.min(checkpoint_in)) => {}
+                () = self.progress.applied.notified() => {}
+            }
+            let end = self.progress.applied_end.load(SeqCst);
+            let waiting = end - self.progress.flushed_end.load(SeqCst);
+            let is_due = last_flush.elapsed() >= backoff;
+            if waiting > 0 && (is_due || (failures == 0 && waiting as u64 >= self.settings.flush_rows)) {
+                failures = match self.flush_to(end).await {
+                    Ok(_) => 0,
+                    Err(error) => {
+                        if failures == 0 {
+                            tracing::warn!(%error, "flushing to the lake failed; rows stay in the log and are tried again");
+                        }
+                        failures + 1
+                    }
+                };
+                last_flush = Instant::now();
+            } else if is_due {
+                last_flush = Instant::now();
+            }
+            if last_checkpoint.elapsed() >= checkpoint_interval {
+                if let Err(error) = self.upkeep().await {
+                    tracing::warn!(%error, "the checkpoint failed; it is tried again");
+                }
+                last_checkpoint = Instant::now();
+            }
+        }
+    }
+
+    /// Brings everything in the log below `end` to the lake.
+    pub(crate) async fn flush_to(&self, end: i64) -> Result<i64, PushError> {
+        let mut place = self.place.lock().await;
+        let result = self.flush_all(&mut place, end).await;
+        *self.progress.flush_error.lock() = result.as_ref().err().map(ToString::to_string);
+        if result.is_err() {
+            // What was read but not brought there is read again.
+            place.reader = None;
+        }
+        result
+    }
+
+    async fn flush_all(&self, place: &mut Place, end: i64) -> Result<i64, PushError> {
+        loop {
+            let from = self.progress.flushed_end.load(SeqCst);
+            if from >= end {
+                return Ok(from);
+            }
+            let log = self.progress.log.clone();
+            let mut reader = place.reader.take().unwrap_or_else(|| LogReader::new(log, from));
+            let (reader, records) = blocking(move || {
+                let records = reader.read(end, FLUSH_BYTES);
+                (reader, records)
+            })
+            .await?;
+            let records = records?;
+            let reached = reader.position();
+            place.reader = Some(reader);
+            self.flush_records(place, records).await?;
+            self.progress.flushed_end.store(reached, SeqCst);
+        }
+    }
+
+    async fn flush_records(&self, place: &mut Place, records: Vec<Record>) -> Result<(), PushError> {
+        let mut of_source: BTreeMap<String, Vec<Record>> = BTreeMap::new();
+        for record in records {
+            of_source.entry(record.source.clone()).or_default().push(record);
+        }
+        for (name, records) in of_source {
+            let source = self.sources.lock().get(&name).cloned();
+            let Some(source) = source else {
+                // Only a log that was put together by hand has such rows.
+                return Err(PushError::new(
+                    "log_corrupt",
+                    format!(
+                        "the log holds rows of `{name}`, of which {SOURCES_FILE} beside it knows nothing"
+                    ),
+                ));
+            };
+            self.flush_letters(place, &name, &records).await?;
+            self.flush_rows(place, &source, records).await?;
+        }
+        Ok(())
+    }
+
+    async fn flush_letters(
+        &self,
+        place: &mut Place,
+        source: &str,
+        records: &[Record],
+    ) -> Result<(), PushError> {
+        let letters: Vec<DeadLetter> = records.iter().flat_map(dead_letters::of_record).collect();
+        let Some(last) = letters.last().map(|letter| letter.offset) else { return Ok(()) };
+        let position = match place.letters.get(source) {
+            Some(position) => *position,
+            None => {
+                let newest = self.lake_letters(source, 1).await?;
+                newest.last().map_or(-1, |letter| letter.offset)
+            }
+        };
+        let new: Vec<DeadLetter> = letters.into_iter().filter(|l| l.offset > position).collect();
+        if !new.is_empty() {
+            let batch = dead_letters::to_batch(&new).map_err(damaged)?;
+            self.lake.append_dead_letters(source, batch, last).await.map_err(lake_failed)?;
+        }
+        place.letters.insert(source.to_owned(), position.max(last));
+        Ok(())
+    }
+
+    async fn flush_rows(
+        &self,
+        place: &mut Place,
+        source: &Arc<Source>,
+        records: Vec<Record>,
+    ) -> Result<(), PushError> {
+        let position = match place.rows.get(&source.name) {
+            Some(position) => *position,
+            None => self.lake.stream_position(source).await.map_err(lake_failed)?,
+        };
+        let definition = source.clone();
+        let append = blocking(move || append_of(&definition, &records, position)).await??;
+        let Some(append) = append else {
+            place.rows.insert(source.name.clone(), position);
+            return Ok(());
+        };
+        let last = append.offset.last().copied().unwrap_or(position);
+        crash_point("before_flush_commit");
+        let reached = self.lake.append_stream(source, append).await.map_err(lake_failed)?;
+        crash_point("after_flush_commit");
+        if reached < last {
+            return Err(PushError::new(
+                "lake_failed",
+                format!(
+                    "the lake says it holds `{}` up to offset {reached}; {last} was appended",
+                    source.name
+                ),
+            ));
+        }
+        place.rows.insert(source.name.clone(), reached);
+        Ok(())
+    }
+
+    /// Checkpoints the store, then deletes what neither it nor the lake needs from the log.
+    pub(crate) async fn upkeep(&self) -> Result<(), PushError> {
+        let _one = self.upkeep.lock().await;
+        let applied = self.progress.applied_end.load(SeqCst);
+        crash_point("before_checkpoint");
+        self.store.checkpoint().await.map_err(|e| PushError::new("store_failed", e.to_string()))?;
+        crash_point("after_checkpoint");
+        let needless = applied.min(self.progress.flushed_end.load(SeqCst));
+        for segment in self.progress.log.segments_below(needless) {
+            let log = self.progress.log.clone();
+            let deleted = blocking(move || log.while_held(|| delete_segment(&log, segment.first))).await?;
+            deleted.transpose()?;
+        }
+        let (dedup, log) = (self.dedup.clone(), self.progress.log.clone());
+        let now = self.progress.clock.now();
+        let dropped = blocking(move || log.while_held(|| dedup.lock().drop_old_files(log.directory(), now)));
+        dropped.await?.transpose()?;
+        Ok(())
+    }
+
+    /// The newest dead letters in the lake, oldest first.
+    pub(crate) async fn lake_letters(
+        &self,
+        source: &str,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, PushError> {
+        let batches = self.lake.read_dead_letters(source, limit).await.map_err(lake_failed)?;
+        Ok(batches.iter().flat_map(dead_letters::from_batch).collect())
+    }
+}
+
+fn delete_segment(log: &Log, first: i64) -> Result<(), PushError> {
+    let mut ids = SegmentIds::default();
+    log.visit_segment(first, &mut |record| ids.add(record))?;
+    if !ids.is_empty() {
+        Dedup::keep_segment(log.directory(), first, &ids)?;
+    }
+    crash_point("before_segment_delete");
+    log.delete_first_segment(first)?;
+    Ok(())
+}
+
+/// The accepted rows of records as the lake takes them, but those up to `position`.
+fn append_of(source: &Source, records: &[Record], position: i64) -> Result<Option<StreamAppend>, PushError> {
+    let mut pieces = Vec::new();
+    for record in records.iter().filter(|r| r.accepted > 0 && r.first_refused() > position + 1) {
+        pieces.extend(Piece::of(record).map_err(damaged)?);
+    }
+    if pieces.is_empty() {
+        return Ok(None);
+    }
+    let fields = source.columns.iter().map(|c| Field::new(&c.name, arrow_type(&c.value_type), true));
+    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    let stamped = StampedRows::join(&schema, &pieces).map_err(damaged)?.from_offset(position + 1);
+    let event_time = stamped.event_times(&source.event_time).map(<[_]>::to_vec).ok_or_else(|| {
+        PushError::new("invalid_definition", format!("source `{}` has no event time", source.name))
+    })?;
+    Ok(Some(StreamAppend {
+        event_time,
+        known_at: stamped.known_at,
+        offset: stamped.offsets,
+        event_id: stamped.ids.iter().map(|id| (*id != 0).then_some(*id)).collect(),
+        rows: stamped.rows,
+    }))
+}
+
+/// Runs file work beside the async tasks.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, PushError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| PushError::new("shutting_down", format!("the work was given up: {e}")))
+}
+
+fn lake_failed(error: LakeError) -> PushError {
+    PushError { code: "lake_failed", message: error.message, hint: error.hint }
+}
+
+fn damaged(error: arrow::error::ArrowError) -> PushError {
+    PushError::new("log_corrupt", format!("rows of the log can't be read: {error}"))
+}
+
+fn read_sources(directory: &Path) -> Result<BTreeMap<String, Arc<Source>>, PushError> {
+    let path = directory.join(SOURCES_FILE);
+    match std::fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map_err(|e| PushError::new("log_corrupt", format!("{} can't be read: {e}", path.display()))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+        Err(error) => Err(PushError::new("log_io", format!("reading {} failed: {error}", path.display()))),
+    }
+}
+
+fn write_sources(directory: &Path, sources: &BTreeMap<String, Arc<Source>>) -> Result<(), PushError> {
+    let failed = |e: std::io::Error| {
+        PushError::new("log_io", format!("writing {SOURCES_FILE} in {} failed: {e}", directory.display()))
+    };
+    let text = serde_json::to_vec_pretty(sources)
+        .map_err(|e| PushError::new("invalid_definition", e.to_string()))?;
+    let temporary = directory.join(format!("{SOURCES_FILE}.tmp"));
+    let mut file = std::fs::File::create(&temporary).map_err(failed)?;
+    std::io::Write::write_all(&mut file, &text).map_err(failed)?;
+    file.sync_all().map_err(failed)?;
+    std::fs::rename(&temporary, directory.join(SOURCES_FILE)).map_err(failed)?;
+    Ok(crate::log::sync_directory(directory)?)
+}

@@ -1,0 +1,429 @@
+//! One node's ingestion: its parts, opened, wired and stopped.
+
+use crate::ViewFeed;
+use crate::applier::{Applier, Feeds, LOG_LANE, ToApplier};
+use crate::dead_letters::{self, RecentLetters};
+use crate::dedup::{self, Dedup};
+use crate::flusher::{Flusher, blocking};
+use crate::log::{Log, encode_rows};
+use crate::outcome::{DeadLetter, IngestPositions, PushError, PushOutcome, PushRequest, PushRows};
+use crate::progress::{Permit, Progress};
+use crate::settings::PushSettings;
+use crate::validate::SourceSchema;
+use crate::writer::{Submission, ToWriter, Writer};
+use parking_lot::{Mutex, RwLock};
+use springhouse_core::definition::Definitions;
+use springhouse_core::time::SECOND;
+use springhouse_core::{Clock, Micros};
+use springhouse_lake::Lake;
+use springhouse_online::OnlineStore;
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// Bodies up to this size are checked where they arrive; larger ones beside the async tasks.
+const CHECK_INLINE_BYTES_MAX: usize = 256 << 10;
+
+/// The ingestion of one node: owns the log, the applier and the flusher.
+///
+/// Dropped without [`Self::shutdown`] it stops at once, as after a crash: what was acknowledged is in the log.
+pub struct Ingest {
+    settings: PushSettings,
+    progress: Arc<Progress>,
+    dedup: Arc<Mutex<Dedup>>,
+    letters: Arc<RecentLetters>,
+    flusher: Arc<Flusher>,
+    schemas: RwLock<Arc<HashMap<String, Known>>>,
+    writer: Sender<ToWriter>,
+    applier: Sender<ToApplier>,
+    closing: AtomicBool,
+    /// Writer and applier.
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    flush_task: tokio::task::JoinHandle<()>,
+}
+
+/// A source as pushes see it.
+enum Known {
+    Stream(Arc<SourceSchema>),
+    Table,
+}
+
+impl std::fmt::Debug for Ingest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ingest").field("positions", &self.positions()).finish_non_exhaustive()
+    }
+}
+
+impl Ingest {
+    /// Opens the log below `directory`, replays what the online store has not applied, and starts the writer, applier
+    /// and flusher on the current tokio runtime. `views`: by source name, the feeds of its views.
+    ///
+    /// # Errors
+    /// `invalid_settings`, `invalid_definition`; `log_locked`, `log_corrupt`, `log_io`; `log_gap` when the store lacks
+    /// rows that are in the lake only, `log_behind` when store or lake are ahead of the log; `store_failed`.
+    pub async fn open(
+        directory: &Path,
+        settings: PushSettings,
+        definitions: Arc<Definitions>,
+        views: BTreeMap<String, Vec<ViewFeed>>,
+        store: Arc<dyn OnlineStore>,
+        lake: Lake,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, PushError> {
+        settings.validate()?;
+        let schemas = Arc::new(compile(&definitions)?);
+        let feeds = Feeds::compile(&definitions, views)?;
+        let lake_end = lake_end(&lake, &definitions).await;
+        let start = if Log::exists(directory) {
+            0
+        } else {
+            // A log that was removed begins where store and lake are, else they would take new rows for old ones.
+            let lanes = store.lanes().await.map_err(|e| PushError::new("store_failed", e.to_string()))?;
+            let applied = lanes.get(LOG_LANE).copied().unwrap_or(0);
+            let lake_end = lake_end.as_ref().map_err(copy)?;
+            applied.max(*lake_end)
+        };
+        let window = (settings.idempotency_window_s as i64).saturating_mul(SECOND);
+        let keys_max = settings.idempotency_keys_max;
+        let (log_directory, segment_bytes) = (directory.to_owned(), settings.segment_bytes);
+        let (opened, dedup, letters) = blocking(move || {
+            let mut dedup = Dedup::new(window, keys_max);
+            let letters = RecentLetters::default();
+            if let Some(first) = Log::first_offset(&log_directory)? {
+                dedup.load(&log_directory, first)?;
+            }
+            let opened = Log::open(&log_directory, start, segment_bytes, |record| {
+                dedup.replay(record);
+                letters.add(&record.source, dead_letters::of_record(record));
+            })?;
+            Ok::<_, PushError>((opened, dedup, letters))
+        })
+        .await??;
+        match &lake_end {
+            Ok(end) if *end > opened.log.end() => {
+                return Err(PushError::new(
+                    "log_behind",
+                    format!("the lake holds rows up to offset {end}, but the log ends at {}", opened.log.end()),
+                )
+                .hint("put the log's directory back as it was, or remove it: a new log begins after what the lake holds"));
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(%error, "the lake does not answer; rows stay in the log until it does")
+            }
+        }
+        let progress = Arc::new(Progress::new(opened.log, clock, opened.last_known_at));
+        let (dedup, letters) = (Arc::new(Mutex::new(dedup)), Arc::new(letters));
+        let flusher =
+            Arc::new(Flusher::new(progress.clone(), lake, store.clone(), dedup.clone(), settings.clone())?);
+        flusher.set_sources(&definitions)?;
+
+        let runtime = tokio::runtime::Handle::current();
+        let mut applier = Applier {
+            store,
+            progress: progress.clone(),
+            letters: letters.clone(),
+            feeds,
+            runtime: runtime.clone(),
+        };
+        let applier = blocking(move || applier.catch_up().map(|()| applier)).await??;
+        let (to_writer, writer_queue) = channel();
+        let (to_applier, applier_queue) = channel();
+        let writer = Writer {
+            log: opened.writer,
+            dedup: dedup.clone(),
+            progress: progress.clone(),
+            applier: to_applier.clone(),
+            last_known_at: opened.last_known_at,
+            company_delay: Duration::from_millis(settings.group_commit_delay_ms),
+        };
+        let threads = vec![
+            spawn("log-writer", move || writer.run(&writer_queue))?,
+            spawn("applier", move || applier.run(&applier_queue))?,
+        ];
+        let flush_task = runtime.spawn(flusher.clone().run());
+        Ok(Self {
+            settings,
+            progress,
+            dedup,
+            letters,
+            flusher,
+            schemas: RwLock::new(schemas),
+            writer: to_writer,
+            applier: to_applier,
+            closing: AtomicBool::new(false),
+            threads: Mutex::new(threads),
+            flush_task,
+        })
+    }
+
+    /// Validates, logs, applies; returns when the rows are durable *and* applied to the online store.
+    ///
+    /// # Errors
+    /// See [`PushError::code`]. After `log_failed` nothing of the push was acknowledged, though it may be there after a
+    /// restart; after `store_failed` it is in the log and will be applied.
+    pub async fn push(&self, request: PushRequest) -> Result<PushOutcome, PushError> {
+        if self.closing.load(SeqCst) {
+            return Err(shutting_down());
+        }
+        if let Some(why) = self.progress.log.failure() {
+            return Err(PushError::new("log_failed", format!("the row log can't be written: {why}"))
+                .hint("look at the disk, then start the program again"));
+        }
+        let schema = self.schema(&request.source)?;
+        let bytes = size_of(&request);
+        if bytes > self.settings.batch_bytes_max {
+            return Err(PushError::new(
+                "too_large",
+                format!("the push has {bytes} bytes; at most {} are taken", self.settings.batch_bytes_max),
+            )
+            .hint("push smaller batches, or raise push.batch_bytes_max"));
+        }
+        let permit = self.admit(bytes)?;
+        let checking = Checking::begin(&self.progress);
+        let settings = self.settings.clone();
+        let check = move || prepare(schema, request, &settings, permit);
+        let (submission, answer) =
+            if bytes <= CHECK_INLINE_BYTES_MAX { check()? } else { blocking(check).await?? };
+        let sent = self.writer.send(ToWriter::Push(Box::new(submission)));
+        drop(checking);
+        sent.map_err(|_| shutting_down())?;
+        answer.await.map_err(|_| shutting_down())?
+    }
+
+    fn admit(&self, bytes: usize) -> Result<Permit, PushError> {
+        let log_bytes = self.progress.log.bytes();
+        if log_bytes >= self.settings.log_bytes_max {
+            return Err(PushError::new(
+                "overloaded",
+                format!("the log takes {log_bytes} bytes on disk, of {} allowed", self.settings.log_bytes_max),
+            )
+            .hint("rows wait in it for the lake: look at the flush error in `springhouse status`, or raise push.log_bytes_max"));
+        }
+        Permit::take(&self.progress, bytes, self.settings.queue_bytes_max).ok_or_else(|| {
+            PushError::new("overloaded", "too many pushes are under way")
+                .hint("push again a little later, with the same idempotency keys")
+        })
+    }
+
+    fn schema(&self, name: &str) -> Result<Arc<SourceSchema>, PushError> {
+        let schemas = self.schemas.read().clone();
+        match schemas.get(name) {
+            Some(Known::Stream(schema)) => Ok(schema.clone()),
+            Some(Known::Table) => Err(PushError::new(
+                "not_a_stream",
+                format!("source `{name}` is a table that is read in place"),
+            )
+            .hint("push to a source with `stream: push`")),
+            None => {
+                let close = schemas
+                    .keys()
+                    .map(|known| (strsim::jaro_winkler(known, name), known))
+                    .filter(|(likeness, _)| *likeness > 0.8)
+                    .max_by(|a, b| a.0.total_cmp(&b.0));
+                let error = PushError::new("unknown_source", format!("there is no source `{name}`"));
+                Err(match close {
+                    Some((_, known)) => error.hint(format!("did you mean `{known}`?")),
+                    None => error,
+                })
+            }
+        }
+    }
+
+    /// Swaps definitions and views (after `apply`, or when a generation was switched), without losing a push. Returns
+    /// when the new feeds have everything from their start on.
+    ///
+    /// # Errors
+    /// `invalid_definition`; `log_gap` when a new feed starts before the log does; nothing has changed then.
+    pub async fn reload(
+        &self,
+        definitions: Arc<Definitions>,
+        views: BTreeMap<String, Vec<ViewFeed>>,
+    ) -> Result<(), PushError> {
+        let schemas = Arc::new(compile(&definitions)?);
+        let feeds = Feeds::compile(&definitions, views)?;
+        self.flusher.set_sources(&definitions)?;
+        let (reply, answer) = oneshot::channel();
+        self.applier.send(ToApplier::Reload { feeds, reply }).map_err(|_| shutting_down())?;
+        answer.await.map_err(|_| shutting_down())??;
+        *self.schemas.write() = schemas;
+        Ok(())
+    }
+
+    /// Remembers event ids (see [`springhouse_core::event_id`]) that the source's history holds, durably, so that a later
+    /// push of one is a duplicate. Bounded as pushed ids are, apart from them.
+    ///
+    /// # Errors
+    /// `log_io` when they can't be written.
+    pub fn remember_ids(&self, source: &str, ids: &[u128]) -> Result<(), PushError> {
+        let salt = dedup::source_salt(source);
+        let ids: Vec<u128> = ids.iter().map(|id| id ^ salt).collect();
+        let directory = self.progress.log.directory();
+        let now = self.progress.clock.now();
+        // The log's files first, then the index, as everywhere.
+        let remembered =
+            self.progress.log.while_held(|| self.dedup.lock().remember_history(directory, &ids, now));
+        Ok(remembered.ok_or_else(shutting_down)??)
+    }
+
+    /// Flushes everything that is in the log now to the lake; returns the flushed end.
+    ///
+    /// # Errors
+    /// `lake_failed`; the rows stay in the log.
+    pub async fn flush(&self) -> Result<i64, PushError> {
+        self.flusher.flush_to(self.progress.log.end()).await
+    }
+
+    /// How far each part is.
+    pub fn positions(&self) -> IngestPositions {
+        IngestPositions {
+            log_end: self.progress.log.end(),
+            applied_end: self.progress.applied_end.load(SeqCst),
+            flushed_end: self.progress.flushed_end.load(SeqCst),
+            applied_frontier: self.progress.frontier(),
+            log_bytes: self.progress.log.bytes(),
+            flush_error: self.progress.flush_error.lock().clone(),
+            log_error: self.progress.log.failure().map(str::to_owned),
+        }
+    }
+
+    /// A moment that is not before the `known_at` of any applied row: the clock, or that plus one microsecond after the
+    /// clock stepped back. Reads use it as `now`.
+    pub fn read_now(&self) -> Micros {
+        self.progress.read_now()
+    }
+
+    /// The newest dead letters of a source, at most `limit`, newest last: those not in the lake yet, and those in it.
+    ///
+    /// # Errors
+    /// `lake_failed` when more are asked for than are in memory and the lake can't be read.
+    pub async fn dead_letters(&self, source: &str, limit: usize) -> Result<Vec<DeadLetter>, PushError> {
+        let recent = self.letters.newest(source, limit);
+        if recent.len() >= limit {
+            return Ok(recent);
+        }
+        let first = recent.first().map_or(i64::MAX, |letter| letter.offset);
+        let mut all = self.flusher.lake_letters(source, limit).await?;
+        all.retain(|letter| letter.offset < first);
+        all.extend(recent);
+        all.drain(..all.len().saturating_sub(limit));
+        Ok(all)
+    }
+
+    /// Flushes, checkpoints and stops. Pushes under way are finished, later ones get `shutting_down`.
+    ///
+    /// # Errors
+    /// What the flush or the checkpoint says; nothing acknowledged is lost then, the next start goes on.
+    pub async fn shutdown(&self) -> Result<(), PushError> {
+        self.closing.store(true, SeqCst);
+        // Gone already when it is called twice.
+        let _ = self.writer.send(ToWriter::Stop { clean: true });
+        let threads = std::mem::take(&mut *self.threads.lock());
+        blocking(move || threads.into_iter().for_each(|thread| drop(thread.join()))).await?;
+        self.flush_task.abort();
+        let flushed = self.flush().await;
+        let kept_up = self.flusher.upkeep().await;
+        self.progress.log.release();
+        flushed.and(kept_up)
+    }
+}
+
+impl Drop for Ingest {
+    fn drop(&mut self) {
+        self.closing.store(true, SeqCst);
+        self.flush_task.abort();
+        // Gone already after a shutdown.
+        let _ = self.writer.send(ToWriter::Stop { clean: false });
+        for thread in self.threads.lock().drain(..) {
+            // A thread that panicked has said so.
+            drop(thread.join());
+        }
+        self.progress.log.release();
+    }
+}
+
+/// Counts a push that is being checked.
+struct Checking(Arc<Progress>);
+
+impl Checking {
+    fn begin(progress: &Arc<Progress>) -> Self {
+        progress.checking.fetch_add(1, SeqCst);
+        Self(progress.clone())
+    }
+}
+
+impl Drop for Checking {
+    fn drop(&mut self) {
+        self.0.checking.fetch_sub(1, SeqCst);
+    }
+}
+
+type Prepared = (Submission, oneshot::Receiver<Result<PushOutcome, PushError>>);
+
+fn prepare(
+    schema: Arc<SourceSchema>,
+    request: PushRequest,
+    settings: &PushSettings,
+    permit: Permit,
+) -> Result<Prepared, PushError> {
+    let checked = schema.check(&request.rows, request.row_keys.as_deref(), request.backfill, settings)?;
+    let encoded = if checked.rows.num_rows() == 0 {
+        bytes::Bytes::new()
+    } else {
+        encode_rows(&checked.rows).map_err(|e| PushError::new("malformed_body", e.to_string()))?
+    };
+    let batch_key = request.idempotency_key.as_deref().map(|key| dedup::batch_key(&request.source, key));
+    let (reply, answer) = oneshot::channel();
+    Ok((Submission { schema, checked, encoded, batch_key, reply, permit }, answer))
+}
+
+fn size_of(request: &PushRequest) -> usize {
+    match &request.rows {
+        PushRows::Json(body) => body.len(),
+        PushRows::Arrow(batches) => batches.iter().map(|b| b.get_array_memory_size()).sum(),
+    }
+}
+
+fn compile(definitions: &Definitions) -> Result<HashMap<String, Known>, PushError> {
+    let known = |source: &springhouse_core::definition::Source| {
+        Ok::<_, PushError>(match source.is_stream() {
+            true => Known::Stream(Arc::new(SourceSchema::new(definitions, source)?)),
+            false => Known::Table,
+        })
+    };
+    definitions.sources.values().map(|s| Ok((s.name.clone(), known(s)?))).collect()
+}
+
+/// Offset after the last row of any stream in the lake.
+async fn lake_end(lake: &Lake, definitions: &Definitions) -> Result<i64, PushError> {
+    let mut end = 0;
+    for source in definitions.sources.values().filter(|source| source.is_stream()) {
+        let position = lake.stream_position(source).await.map_err(|e| PushError {
+            code: "lake_failed",
+            message: e.message,
+            hint: e.hint,
+        })?;
+        end = end.max(position + 1);
+    }
+    Ok(end)
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, PushError> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(work)
+        .map_err(|e| PushError::new("log_io", format!("no thread for the {name}: {e}")))
+}
+
+fn shutting_down() -> PushError {
+    PushError::new("shutting_down", "the node is stopping").hint("push to another node, or again later")
+}
+
+fn copy(error: &PushError) -> PushError {
+    PushError { code: error.code, message: error.message.clone(), hint: error.hint.clone() }
+}

@@ -1,0 +1,233 @@
+//! JSON rows into columns: one pass over the body for its rows, one over each row for its values.
+
+use super::columns::ColumnBuilder;
+use super::{Flaw, SourceSchema, Table};
+use crate::outcome::PushError;
+use crate::settings::PushSettings;
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+use std::fmt;
+
+/// Longest piece of a value that a reason quotes.
+const QUOTE_CHARS_MAX: usize = 64;
+
+/// Reads a body: an array of objects.
+pub(super) fn read<'a>(
+    schema: &SourceSchema,
+    body: &'a [u8],
+    settings: &PushSettings,
+) -> Result<Table<'a>, PushError> {
+    if body.len() > settings.batch_bytes_max {
+        return Err(PushError::new(
+            "too_large",
+            format!("the body has {} bytes; at most {} are taken", body.len(), settings.batch_bytes_max),
+        )
+        .hint("push smaller batches, or raise push.batch_bytes_max"));
+    }
+    let rows = split_rows(body, settings.batch_rows_max)?;
+    let mut columns: Vec<ColumnBuilder> =
+        schema.columns.iter().map(|c| ColumnBuilder::new(&c.value_type, rows.len())).collect();
+    let mut flaws = Vec::with_capacity(rows.len());
+    let mut cells: Vec<Option<&str>> = vec![None; columns.len()];
+    for row in &rows {
+        cells.fill(None);
+        let mut flaw = read_cells(schema, row.get(), &mut cells);
+        for ((builder, cell), rule) in columns.iter_mut().zip(&cells).zip(&schema.columns) {
+            let Some(raw) = cell else {
+                builder.push_null();
+                continue;
+            };
+            if let Err((code, more)) = builder.push(raw, schema.zone) {
+                flaw.get_or_insert_with(|| Flaw {
+                    code,
+                    reason: format!(
+                        "column `{}` should be {}, got {}{more}",
+                        rule.name,
+                        rule.value_type,
+                        quote(raw)
+                    ),
+                });
+            }
+        }
+        flaws.push(flaw);
+    }
+    let columns = columns.into_iter().map(ColumnBuilder::finish).collect();
+    Ok(Table { columns, flaws, text_of: Box::new(move |row| rows[row].get().to_owned()) })
+}
+
+/// The start of a value, for a message.
+fn quote(raw: &str) -> String {
+    match raw.char_indices().nth(QUOTE_CHARS_MAX) {
+        None => raw.to_owned(),
+        Some((end, _)) => format!("{}...", &raw[..end]),
+    }
+}
+
+fn split_rows(body: &[u8], rows_max: usize) -> Result<Vec<&RawValue>, PushError> {
+    let malformed =
+        |why: String| PushError::new("malformed_body", why).hint("send a JSON array of objects, one per row");
+    let text = std::str::from_utf8(body)
+        .map_err(|e| malformed(format!("the body is not UTF-8 from byte {}", e.valid_up_to())))?;
+    let mut input = serde_json::Deserializer::from_str(text);
+    let rows = Rows { rows_max }
+        .deserialize(&mut input)
+        .map_err(|e| malformed(format!("the body is no JSON array of rows: {e}")))?;
+    input.end().map_err(|e| malformed(format!("the body goes on after its array: {e}")))?;
+    match rows {
+        Some(rows) => Ok(rows),
+        None => Err(PushError::new("too_large", format!("a push has at most {rows_max} rows"))
+            .hint("push smaller batches, or raise push.batch_rows_max")),
+    }
+}
+
+/// The rows of the array as text; none when there are more than allowed.
+struct Rows {
+    rows_max: usize,
+}
+
+impl<'de> DeserializeSeed<'de> for Rows {
+    type Value = Option<Vec<&'de RawValue>>;
+
+    fn deserialize<D: Deserializer<'de>>(self, input: D) -> Result<Self::Value, D::Error> {
+        input.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Rows {
+    type Value = Option<Vec<&'de RawValue>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of objects")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+        let mut rows = Vec::new();
+        while let Some(row) = items.next_element::<&'de RawValue>()? {
+            if rows.len() < self.rows_max {
+                rows.push(row);
+            } else {
+                // The rest is only read to its end.
+                while items.next_element::<serde::de::IgnoredAny>()?.is_some() {}
+                return Ok(None);
+            }
+        }
+        Ok(Some(rows))
+    }
+}
+
+/// Finds the text of each declared column in a row; the flaw is of the row's keys.
+fn read_cells<'a>(schema: &SourceSchema, row: &'a str, cells: &mut [Option<&'a str>]) -> Option<Flaw> {
+    if !row.starts_with('{') {
+        return Some(Flaw {
+            code: "malformed_row",
+            reason: format!("a row should be an object, got {}", quote(row)),
+        });
+    }
+    let mut flaw = None;
+    let mut input = serde_json::Deserializer::from_str(row);
+    let read = Cells { schema, cells, flaw: &mut flaw }.deserialize(&mut input);
+    if let Err(error) = read {
+        flaw.get_or_insert_with(|| Flaw {
+            code: "malformed_row",
+            reason: format!("the row can't be read: {error}"),
+        });
+    }
+    flaw
+}
+
+struct Cells<'s, 'c, 'a> {
+    schema: &'s SourceSchema,
+    cells: &'c mut [Option<&'a str>],
+    flaw: &'c mut Option<Flaw>,
+}
+
+impl<'de> DeserializeSeed<'de> for Cells<'_, '_, 'de> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, input: D) -> Result<(), D::Error> {
+        input.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Cells<'_, '_, 'de> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
+        // Rows mostly have their columns in one order: the next one is guessed before it is looked up.
+        let mut guess = 0;
+        while let Some(key) = entries.next_key_seed(Key { schema: self.schema, guess })? {
+            let value: &'de RawValue = entries.next_value()?;
+            match key {
+                Ok(column) => {
+                    guess = column + 1;
+                    if self.cells[column].replace(value.get()).is_some() {
+                        let name = &self.schema.columns[column].name;
+                        self.flaw.get_or_insert_with(|| Flaw {
+                            code: "duplicate_column",
+                            reason: format!("column `{name}` is there twice"),
+                        });
+                    }
+                }
+                Err(name) => {
+                    self.flaw.get_or_insert_with(|| self.schema.unknown_column(&name));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Key<'s> {
+    schema: &'s SourceSchema,
+    guess: usize,
+}
+
+impl<'de> DeserializeSeed<'de> for Key<'_> {
+    type Value = Result<usize, String>;
+
+    fn deserialize<D: Deserializer<'de>>(self, input: D) -> Result<Self::Value, D::Error> {
+        input.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Key<'_> {
+    type Value = Result<usize, String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a column name")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
+        if self.schema.columns.get(self.guess).is_some_and(|c| c.name == name) {
+            return Ok(Ok(self.guess));
+        }
+        Ok(self.schema.by_name.get(name).copied().ok_or_else(|| name.to_owned()))
+    }
+}
+
+impl SourceSchema {
+    /// What is said of a column that is not declared.
+    pub(super) fn unknown_column(&self, name: &str) -> Flaw {
+        let close = self
+            .columns
+            .iter()
+            .map(|c| (strsim::jaro_winkler(&c.name, name), &c.name))
+            .filter(|(likeness, _)| *likeness > 0.8)
+            .max_by(|a, b| a.0.total_cmp(&b.0));
+        let more = match close {
+            Some((_, close)) => format!("; did you mean `{close}`?"),
+            None => {
+                let names: Vec<&str> = self.columns.iter().map(|c| c.name.as_str()).collect();
+                format!("; its columns are {}", names.join(", "))
+            }
+        };
+        Flaw {
+            code: "unknown_column",
+            reason: format!("source `{}` has no column `{}`{more}", self.source.name, quote(name)),
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! The thread that decides: in log order it stamps rows, finds duplicates, writes groups and makes them durable.
+
+use crate::applier::{Answer, ToApplier};
+use crate::dedup::{Dedup, source_salt};
+use crate::log::{LogError, LogWriter, Record, RefusedRow, encode_rows};
+use crate::outcome::{PushError, PushOutcome, RowOutcome};
+use crate::progress::{Permit, Progress};
+use crate::rows::Piece;
+use crate::validate::{CheckedRows, SourceSchema, timestamps};
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, TimestampMicrosecondArray};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use springhouse_core::Micros;
+use springhouse_core::time::format_instant;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// A group is written at this size without waiting for more.
+const GROUP_BYTES_MAX: usize = 8 << 20;
+
+/// What the writer is told.
+pub(crate) enum ToWriter {
+    /// A checked push.
+    Push(Box<Submission>),
+    /// Finish what was sent before, then stop; `clean` appends the record of a clean stop.
+    Stop {
+        /// False leaves the log as a crash would.
+        clean: bool,
+    },
+}
+
+/// A checked push on its way into the log.
+pub(crate) struct Submission {
+    pub(crate) schema: Arc<SourceSchema>,
+    pub(crate) checked: CheckedRows,
+    /// [`encode_rows`] of the checked rows, made ahead: mostly all of them are accepted as they are.
+    pub(crate) encoded: Bytes,
+    pub(crate) batch_key: Option<u128>,
+    pub(crate) reply: oneshot::Sender<Result<PushOutcome, PushError>>,
+    pub(crate) permit: Permit,
+}
+
+pub(crate) struct Writer {
+    pub(crate) log: LogWriter,
+    pub(crate) dedup: Arc<Mutex<Dedup>>,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) applier: Sender<ToApplier>,
+    pub(crate) last_known_at: Micros,
+    pub(crate) company_delay: Duration,
+}
+
+impl Writer {
+    /// Runs until it is told to stop, or everyone who could tell it anything is gone.
+    pub(crate) fn run(mut self, queue: &Receiver<ToWriter>) {
+        let mut next = queue.recv().ok();
+        while let Some(ToWriter::Push(first)) = next {
+            next = self.one_group(first, queue);
+            if next.is_none() {
+                next = queue.recv().ok();
+            }
+        }
+        if let Some(ToWriter::Stop { clean: true }) = next
+            && let Err(error) = self.log.close()
+        {
+            tracing::warn!(%error, "the log was not closed cleanly");
+        }
+        // The applier may be gone already; then there is nothing to stop.
+        let _ = self.applier.send(ToApplier::Stop);
+    }
+
+    /// Writes one group; gives back the message that ended it, if one did.
+    fn one_group(&mut self, first: Box<Submission>, queue: &Receiver<ToWriter>) -> Option<ToWriter> {
+        self.progress.groups_begun.fetch_add(1, SeqCst);
+        let mut answers = Vec::new();
+        let mut end_message = None;
+        let deadline = Instant::now() + self.company_delay;
+        self.take(*first, &mut answers);
+        while self.log.group_bytes() < GROUP_BYTES_MAX {
+            match self.next_in_group(queue, deadline) {
+                Some(ToWriter::Push(submission)) => self.take(*submission, &mut answers),
+                Some(stop) => {
+                    end_message = Some(stop);
+                    break;
+                }
+                None => break,
+            }
+        }
+        match self.log.commit() {
+            Ok(()) => {
+                let group =
+                    ToApplier::Group { answers, end: self.log.next_offset(), known_at: self.last_known_at };
+                if let Err(returned) = self.applier.send(group) {
+                    returned.0.refuse(|| PushError::new("shutting_down", "the node is stopping"));
+                }
+            }
+            Err(error) => {
+                let text = error.to_string();
+                answers.into_iter().for_each(|answer| answer.refuse(log_failed(&text)));
+                self.progress.groups_applied.fetch_add(1, SeqCst);
+            }
+        }
+        end_message
+    }
+
+    /// The next push of the present group: one that is there, or one that is being checked right now.
+    fn next_in_group(&self, queue: &Receiver<ToWriter>, deadline: Instant) -> Option<ToWriter> {
+        match queue.try_recv() {
+            Ok(message) => return Some(message),
+            Err(TryRecvError::Disconnected) => return None,
+            Err(TryRecvError::Empty) => {}
+        }
+        if self.progress.checking.load(SeqCst) == 0 {
+            return None;
+        }
+        match queue.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(message) => Some(message),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
+        }
+    }
+
+    fn take(&mut self, submission: Submission, answers: &mut Vec<Answer>) {
+        let log = &self.progress.log;
+        if let Some(why) = log.failure() {
+            let error = log_failed(why);
+            // Nobody waits any more when the caller went away.
+            let _ = submission.reply.send(Err(error));
+            return;
+        }
+        let known_at = self.progress.clock.now().max(self.last_known_at);
+        self.last_known_at = known_at;
+        let dedup = self.dedup.clone();
+        let mut dedup = dedup.lock();
+        dedup.expire(known_at);
+        if let Some(key) = submission.batch_key
+            && let Some(first) = dedup.batch(key)
+        {
+            let Submission { reply, permit, .. } = submission;
+            answers.push(Answer {
+                outcome: (*first).clone(),
+                rows: None,
+                letters: None,
+                reply,
+                _permit: permit,
+            });
+            return;
+        }
+        let Submission { schema, checked, encoded, batch_key, reply, permit } = submission;
+        match self.stamp(&schema, checked, encoded, batch_key, known_at, &mut dedup) {
+            Ok((piece, record, outcome)) => {
+                if let Some(key) = batch_key {
+                    dedup.insert_batch(key, known_at, outcome.clone());
+                }
+                let name: Arc<str> = schema.source.name.as_str().into();
+                let letters = (!record.refused.is_empty())
+                    .then(|| (name.clone(), crate::dead_letters::of_record(&record)));
+                let rows = piece.map(|piece| (name, piece));
+                answers.push(Answer { outcome, rows, letters, reply, _permit: permit });
+            }
+            Err(error) => drop(reply.send(Err(error))),
+        }
+    }
+
+    /// Decides about each row and adds the record to the group.
+    fn stamp(
+        &mut self,
+        schema: &SourceSchema,
+        checked: CheckedRows,
+        mut encoded: Bytes,
+        batch_key: Option<u128>,
+        known_at: Micros,
+        dedup: &mut Dedup,
+    ) -> Result<(Option<Piece>, Record, PushOutcome), PushError> {
+        let CheckedRows { mut rows, numbers, mut ids, known_at: mut row_known_at, mut refused } = checked;
+        let number = |row: usize| numbers.as_ref().map_or(row as u32, |numbers| numbers[row]);
+        let fates = self.fates(schema, &rows, ids.as_deref(), known_at, dedup);
+        let mut duplicates = Vec::new();
+        if let Some(fates) = &fates {
+            for (row, fate) in fates.iter().enumerate() {
+                match fate {
+                    Fate::Keep => {}
+                    Fate::Duplicate => duplicates.push(number(row)),
+                    Fate::Future => refused.push(self.in_future(schema, &rows, row, number(row), known_at)),
+                }
+            }
+            let internal = |e: arrow::error::ArrowError| PushError::new("malformed_body", e.to_string());
+            let keep: BooleanArray = fates.iter().map(|fate| Some(*fate == Fate::Keep)).collect();
+            if keep.true_count() < keep.len() {
+                rows = arrow::compute::filter_record_batch(&rows, &keep).map_err(internal)?;
+                let kept = |row: &usize| fates[*row] == Fate::Keep;
+                ids = ids.map(|ids| (0..ids.len()).filter(kept).map(|row| ids[row]).collect());
+                row_known_at =
+                    row_known_at.map(|times| (0..times.len()).filter(kept).map(|row| times[row]).collect());
+            }
+            rows = clamp(schema, rows, known_at).map_err(internal)?;
+            encoded =
+                if rows.num_rows() == 0 { Bytes::new() } else { encode_rows(&rows).map_err(internal)? };
+        }
+        // A backfilled row can't have been known later than now.
+        if let Some(times) = &mut row_known_at {
+            times.iter_mut().for_each(|time| *time = (*time).min(known_at));
+        }
+        if ids.as_ref().is_some_and(|ids| ids.iter().all(|id| *id == 0)) {
+            ids = None;
+        }
+        refused.sort_unstable_by_key(|refused| refused.row);
+        let mut exceptions: Vec<(usize, RowOutcome)> =
+            duplicates
+                .iter()
+                .map(|row| (*row as usize, RowOutcome::Duplicate))
+                .chain(refused.iter().map(|r| {
+                    (r.row as usize, RowOutcome::Refused { code: r.code, reason: r.reason.clone() })
+                }))
+                .collect();
+        exceptions.sort_unstable_by_key(|(row, _)| *row);
+        let record = Record {
+            group_start: 0,
+            source: schema.source.name.clone(),
+            base: self.log.next_offset(),
+            accepted: rows.num_rows() as u32,
+            known_at,
+            batch_key,
+            duplicates: if batch_key.is_some() { duplicates.clone() } else { Vec::new() },
+            row_known_at: row_known_at.clone(),
+            ids: ids.clone(),
+            refused,
+            rows: if rows.num_rows() == 0 { Bytes::new() } else { encoded },
+        };
+        let outcome = PushOutcome {
+            accepted: rows.num_rows(),
+            duplicates: duplicates.len(),
+            refused: record.refused.len(),
+            exceptions,
+            end_offset: record.end(),
+            known_at,
+        };
+        // What has no row and no key leaves nothing to remember.
+        if record.end() > record.base || batch_key.is_some() {
+            self.log.add(&record).map_err(|e: LogError| log_failed(&e.to_string()))?;
+        }
+        let piece =
+            (rows.num_rows() > 0).then(|| Piece { rows, base: record.base, known_at, row_known_at, ids });
+        Ok((piece, record, outcome))
+    }
+
+    /// What becomes of each checked row; none when all are kept as they are.
+    fn fates(
+        &self,
+        schema: &SourceSchema,
+        rows: &RecordBatch,
+        ids: Option<&[u128]>,
+        known_at: Micros,
+        dedup: &mut Dedup,
+    ) -> Option<Vec<Fate>> {
+        let times = timestamps(rows.column(schema.event_time)).values();
+        let has_future = times.iter().any(|time| *time > known_at);
+        if !has_future && ids.is_none() {
+            return None;
+        }
+        let latest = known_at.saturating_add(schema.source.max_clock_skew);
+        let salt = source_salt(&schema.source.name);
+        let mut changed = has_future;
+        let fates = times
+            .iter()
+            .enumerate()
+            .map(|(row, time)| {
+                let id = ids.map_or(0, |ids| ids[row]);
+                let fate = if id != 0 && dedup.contains(id ^ salt) {
+                    Fate::Duplicate
+                } else if *time > latest {
+                    // Not remembered: the row may come again with a right time.
+                    Fate::Future
+                } else if id != 0 && !dedup.insert(id ^ salt, known_at) {
+                    Fate::Duplicate
+                } else {
+                    Fate::Keep
+                };
+                changed |= fate != Fate::Keep;
+                fate
+            })
+            .collect();
+        changed.then_some(fates)
+    }
+
+    fn in_future(
+        &self,
+        schema: &SourceSchema,
+        rows: &RecordBatch,
+        row: usize,
+        number: u32,
+        known_at: Micros,
+    ) -> RefusedRow {
+        let time = timestamps(rows.column(schema.event_time)).value(row);
+        let skew = springhouse_core::time::format_duration(schema.source.max_clock_skew);
+        RefusedRow {
+            row: number,
+            code: "event_time_in_future",
+            reason: format!(
+                "column `{}` is {}, which is more than {skew} after the append at {}",
+                schema.source.event_time,
+                format_instant(time),
+                format_instant(known_at)
+            ),
+            text: crate::validate::row_text(rows, row),
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Keep,
+    Duplicate,
+    Future,
+}
+
+fn log_failed(why: &str) -> PushError {
+    PushError::new("log_failed", format!("the row log can't be written: {why}"))
+        .hint("nothing of this push was acknowledged; look at the disk, then start the program again")
+}
+
+/// Event times after the append become its moment.
+fn clamp(
+    schema: &SourceSchema,
+    rows: RecordBatch,
+    known_at: Micros,
+) -> Result<RecordBatch, arrow::error::ArrowError> {
+    let times = timestamps(rows.column(schema.event_time));
+    if times.values().iter().all(|time| *time <= known_at) {
+        return Ok(rows);
+    }
+    let clamped: TimestampMicrosecondArray = times.unary(|time: Micros| time.min(known_at));
+    let clamped: ArrayRef = Arc::new(clamped.with_data_type(times.data_type().clone()));
+    let mut columns = rows.columns().to_vec();
+    columns[schema.event_time] = clamped;
+    RecordBatch::try_new(rows.schema(), columns)
+}

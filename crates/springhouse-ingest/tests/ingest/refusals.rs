@@ -1,0 +1,1 @@
+//! Wrong rows and wrong pushes, with what is said of each.

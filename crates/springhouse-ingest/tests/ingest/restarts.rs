@@ -1,0 +1,1 @@
+//! Random pushes, restarts and redeliveries against a naive model.

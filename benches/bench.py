@@ -44,7 +44,7 @@ class Results:
 class Project:
     """A project in a scratch folder."""
 
-    def __init__(self, program, definitions, settings="", keep=False):
+    def __init__(self, program, definitions, settings="project: bench\n", keep=False):
         self.program, self.keep, self.process = program.resolve(), keep, None
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="springhouse-bench-", dir=os.environ.get("BENCH_DIR")))
         (self.folder / "features").mkdir()

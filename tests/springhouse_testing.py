@@ -42,7 +42,7 @@ class Failed(Exception):
 class Project:
     """A project folder with definitions, removed at the end."""
 
-    def __init__(self, definitions=None, settings=""):
+    def __init__(self, definitions=None, settings="project: test\n"):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="springhouse-test-"))
         self.server = None
         if definitions is not None:

@@ -26,17 +26,24 @@ HISTORY_ROWS = 400          # in each table file; a new file comes before some o
 ALIVE_SECONDS_MAX = 0.8     # a random kill comes within this time
 POINT_SECONDS_MAX = 6.0     # a named point must be reached within this time, else it is a random kill
 
-# Named points of the server where it can be made to die, and whether they need a materialisation to be reached.
+# Named points where the server can be made to die, and the most passes before it does.
 POINTS = {
-    "before_log_write": False,
-    "after_log_write_before_sync": False,
-    "after_sync_before_ack": False,
-    "after_ack_before_apply": False,
-    "before_flush_commit": False,
-    "after_flush_commit": False,
-    "before_checkpoint": False,
-    "after_checkpoint": False,
-    "before_segment_delete": False,
+    "before_log_write": 40,
+    "after_log_write_before_sync": 40,
+    "after_sync_before_ack": 40,
+    "after_ack_before_apply": 40,
+    "after_apply_before_ack": 40,
+    "before_flush_commit": 4,
+    "after_flush_commit": 4,
+    "before_checkpoint": 4,
+    "after_checkpoint": 4,
+    "online_before_commit": 4,
+    "online_after_commit": 4,
+    "before_segment_delete": 1,
+    "materialize_planned": 1,
+    "materialize_bucket_written": 4,
+    "materialize_before_cursor": 1,
+    "materialize_after_cursor": 1,
 }
 
 DEFINITIONS = """
@@ -69,6 +76,7 @@ feature_services:
 
 # Everything happens often, so that a kill finds something to break.
 SETTINGS = """
+project: kill
 push:
   segment_bytes: 65536
   flush_interval_ms: 150
@@ -141,6 +149,7 @@ class KillTest(unittest.TestCase):
         with Project(DEFINITIONS, SETTINGS) as project:
             self.project, self.rng, self.ledger = project, rng, Ledger(rng)
             self.history, self.history_files = [], 0
+            self.points = rng.sample(sorted(POINTS), len(POINTS))
             (project.folder / "history").mkdir()
             self.add_history()
             project.run("apply", "--yes")
@@ -155,10 +164,11 @@ class KillTest(unittest.TestCase):
 
     def round(self, number, reached):
         """One life of the server: start, check, push until it dies."""
-        names = list(POINTS)
-        point = names[number % len(names)] if number % 3 else None
-        crash_at = point and f"{point}:{self.rng.randint(1, 12)}"
-        if self.rng.random() < 0.3:
+        point = self.points.pop() if number % 4 else None
+        if not self.points:
+            self.points = self.rng.sample(sorted(POINTS), len(POINTS))
+        crash_at = point and f"{point}:{self.rng.randint(1, POINTS[point])}"
+        if self.rng.random() < 0.3 or point and point.startswith("materialize"):
             self.add_history()
         server = self.project.serve(crash_at)
         stop = threading.Event()
@@ -222,7 +232,7 @@ class KillTest(unittest.TestCase):
         with Client(server) as client:
             users = [user(n) for n in range(USERS)]
             answer = client.features(["totals"], {"user_id": users})
-            counts, sums = (answer[f"{name}_lifetime"]["values"] for name in ("events_count", "amount_sum"))
+            counts, sums = (answer[f"{name}_lifetime"]["values"] for name in ("events", "amount"))
             return dict(zip(users, zip(counts, sums)))
 
     def check_bounds(self, server):

@@ -6,6 +6,7 @@ pub mod crash_point;
 mod declared;
 pub mod definition;
 pub mod diagnostic;
+pub mod diff;
 pub mod event_id;
 mod hash;
 pub mod key;

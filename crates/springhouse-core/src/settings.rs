@@ -7,7 +7,6 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, DeserializeOwned, IntoDeserializer, value};
 use std::borrow::Cow;
 use std::fmt::Display;
-use std::net::SocketAddr;
 
 /// The deployment of one project. Paths are as written: relative ones start at the project's folder.
 #[derive(Clone, Debug)]
@@ -22,8 +21,8 @@ pub struct Settings {
     pub log_path: String,
     /// Which online store, and where.
     pub store: StoreSettings,
-    /// Where the server listens.
-    pub server_bind: SocketAddr,
+    /// Address and limits of the HTTP server, read by the server.
+    pub server: SettingsSection,
     /// Memory budget of one training set or materialisation, in MiB.
     pub memory_budget_mb: u32,
     /// Limits of push, read by who takes pushes.
@@ -69,7 +68,7 @@ section! {
         /// The online store.
         "store" store: StoreDecl,
         /// The HTTP server.
-        "server" server: ServerDecl,
+        "server" server: SectionDecl,
         /// Training sets, materialisation.
         "jobs" jobs: JobsDecl,
         /// Limits of push.
@@ -102,16 +101,6 @@ section! {
 }
 
 section! {
-    /// The HTTP server.
-    ServerDecl, "the server";
-    required {}
-    optional {
-        /// Address and port, such as `127.0.0.1:8080`.
-        "bind" bind: Bind,
-    }
-}
-
-section! {
     /// Training sets, materialisation.
     JobsDecl, "jobs";
     required {}
@@ -123,33 +112,6 @@ section! {
 
 words! {
     StoreKind: "embedded" => Self::Embedded, "memory" => Self::Memory;
-}
-
-/// An address to listen at.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Bind(SocketAddr);
-
-impl FromNode for Bind {
-    fn from_node(node: &Node, reader: &mut Reader) -> Option<Self> {
-        match &node.kind {
-            Kind::Scalar { text, .. } if text.parse::<SocketAddr>().is_ok() => text.parse().ok().map(Self),
-            _ => reader.expected(node, "an address and port such as `127.0.0.1:8080`"),
-        }
-    }
-}
-
-impl JsonSchema for Bind {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> Cow<'static, str> {
-        "Bind".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "string", "examples": ["127.0.0.1:8080"]})
-    }
 }
 
 /// A part of the settings whose keys another crate knows.
@@ -176,8 +138,6 @@ impl JsonSchema for SectionDecl {
     }
 }
 
-/// Where the server listens when nothing is said.
-const BIND_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080);
 /// Memory budget of a job when nothing is said.
 const MEMORY_BUDGET_MB_DEFAULT: u32 = 1024;
 
@@ -216,7 +176,7 @@ pub fn load_settings(file: &str, text: &str) -> Result<Settings, Vec<Diagnostic>
             kind: store.kind.unwrap_or_default(),
             path: store.path.unwrap_or_else(|| ".springhouse/online".to_owned()),
         },
-        server_bind: declared.server.and_then(|s| s.bind).map_or(BIND_DEFAULT, |b| b.0),
+        server: section("server", declared.server),
         memory_budget_mb: declared.jobs.and_then(|j| j.memory_budget_mb).unwrap_or(MEMORY_BUDGET_MB_DEFAULT),
         push: section("push", declared.push),
         serving: section("serving", declared.serving),

@@ -162,15 +162,15 @@ impl ExactSum {
     pub(crate) fn to_float(&self) -> f64 {
         let (base, limbs) = self.canonical();
         let negative = limbs.last().is_some_and(|top| top >> 63 == 1);
-        // The top 128 bits of the magnitude, and whether anything below them is not zero.
-        let mut magnitude: Vec<u64> = limbs.to_vec();
+        // The magnitude; a sum of float64 has at most 34 limbs, of which few are used.
+        let mut buffer = [0u64; 72];
+        let magnitude = &mut buffer[..limbs.len()];
+        magnitude.copy_from_slice(limbs);
         if negative {
-            negate(&mut magnitude);
+            negate(magnitude);
         }
-        while magnitude.last() == Some(&0) {
-            magnitude.pop();
-        }
-        let count = magnitude.len();
+        let count = limbs.len() - magnitude.iter().rev().take_while(|limb| **limb == 0).count();
+        // Its top 128 bits, and whether anything below them is not zero.
         let limb = |from_top: usize| count.checked_sub(from_top).map_or(0, |i| magnitude[i]);
         let top = u128::from(limb(1)) << 64 | u128::from(limb(2));
         let sticky = count > 2 && magnitude[..count - 2].iter().any(|limb| *limb != 0);

@@ -1,7 +1,12 @@
 //! Training values: the same answers as [`crate::ViewPlan::read`], for many labels at once over Arrow arrays.
 
-use crate::arrow_values::{array_from_values, value_at};
-use crate::{EntityState, Event, Stamp, ViewPlan};
+mod grouped;
+mod latest;
+mod suffix;
+mod windows;
+
+use crate::plan::{PlanKind, ViewPlan};
+use crate::stamp::Stamp;
 use arrow::array::ArrayRef;
 use hashbrown::HashMap;
 use springhouse_core::{Micros, ValueStatus};
@@ -44,54 +49,66 @@ pub struct TrainingColumns {
 }
 
 /// Answers all labels of one partition. Cost: events + labels (times a logarithm for the sorts), not their product.
+///
+/// # Panics
+/// When columns of one side differ in length, an entity is not below `entity_count`, an input is not of its Arrow type,
+/// or a partition has 2^32 rows or more.
 pub fn training_values(
     plan: &ViewPlan,
     entity_count: usize,
     events: &EventColumns<'_>,
     labels: &LabelColumns<'_>,
 ) -> TrainingColumns {
-    let kept = kept_rows(events);
-    let mut states: Vec<EntityState> = (0..entity_count).map(|_| plan.empty()).collect();
-    for row in kept {
-        let values = events.inputs.iter().zip(plan.inputs());
-        let event = Event {
-            stamp: events.stamp(row),
-            values: values.map(|(array, input)| value_at(array, row, input.value_type())).collect(),
-        };
-        plan.insert(&mut states[events.entities[row] as usize], event, Micros::MIN);
-    }
-    let asked = labels.entities.iter().zip(labels.at);
-    let answers: Vec<_> = asked.map(|(entity, at)| plan.read(&states[*entity as usize], *at)).collect();
-    let columns = 0..plan.features().len();
-    TrainingColumns {
-        values: columns
-            .clone()
-            .map(|i| array_from_values(&plan.features()[i].1, answers.iter().map(|a| &a.values[i])))
-            .collect(),
-        statuses: columns.map(|i| answers.iter().map(|a| a.statuses[i]).collect()).collect(),
-        event_times: plan.is_latest().then(|| answers.iter().map(|a| a.event_time).collect()),
+    events.check(plan);
+    assert_eq!(labels.entities.len(), labels.at.len(), "label columns have one length");
+    let kept = events.event_ids.map(|ids| first_arrivals(events, ids));
+    let is_kept = |row: usize| kept.as_ref().is_none_or(|kept| kept[row]);
+    match &plan.kind {
+        PlanKind::Latest(latest) => latest::answer(plan, latest, entity_count, events, labels, is_kept),
+        PlanKind::Windows(windows) => windows::answer(plan, windows, entity_count, events, labels, is_kept),
     }
 }
 
 impl EventColumns<'_> {
+    fn check(&self, plan: &ViewPlan) {
+        let rows = self.entities.len();
+        assert!(rows < u32::MAX as usize, "a partition has fewer than 2^32 rows");
+        let lengths = [self.event_times.len(), self.known_at.len(), self.seq.len()];
+        assert_eq!(lengths, [rows; 3], "event columns have one length");
+        assert_eq!(self.inputs.len(), plan.inputs.len(), "there is one array per input of the plan");
+        for (array, input) in self.inputs.iter().zip(&plan.inputs) {
+            assert_eq!(array.len(), rows, "event columns have one length");
+            let expected = crate::arrow_type(input.value_type());
+            assert_eq!(*array.data_type(), expected, "an input has the Arrow type of its value type");
+        }
+    }
+
     fn stamp(&self, row: usize) -> Stamp {
         Stamp { event_time: self.event_times[row], known_at: self.known_at[row], seq: self.seq[row] }
     }
 }
 
-/// The rows that count: of those with one event id, the one with the least (known_at, seq).
-fn kept_rows(events: &EventColumns<'_>) -> Vec<usize> {
-    let Some(ids) = events.event_ids else { return (0..events.entities.len()).collect() };
-    let mut first: HashMap<u128, usize> = HashMap::new();
+/// Per row, whether it counts: of the rows with one event id, only the one with the least (known_at, seq).
+fn first_arrivals(events: &EventColumns<'_>, ids: &[Option<u128>]) -> Vec<bool> {
+    let mut kept = vec![true; events.entities.len()];
+    assert_eq!(ids.len(), kept.len(), "event columns have one length");
+    // Rows that are equal in all of these are the same to every answer, unless their contents differ; the row number
+    // then decides, as the file's order would.
     let arrival = |row: usize| (events.known_at[row], events.seq[row], events.event_times[row], row);
+    let mut first: HashMap<u128, u32> = HashMap::with_capacity(ids.len());
     for (row, id) in ids.iter().enumerate() {
-        if let Some(id) = id {
-            let held = first.entry(*id).or_insert(row);
-            if arrival(row) < arrival(*held) {
-                *held = row;
-            }
+        let Some(id) = id else { continue };
+        let held = first.entry(*id).or_insert(row as u32);
+        let other = *held as usize;
+        if other == row {
+            continue;
+        }
+        if arrival(row) < arrival(other) {
+            kept[other] = false;
+            *held = row as u32;
+        } else {
+            kept[row] = false;
         }
     }
-    let is_kept = |row: &usize| ids[*row].is_none_or(|id| first[&id] == *row);
-    (0..events.entities.len()).filter(is_kept).collect()
+    kept
 }

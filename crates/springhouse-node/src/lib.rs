@@ -2,9 +2,12 @@
 //! jobs that need several of them. What the server, the command line and language bindings share; knows no HTTP.
 
 mod clock;
+mod error;
 mod node;
+mod progress;
 mod verify;
 
 pub use clock::{SettableClock, SystemClock};
-pub use node::{JobOutcome, Node, NodeError, NodeOptions, NodePaths, NodeStatus, ViewLine};
-pub use verify::{Difference, VerifyOutcome};
+pub use error::NodeError;
+pub use node::{JobOutcome, Node, NodeOptions, NodePaths, NodeStatus, ViewLine, open_registry};
+pub use verify::{DIFFERENCES_MAX, Difference, VerifyOutcome};

@@ -1,12 +1,21 @@
 //! Opening a node, and its jobs.
 
-use crate::VerifyOutcome;
+use crate::progress::{
+    NodeFrontiers, ViewProgress, forget, note_materialized, note_stream_start, read_progress,
+};
+use crate::{NodeError, VerifyOutcome, verify};
+use arc_swap::ArcSwap;
 use serde::Serialize;
+use springhouse_core::definition::FeatureView;
 use springhouse_core::{Clock, Definitions, Micros};
-use springhouse_ingest::{Ingest, IngestPositions, PushSettings};
-use springhouse_lake::{Lake, Progress};
-use springhouse_online::{OnlineStore, StoreStatistics};
+use springhouse_ingest::{Ingest, IngestPositions, PushSettings, ViewFeed};
+use springhouse_kernel::ViewPlan;
+use springhouse_lake::{Lake, MaterializeRequest, Progress};
+use springhouse_online::{OnlineStore, StoreStatistics, ViewHandle};
+use springhouse_online_embedded::{EmbeddedSettings, EmbeddedStore};
+use springhouse_registry::Registry;
 use springhouse_serving::{FeatureServer, ServingSettings};
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -48,6 +57,8 @@ pub struct NodeOptions {
     pub push: PushSettings,
     /// Limits of serving.
     pub serving: ServingSettings,
+    /// Limits of the online store.
+    pub online: EmbeddedSettings,
     /// Memory budget of one materialisation or training set, bytes.
     pub memory_budget: u64,
     /// The clock.
@@ -86,9 +97,9 @@ pub struct ViewLine {
     pub frontier: Option<Micros>,
     /// `now - frontier`, microseconds.
     pub age: Option<Micros>,
-    /// Freshness targets, microseconds.
+    /// Freshness target at p95, microseconds.
     pub slo_p95: Micros,
-    /// Freshness targets, microseconds.
+    /// Freshness target at p99, microseconds.
     pub slo_p99: Micros,
 }
 
@@ -109,21 +120,30 @@ pub struct NodeStatus {
     pub store: StoreStatistics,
 }
 
-/// Why the node can't open or a job failed.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub struct NodeError {
-    /// Stable code, such as `nothing_applied`, `store_locked`, `unknown_view`.
-    pub code: &'static str,
-    /// What failed and why.
-    pub message: String,
-    /// What to do.
-    pub hint: Option<String>,
+/// What is served: one registry snapshot and the generation of each of its views.
+#[derive(Debug)]
+pub(crate) struct Applied {
+    pub(crate) definitions: Arc<Definitions>,
+    pub(crate) hash: Arc<str>,
+    pub(crate) snapshot: u64,
+    /// By view name.
+    pub(crate) views: BTreeMap<String, ViewHandle>,
 }
 
 /// One open node. The only writer of its online store and log.
 #[derive(Debug)]
-pub struct Node {}
+pub struct Node {
+    options: NodeOptions,
+    registry: Registry,
+    store: Arc<dyn OnlineStore>,
+    lake: Lake,
+    ingest: Arc<Ingest>,
+    serving: FeatureServer,
+    frontiers: Arc<NodeFrontiers>,
+    applied: ArcSwap<Applied>,
+    /// One job at a time: materialisation, rebuild and reload change the same facts.
+    jobs: tokio::sync::Mutex<()>,
+}
 
 impl Node {
     /// Opens the project at the registry's head: takes the store's writer lock, replays the log.
@@ -131,79 +151,438 @@ impl Node {
     /// # Errors
     /// `nothing_applied`, `store_locked` (another node runs; the hint says where), or what a part says.
     pub async fn open(options: NodeOptions) -> Result<Arc<Self>, NodeError> {
-        let _ = options;
-        unimplemented!()
+        let registry = open_registry(&options.paths.registry)?;
+        let store: Arc<dyn OnlineStore> =
+            Arc::new(EmbeddedStore::open(&options.paths.online, &options.online)?);
+        let lake = Lake::open(&options.paths.project, &options.paths.lake)?;
+        let applied = load_head(&registry, store.as_ref()).await?;
+        let lanes = store.lanes().await?;
+        let known: Feeds = feeds(&applied, &lanes);
+        let ingest = Arc::new(
+            Ingest::open(
+                &options.paths.log,
+                options.push.clone(),
+                applied.definitions.clone(),
+                known,
+                store.clone(),
+                lake.clone(),
+                options.clock.clone(),
+            )
+            .await?,
+        );
+        let frontiers = Arc::new(NodeFrontiers::default());
+        frontiers.set_ingest(ingest.clone());
+        let serving = FeatureServer::new(
+            applied.definitions.clone(),
+            applied.hash.clone(),
+            applied.views.clone(),
+            store.clone(),
+            frontiers.clone(),
+            options.serving.clone(),
+        )?;
+        let node = Self {
+            options,
+            registry,
+            store,
+            lake,
+            ingest,
+            serving,
+            frontiers,
+            applied: ArcSwap::from_pointee(applied),
+            jobs: tokio::sync::Mutex::new(()),
+        };
+        node.take_up_views().await?;
+        Ok(Arc::new(node))
     }
 
     /// The definitions served.
     pub fn definitions(&self) -> Arc<Definitions> {
-        unimplemented!()
+        self.applied.load().definitions.clone()
+    }
+
+    /// Hash of the definitions served.
+    pub fn definition_hash(&self) -> Arc<str> {
+        self.applied.load().hash.clone()
+    }
+
+    /// Number of the registry snapshot served.
+    pub fn snapshot(&self) -> u64 {
+        self.applied.load().snapshot
     }
 
     /// Answers feature requests.
     pub fn serving(&self) -> &FeatureServer {
-        unimplemented!()
+        &self.serving
     }
 
     /// Takes pushes.
     pub fn ingest(&self) -> &Ingest {
-        unimplemented!()
+        &self.ingest
     }
 
     /// The history.
     pub fn lake(&self) -> &Lake {
-        unimplemented!()
+        &self.lake
     }
 
     /// The online store.
     pub fn store(&self) -> &Arc<dyn OnlineStore> {
-        unimplemented!()
+        &self.store
     }
 
-    /// Takes up the registry's head.
+    /// How it was opened.
+    pub fn options(&self) -> &NodeOptions {
+        &self.options
+    }
+
+    /// How far a view (`name@version`) has come.
+    pub fn frontier(&self, view_id: &str) -> springhouse_serving::ViewFrontier {
+        springhouse_serving::Frontiers::of(self.frontiers.as_ref(), view_id)
+    }
+
+    pub(crate) fn applied(&self) -> Arc<Applied> {
+        self.applied.load_full()
+    }
+
+    /// Takes up the registry's head: new definitions, new views, without losing a push or a request.
+    ///
+    /// # Errors
+    /// What the registry, ingestion or serving says; the old definitions then stay in force.
     pub async fn reload(&self) -> Result<u64, NodeError> {
-        unimplemented!()
+        let _job = self.jobs.lock().await;
+        let applied = load_head(&self.registry, self.store.as_ref()).await?;
+        let snapshot = applied.snapshot;
+        self.switch_to(applied).await?;
+        Ok(snapshot)
     }
 
     /// Loads what is new in the history of the named views (all when None), up to `until` (now when None).
+    ///
+    /// # Errors
+    /// `unknown_view`, or what the lake or the store says. Views done before stay done.
     pub async fn materialize(
         &self,
         views: Option<&[String]>,
         until: Option<Micros>,
         progress: &dyn Progress,
     ) -> Result<Vec<JobOutcome>, NodeError> {
-        let _ = (views, until, progress);
-        unimplemented!()
+        let _job = self.jobs.lock().await;
+        let applied = self.applied();
+        let until = until.unwrap_or_else(|| self.ingest.read_now());
+        let mut outcomes = Vec::new();
+        for name in chosen_views(&applied.definitions, views)? {
+            let view = &applied.definitions.feature_views[&name];
+            let handle = &applied.views[&name];
+            let progress_now = self.frontiers.progress(&handle.id);
+            let end = progress_now.and_then(|p| p.stream_start);
+            let mut outcome = self.load(&applied, handle, until, end, progress).await?;
+            if outcome.must_rebuild {
+                outcomes.push(self.rebuild_view(view, handle, until, progress).await?);
+                continue;
+            }
+            outcomes.push(job_outcome(handle, &mut outcome, false));
+        }
+        Ok(outcomes)
     }
 
     /// Builds a new generation of the named views (all when None) from history and switches when it is complete.
+    ///
+    /// # Errors
+    /// `unknown_view`, or what the lake or the store says; the old generation then stays in service.
     pub async fn rebuild(
         &self,
         views: Option<&[String]>,
         progress: &dyn Progress,
     ) -> Result<Vec<JobOutcome>, NodeError> {
-        let _ = (views, progress);
-        unimplemented!()
+        let _job = self.jobs.lock().await;
+        let applied = self.applied();
+        let until = self.ingest.read_now();
+        let mut outcomes = Vec::new();
+        for name in chosen_views(&applied.definitions, views)? {
+            let view = &applied.definitions.feature_views[&name];
+            outcomes.push(self.rebuild_view(view, &applied.views[&name], until, progress).await?);
+        }
+        Ok(outcomes)
     }
 
     /// Reads up to `entities_per_view` entities of each named view online and recomputes them from history at the same
     /// moment and cut.
+    ///
+    /// # Errors
+    /// What the store or the lake says.
     pub async fn verify(
         &self,
         views: Option<&[String]>,
         entities_per_view: usize,
     ) -> Result<VerifyOutcome, NodeError> {
-        let _ = (views, entities_per_view);
-        unimplemented!()
+        let names = chosen_views(&self.definitions(), views)?;
+        verify::verify(self, &names, entities_per_view).await
     }
 
     /// The node at a glance.
+    ///
+    /// # Errors
+    /// What the store says.
     pub async fn status(&self) -> Result<NodeStatus, NodeError> {
-        unimplemented!()
+        let applied = self.applied();
+        let now = self.ingest.read_now();
+        let line = |view: &FeatureView| {
+            let handle = &applied.views[&view.name];
+            let frontier =
+                Some(self.frontier(&handle.id).frontier).filter(|frontier| *frontier != Micros::MIN);
+            ViewLine {
+                view: view.id(),
+                entity: view.entity.clone(),
+                source: view.source.clone(),
+                generation: handle.generation,
+                frontier,
+                age: frontier.map(|frontier| (now - frontier).max(0)),
+                slo_p95: view.slo.p95,
+                slo_p99: view.slo.p99,
+            }
+        };
+        Ok(NodeStatus {
+            now,
+            snapshot: applied.snapshot,
+            definition_hash: applied.hash.to_string(),
+            views: applied.definitions.feature_views.values().map(line).collect(),
+            positions: self.ingest.positions(),
+            store: self.store.statistics(),
+        })
     }
 
     /// Flushes, checkpoints, stops. Safe to call twice.
+    ///
+    /// # Errors
+    /// What the flush or the checkpoint says.
     pub async fn shutdown(&self) -> Result<(), NodeError> {
-        unimplemented!()
+        self.ingest.shutdown().await?;
+        self.store.checkpoint().await?;
+        Ok(())
     }
+
+    /// Gives every view without one its stream start, and tells ingestion and serving what to feed and read.
+    async fn take_up_views(&self) -> Result<(), NodeError> {
+        let applied = self.applied();
+        let now = self.ingest.read_now();
+        let lanes = self.store.lanes().await?;
+        for view in applied.definitions.feature_views.values() {
+            let handle = &applied.views[&view.name];
+            let progress = view_progress(&applied, &lanes, view, handle);
+            let is_stream = applied.definitions.sources[&view.source].is_stream();
+            if is_stream && progress.stream_start.is_none() {
+                // The first pushes wait in front of this: a new view starts where the log ends now.
+                let end = self.ingest.positions().log_end;
+                note_stream_start(self.store.as_ref(), handle, end, now).await?;
+            }
+        }
+        self.store.checkpoint().await?;
+        let lanes = self.store.lanes().await?;
+        self.ingest.reload(applied.definitions.clone(), feeds(&applied, &lanes)).await?;
+        self.publish_progress(&applied).await
+    }
+
+    async fn switch_to(&self, applied: Applied) -> Result<(), NodeError> {
+        self.applied.store(Arc::new(applied));
+        self.take_up_views().await?;
+        let applied = self.applied();
+        self.serving.reload(applied.definitions.clone(), applied.hash.clone(), applied.views.clone())?;
+        Ok(())
+    }
+
+    async fn publish_progress(&self, applied: &Applied) -> Result<(), NodeError> {
+        let lanes = self.store.lanes().await?;
+        let of = |view: &FeatureView| {
+            let handle = &applied.views[&view.name];
+            (handle.id.clone(), view_progress(applied, &lanes, view, handle))
+        };
+        let views: HashMap<_, _> = applied.definitions.feature_views.values().map(of).collect();
+        self.frontiers.set_views(views);
+        Ok(())
+    }
+
+    /// One materialisation run into one generation.
+    async fn load(
+        &self,
+        applied: &Applied,
+        handle: &ViewHandle,
+        until: Micros,
+        stream_end: Option<i64>,
+        progress: &dyn Progress,
+    ) -> Result<springhouse_lake::MaterializeOutcome, NodeError> {
+        if let Some(end) = stream_end.filter(|end| *end > 0) {
+            // Rows below the view's stream start are read from the lake: they must be there.
+            if self.ingest.positions().flushed_end < end {
+                self.ingest.flush().await?;
+            }
+        }
+        let previous = self.store.view_status(handle).await?.map(|status| status.note);
+        let request = MaterializeRequest {
+            definitions: &applied.definitions,
+            view: handle.clone(),
+            until,
+            stream_end,
+            previous,
+            memory_budget: self.options.memory_budget,
+        };
+        let outcome = self.lake.materialize(&request, &self.store, progress).await?;
+        if !outcome.must_rebuild {
+            note_materialized(self.store.as_ref(), handle, until).await?;
+            self.publish_progress(&self.applied()).await?;
+        }
+        Ok(outcome)
+    }
+
+    /// Fills the next generation and switches readers to it; the one before the present one is dropped.
+    async fn rebuild_view(
+        &self,
+        view: &FeatureView,
+        current: &ViewHandle,
+        until: Micros,
+        progress: &dyn Progress,
+    ) -> Result<JobOutcome, NodeError> {
+        let applied = self.applied();
+        let store = self.store.as_ref();
+        let next = ViewHandle { generation: current.generation + 1, ..current.clone() };
+        // What an interrupted rebuild left behind.
+        store.drop_generation(&next.id, next.generation).await?;
+        forget(store, &next).await?;
+        let is_stream = applied.definitions.sources[&view.source].is_stream();
+        let mut stream_end = None;
+        if is_stream {
+            stream_end = Some(self.feed_also(&applied, &view.source, &next).await?);
+        }
+        let mut outcome = self.load(&applied, &next, until, stream_end, progress).await?;
+        store.checkpoint().await?;
+        store.activate_generation(&next.id, next.generation).await?;
+        let mut views = applied.views.clone();
+        views.insert(view.name.clone(), next.clone());
+        let switched = Applied {
+            definitions: applied.definitions.clone(),
+            hash: applied.hash.clone(),
+            snapshot: applied.snapshot,
+            views,
+        };
+        self.switch_to(switched).await?;
+        store.drop_generation(&current.id, current.generation).await?;
+        forget(store, current).await?;
+        Ok(job_outcome(&next, &mut outcome, true))
+    }
+
+    /// Feeds a generation under construction beside the served ones; returns the offset from which it is fed.
+    async fn feed_also(&self, applied: &Applied, source: &str, next: &ViewHandle) -> Result<i64, NodeError> {
+        let lanes = self.store.lanes().await?;
+        let mut all = feeds(applied, &lanes);
+        let start = self.ingest.positions().log_end;
+        all.entry(source.to_owned()).or_default().push(ViewFeed { handle: next.clone(), start });
+        note_stream_start(self.store.as_ref(), next, start, self.ingest.read_now()).await?;
+        self.store.checkpoint().await?;
+        self.ingest.reload(applied.definitions.clone(), all).await?;
+        Ok(start)
+    }
+}
+
+type Feeds = BTreeMap<String, Vec<ViewFeed>>;
+
+fn feeds(applied: &Applied, lanes: &BTreeMap<Arc<str>, i64>) -> Feeds {
+    let mut feeds = Feeds::new();
+    for view in applied.definitions.feature_views.values() {
+        let handle = &applied.views[&view.name];
+        if let Some(start) = view_progress(applied, lanes, view, handle).stream_start {
+            let feed = ViewFeed { handle: handle.clone(), start };
+            feeds.entry(view.source.clone()).or_default().push(feed);
+        }
+    }
+    feeds
+}
+
+fn view_progress(
+    applied: &Applied,
+    lanes: &BTreeMap<Arc<str>, i64>,
+    view: &FeatureView,
+    handle: &ViewHandle,
+) -> ViewProgress {
+    let source = &applied.definitions.sources[&view.source];
+    read_progress(lanes, handle, source.is_stream(), source.table().is_some())
+}
+
+fn job_outcome(
+    handle: &ViewHandle,
+    outcome: &mut springhouse_lake::MaterializeOutcome,
+    rebuilt: bool,
+) -> JobOutcome {
+    JobOutcome {
+        view: handle.id.to_string(),
+        rows: outcome.rows,
+        entities: outcome.entities,
+        seconds: outcome.seconds,
+        generation: handle.generation,
+        rebuilt,
+    }
+}
+
+/// The named views, or all.
+fn chosen_views(definitions: &Definitions, views: Option<&[String]>) -> Result<Vec<String>, NodeError> {
+    let Some(names) = views else {
+        return Ok(definitions.feature_views.keys().cloned().collect());
+    };
+    for name in names {
+        if !definitions.feature_views.contains_key(name) {
+            let known: Vec<&str> = definitions.feature_views.keys().map(String::as_str).collect();
+            return Err(NodeError::new(
+                "unknown_view",
+                format!("there is no feature view `{name}`"),
+                format!("the applied views are: {}", known.join(", ")),
+            ));
+        }
+    }
+    Ok(names.to_vec())
+}
+
+/// The registry in a folder, which is made when it is not there.
+///
+/// # Errors
+/// `registry_failed` when the folder can't be made or read.
+pub fn open_registry(folder: &Path) -> Result<Registry, NodeError> {
+    std::fs::create_dir_all(folder).map_err(|error| {
+        NodeError::new(
+            "registry_failed",
+            format!("the registry folder {} can't be made: {error}", folder.display()),
+            "check that the folder may be written",
+        )
+    })?;
+    Ok(Registry::local(folder)?)
+}
+
+async fn load_head(registry: &Registry, store: &dyn OnlineStore) -> Result<Applied, NodeError> {
+    let Some(head) = registry.head().await? else {
+        return Err(NodeError::new(
+            "nothing_applied",
+            "nothing has been applied to this project yet",
+            "run `springhouse apply`",
+        ));
+    };
+    let definitions = Arc::new(head.definitions);
+    let mut views = BTreeMap::new();
+    for view in definitions.feature_views.values() {
+        let source = definitions.sources.get(&view.source).ok_or_else(|| {
+            NodeError::new(
+                "registry_damaged",
+                format!("view `{}` names source `{}`, which is not in the snapshot", view.name, view.source),
+                "apply the definitions again",
+            )
+        })?;
+        let columns: HashMap<String, _> = source
+            .schema()
+            .into_iter()
+            .chain(view.derived.iter().map(|d| (d.name.clone(), d.value_type.clone())))
+            .collect();
+        let plan = ViewPlan::compile(view, &|name| columns.get(name).cloned()).map_err(|error| {
+            NodeError::new("view_not_planned", error.to_string(), "correct the definition and apply again")
+        })?;
+        let id: Arc<str> = view.id().into();
+        let generation = store.active_generation(&id).await?;
+        views.insert(view.name.clone(), ViewHandle { id, generation, plan: Arc::new(plan) });
+    }
+    Ok(Applied { definitions, hash: head.definition_hash.as_str().into(), snapshot: head.number, views })
 }

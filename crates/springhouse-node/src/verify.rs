@@ -1,7 +1,12 @@
 //! Online against offline, bit for bit.
 
+use crate::{Node, NodeError};
 use serde::Serialize;
-use springhouse_core::Micros;
+use springhouse_core::{EntityKey, Micros, Value, ValueStatus, ValueType};
+use springhouse_kernel::EntityAnswer;
+use springhouse_lake::Cut;
+use springhouse_online::ViewHandle;
+use std::time::Duration;
 
 /// What a verification found.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -10,10 +15,12 @@ pub struct VerifyOutcome {
     pub values: u64,
     /// Entities compared, over all views.
     pub entities: u64,
-    /// Every difference, up to a limit.
+    /// Every difference, up to [`DIFFERENCES_MAX`].
     pub differences: Vec<Difference>,
     /// Differences in all.
     pub difference_count: u64,
+    /// Views left out because their history was never loaded.
+    pub not_materialized: Vec<String>,
 }
 
 /// One value that is not the same online and offline.
@@ -23,7 +30,7 @@ pub struct Difference {
     pub view: String,
     /// The feature.
     pub feature: String,
-    /// The entity's key values, as JSON text.
+    /// The entity's key values.
     pub key: String,
     /// The moment compared.
     pub at: Micros,
@@ -31,4 +38,132 @@ pub struct Difference {
     pub online: String,
     /// Value and status recomputed from history.
     pub offline: String,
+}
+
+/// Differences listed in full; the others are only counted.
+pub const DIFFERENCES_MAX: usize = 1_000;
+
+/// How often a read is tried again because events were applied during it.
+const READ_ATTEMPTS_MAX: usize = 50;
+
+/// How long to wait for the applied frontier to pass the moment of the read.
+const FRONTIER_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// The online answers of a few entities at one moment, with the cut that they have seen.
+struct OnlineRead {
+    at: Micros,
+    cut: i64,
+    answers: Vec<EntityAnswer>,
+}
+
+pub(crate) async fn verify(
+    node: &Node,
+    views: &[String],
+    entities_per_view: usize,
+) -> Result<VerifyOutcome, NodeError> {
+    let applied = node.applied();
+    let mut outcome = VerifyOutcome::default();
+    for name in views {
+        let view = &applied.definitions.feature_views[name];
+        let handle = &applied.views[name];
+        let is_stream = applied.definitions.sources[&view.source].is_stream();
+        let frontier = node.frontier(&handle.id);
+        if frontier.frontier == Micros::MIN {
+            outcome.not_materialized.push(handle.id.to_string());
+            continue;
+        }
+        let keys = node.store().sample_keys(handle, entities_per_view).await?;
+        if keys.is_empty() {
+            continue;
+        }
+        let read = read_online(node, handle, &keys, is_stream).await?;
+        let mut cut = Cut::default();
+        if is_stream {
+            node.ingest().flush().await?;
+            cut.stream_end = Some(read.cut);
+        }
+        cut.table_cursor = node.store().view_status(handle).await?.map(|status| status.note);
+        let at = vec![read.at; keys.len()];
+        let offline = node.lake().recompute(&applied.definitions, view, &keys, &at, &cut).await?;
+        let types: Vec<ValueType> =
+            applied.definitions.entities[&view.entity].keys.iter().map(|key| key.1.clone()).collect();
+        for ((key, online), offline) in keys.iter().zip(&read.answers).zip(&offline) {
+            outcome.entities += 1;
+            compare(&mut outcome, handle, &types, key, read.at, online, offline);
+        }
+    }
+    Ok(outcome)
+}
+
+/// Reads all keys at one moment, after everything known at that moment has been applied and with no event applied
+/// between the first key and the last.
+async fn read_online(
+    node: &Node,
+    handle: &ViewHandle,
+    keys: &[EntityKey],
+    is_stream: bool,
+) -> Result<OnlineRead, NodeError> {
+    for _ in 0..READ_ATTEMPTS_MAX {
+        let at = node.ingest().read_now();
+        if is_stream {
+            wait_for_frontier(node, at).await;
+        }
+        let before = node.ingest().positions().applied_end;
+        let states = node.store().get_many(handle, keys).await?;
+        if node.ingest().positions().applied_end != before {
+            continue;
+        }
+        let answers = states.iter().map(|state| match state {
+            Some(state) => handle.plan.read(state, at),
+            None => handle.plan.read_empty(),
+        });
+        return Ok(OnlineRead { at, cut: before, answers: answers.collect() });
+    }
+    Err(NodeError::new(
+        "verify_busy",
+        "events kept arriving during every read, so no moment could be compared",
+        "run `springhouse verify` with fewer entities, or when fewer events arrive",
+    ))
+}
+
+async fn wait_for_frontier(node: &Node, at: Micros) {
+    let step = Duration::from_millis(1);
+    let mut waited = Duration::ZERO;
+    while node.ingest().positions().applied_frontier <= at && waited < FRONTIER_WAIT_MAX {
+        tokio::time::sleep(step).await;
+        waited += step;
+    }
+}
+
+fn compare(
+    outcome: &mut VerifyOutcome,
+    handle: &ViewHandle,
+    types: &[ValueType],
+    key: &EntityKey,
+    at: Micros,
+    online: &EntityAnswer,
+    offline: &EntityAnswer,
+) {
+    for (index, (feature, _)) in handle.plan.features().iter().enumerate() {
+        outcome.values += 1;
+        let (left, right) = (side(online, index), side(offline, index));
+        if left == right && online.event_time == offline.event_time {
+            continue;
+        }
+        outcome.difference_count += 1;
+        if outcome.differences.len() < DIFFERENCES_MAX {
+            outcome.differences.push(Difference {
+                view: handle.id.to_string(),
+                feature: feature.clone(),
+                key: format!("{:?}", key.decode(types).unwrap_or_default()),
+                at,
+                online: format!("{left:?} event_time={:?}", online.event_time),
+                offline: format!("{right:?} event_time={:?}", offline.event_time),
+            });
+        }
+    }
+}
+
+fn side(answer: &EntityAnswer, index: usize) -> (&Value, ValueStatus) {
+    (&answer.values[index], answer.statuses[index])
 }

@@ -12,8 +12,8 @@ use springhouse_core::crash_point::crash_point;
 use springhouse_kernel::ViewPlan;
 use springhouse_online::StoreError;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvError, TryRecvError};
-use std::sync::{Arc, PoisonError};
 
 /// Rows of dropped generations deleted in one transaction; other work goes on between two of them.
 const GARBAGE_ROWS: usize = 20_000;
@@ -24,9 +24,8 @@ pub(crate) struct Job {
     pub(crate) done: oneshot::Sender<Result<(), StoreError>>,
 }
 
-/// Runs until the store is dropped.
-pub(crate) fn run(shared: &Shared, jobs: &Receiver<Job>) {
-    let mut saved_lanes = shared.gate.lock().unwrap_or_else(PoisonError::into_inner).lanes.clone();
+/// Runs until the store is dropped. `saved_lanes`: as the file has them.
+pub(crate) fn run(shared: &Shared, jobs: &Receiver<Job>, mut saved_lanes: BTreeMap<Arc<str>, i64>) {
     // Given up when it fails: the rows are out of sight, and the next open tries again.
     let mut has_garbage = true;
     loop {

@@ -4,7 +4,7 @@ use crate::error::{failed, unavailable};
 use springhouse_online::{StoreError, StoreErrorKind};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 const LOCK_FILE: &str = "writer.lock";
 /// More than any note takes; a longer file was not written by this program.
@@ -72,7 +72,7 @@ impl WriterLock {
     }
 }
 
-fn locked(path: &PathBuf, file: &File) -> StoreError {
+fn locked(path: &Path, file: &File) -> StoreError {
     let holder = match read_note(file) {
         Some(WriterProcess { pid, address: Some(address) }) => {
             format!("process {pid} has it open for writing and answers at {address}; ask there, or stop it")

@@ -180,7 +180,6 @@ impl Memory {
 
     /// Takes in what a reader found in the file and gives the state then valid, or `None` for "read again": a
     /// checkpoint was completed since `completed`, so `stored` may be old.
-    #[expect(clippy::type_complexity, reason = "read again, or absent, or the state: three plain answers")]
     pub(crate) fn complete_from_file(
         &self,
         row: &RowKey,

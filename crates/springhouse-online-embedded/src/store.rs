@@ -74,7 +74,7 @@ impl EmbeddedStore {
         let shared = Arc::new(Shared {
             disk,
             memory: Memory::new(settings.memory_bytes_max),
-            gate: Mutex::new(Gate { lanes, is_checkpoint_due: false }),
+            gate: Mutex::new(Gate { lanes: lanes.clone(), is_checkpoint_due: false }),
             catalog: RwLock::new(catalog),
             newest: AtomicI64::new(Micros::MIN),
             dirty_bytes_max: settings.dirty_bytes_max,
@@ -83,7 +83,7 @@ impl EmbeddedStore {
         let for_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("online-store".to_owned())
-            .spawn(move || checkpoint::run(&for_thread, &queue))
+            .spawn(move || checkpoint::run(&for_thread, &queue, lanes))
             .map_err(|error| unavailable("open", error.to_string()))?;
         Ok(Self { shared, jobs: Some(jobs), thread: Some(thread), lock })
     }

@@ -7,8 +7,8 @@ use springhouse_online_embedded::{EmbeddedSettings, EmbeddedStore, writer_proces
 use std::path::Path;
 use std::process::Command;
 
-const FOLDER: &str = "SPRINGHOUSE_TEST_FOLDER";
-const POSITION: &str = "SPRINGHOUSE_TEST_POSITION";
+const FOLDER: &str = "SPRINGHOUSE_CHILD_FOLDER";
+const POSITION: &str = "SPRINGHOUSE_CHILD_POSITION";
 
 fn open(folder: &Path) -> EmbeddedStore {
     EmbeddedStore::open(folder, &EmbeddedSettings::default()).expect("open")

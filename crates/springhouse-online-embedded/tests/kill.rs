@@ -1,5 +1,5 @@
 //! Kill tests: a child process writes and checkpoints, dies at a random moment or at a named point, and the store must
-//! hold exactly the events up to its lane position. `SPRINGHOUSE_KILLS` sets how many times (default 10).
+//! hold exactly the events up to its lane position. 10 times, or 100 when `SPRINGHOUSE_TEST_LONG` is 1.
 //!
 //! The child is this same test binary, asked for the one test `child_writer`, which does nothing unless told to.
 
@@ -14,9 +14,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-const FOLDER: &str = "SPRINGHOUSE_TEST_FOLDER";
-const SEED: &str = "SPRINGHOUSE_TEST_SEED";
-const CRASH_AT: &str = "SPRINGHOUSE_TEST_CRASH_AT";
+const FOLDER: &str = "SPRINGHOUSE_CHILD_FOLDER";
+const SEED: &str = "SPRINGHOUSE_CHILD_SEED";
+const CRASH_AT: &str = "SPRINGHOUSE_CHILD_CRASH_AT";
 /// Batches that the child may be ahead of its last checkpoint: keeps the naive fold of the check short.
 const AHEAD_MAX: i64 = 60;
 
@@ -91,9 +91,7 @@ fn run_and_kill(mut child: Child, random: &mut Random) -> i64 {
 }
 
 fn check(folder: &Path, seed: u64, durable: i64, round: &str) -> i64 {
-    let opening = Instant::now();
     let store = EmbeddedStore::open(folder, &settings()).expect("opens after a kill");
-    println!("{round}: opened in {:?}", opening.elapsed());
     let reached = reached(&store);
     assert!(reached >= durable, "{round}: {durable} was durable, {reached} is there. seed={seed}");
     let mut world = World::new(seed);
@@ -102,10 +100,16 @@ fn check(folder: &Path, seed: u64, durable: i64, round: &str) -> i64 {
     reached
 }
 
+fn fresh_seed() -> u64 {
+    let given = std::env::var("SPRINGHOUSE_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    given.unwrap_or_else(|| u64::from(std::process::id()))
+}
+
 #[test]
 fn a_kill_at_any_moment_loses_no_checkpoint_and_counts_nothing_twice() {
-    let kills: u64 = std::env::var("SPRINGHOUSE_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(10);
-    let seed = u64::from(std::time::UNIX_EPOCH.elapsed().expect("after 1970").subsec_nanos());
+    let kills = if std::env::var("SPRINGHOUSE_TEST_LONG").is_ok_and(|long| long == "1") { 100 } else { 10 };
+    let seed = fresh_seed();
+    println!("seed={seed}");
     let mut random = Random::new(seed);
     let mut folder = tempfile::tempdir().expect("a folder");
     let mut furthest = 0;

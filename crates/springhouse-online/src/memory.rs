@@ -18,7 +18,7 @@ const SHARDS: usize = 64;
 pub struct MemoryStore {
     /// The write gate: whoever holds it changes lanes, notes and rows.
     notes: Mutex<Notes>,
-    tables: RwLock<BTreeMap<Arc<str>, BTreeMap<u32, Arc<Table>>>>,
+    tables: RwLock<BTreeMap<Arc<str>, Generations>>,
 }
 
 #[derive(Default)]
@@ -28,6 +28,7 @@ struct Notes {
     active: BTreeMap<Arc<str>, u32>,
 }
 
+type Generations = BTreeMap<u32, Arc<Table>>;
 type Shard = HashMap<EntityKey, Arc<EntityState>, ahash::RandomState>;
 
 /// The rows of one generation of a view.

@@ -30,7 +30,7 @@ pub async fn check_store(make: impl AsyncFn() -> Arc<dyn OnlineStore>, seed: u64
     statuses_belong_to_a_generation(&*make().await).await;
     samples_are_distinct_keys_of_the_view(&*make().await).await;
     random_writes_equal_their_events(&*make().await, seed).await;
-    a_reader_never_goes_back(make().await, seed);
+    a_reader_never_goes_back(make().await, seed).await;
 }
 
 /// Checks that a store survives its process. `make_place` gives a new empty place each time, `open` opens a store there.
@@ -237,7 +237,7 @@ async fn random_writes_equal_their_events(store: &dyn OnlineStore, seed: u64) {
 
 /// Several writers, several readers, checkpoints all the while: a count that a reader has seen is never seen smaller
 /// again, and in the end every event is there once.
-fn a_reader_never_goes_back(store: Arc<dyn OnlineStore>, seed: u64) {
+async fn a_reader_never_goes_back(store: Arc<dyn OnlineStore>, seed: u64) {
     let mut world = World::new(seed);
     let view = world.views()[1].clone();
     let batches: Vec<Vec<Batch>> = (0..THREADS)
@@ -286,7 +286,7 @@ fn a_reader_never_goes_back(store: Arc<dyn OnlineStore>, seed: u64) {
             result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
     });
-    block_on(world.assert_holds(&*store, &batches.concat(), "after concurrent writes"));
+    world.assert_holds(&*store, &batches.concat(), "after concurrent writes").await;
 }
 
 async fn what_is_checkpointed_survives<P>(place: &P, open: &impl AsyncFn(&P) -> Arc<dyn OnlineStore>) {

@@ -67,6 +67,8 @@ pub enum Origin {
 pub struct FeatureColumn {
     /// `feature`, or `view:feature` where the request asked for two of one name.
     pub name: Arc<str>,
+    /// The name of its view, for metrics.
+    pub view: Arc<str>,
     /// Its type.
     pub value_type: ValueType,
     /// Per row.

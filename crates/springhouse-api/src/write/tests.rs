@@ -6,6 +6,7 @@ fn column(name: &str, value_type: ValueType, values: Vec<Value>) -> FeatureColum
     let rows = values.len();
     FeatureColumn {
         name: name.into(),
+        view: "v".into(),
         value_type,
         statuses: (0..rows)
             .map(|row| if row % 2 == 0 { ValueStatus::Fresh } else { ValueStatus::Missing })

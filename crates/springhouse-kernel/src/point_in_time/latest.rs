@@ -1,0 +1,131 @@
+//! Latest values for many labels: find the row of every label first, then copy the columns once.
+
+use super::grouped::{Asked, Grouped, Happened, sort_by_key};
+use super::{EventColumns, LabelColumns, TrainingColumns};
+use crate::arrow_values::value_at;
+use crate::plan::{LatestPlan, ViewPlan};
+use arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray, UInt32Array};
+use arrow::buffer::{BooleanBuffer, NullBuffer};
+use arrow::datatypes::{ArrowPrimitiveType, DataType, Float32Type, Float64Type};
+use springhouse_core::{Micros, ValueStatus};
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+/// No event row.
+const NONE: u32 = u32::MAX;
+
+pub(super) fn answer(
+    plan: &ViewPlan,
+    latest: &LatestPlan,
+    entity_count: usize,
+    events: &EventColumns<'_>,
+    labels: &LabelColumns<'_>,
+    is_kept: impl Fn(usize) -> bool,
+) -> TrainingColumns {
+    let rows = rows_used(plan, entity_count, events, labels, is_kept);
+    let times = |(row, _): (&u32, &Micros)| (*row != NONE).then(|| events.event_times[*row as usize]);
+    let event_times: Vec<Option<Micros>> = rows.iter().zip(labels.at).map(times).collect();
+    let status = |(event_time, at): (&Option<Micros>, &Micros)| match event_time {
+        None => ValueStatus::Missing,
+        Some(event_time) if latest.is_expired(*event_time, *at) => ValueStatus::Expired,
+        Some(_) => ValueStatus::Fresh,
+    };
+    let statuses: Vec<ValueStatus> = event_times.iter().zip(labels.at).map(status).collect();
+    let is_fresh = BooleanBuffer::collect_bool(statuses.len(), |i| statuses[i] == ValueStatus::Fresh);
+    let indices = UInt32Array::new(rows.into(), Some(NullBuffer::new(is_fresh)));
+    let mut out = TrainingColumns { values: Vec::new(), statuses: Vec::new(), event_times: None };
+    for input in &latest.columns {
+        let (array, status) = column(&events.inputs[*input], &indices, &statuses);
+        out.values.push(array);
+        out.statuses.push(status);
+    }
+    out.event_times = Some(event_times);
+    out
+}
+
+/// The event row behind each label: the greatest visible one.
+fn rows_used(
+    plan: &ViewPlan,
+    entity_count: usize,
+    events: &EventColumns<'_>,
+    labels: &LabelColumns<'_>,
+    is_kept: impl Fn(usize) -> bool,
+) -> Vec<u32> {
+    let mut asked = Grouped::new(
+        labels.entities,
+        entity_count,
+        |_| true,
+        |row| Asked { at: labels.at[row], row: row as u32 },
+    );
+    let mut happened = Grouped::new(events.entities, entity_count, is_kept, |row| Happened {
+        visible_at: events.stamp(row).visible_at(),
+        event_time: events.event_times[row],
+        row: row as u32,
+    });
+    let mut rows = vec![NONE; labels.at.len()];
+    for entity in 0..entity_count {
+        let asked = asked.of(entity);
+        if asked.is_empty() {
+            continue;
+        }
+        let happened = happened.of(entity);
+        sort_by_key(asked, |label| label.at);
+        sort_by_key(happened, |event| event.visible_at);
+        let mut coming = happened.iter().peekable();
+        let mut greatest: Option<&Happened> = None;
+        for label in asked {
+            while let Some(event) = coming.next_if(|event| event.visible_at <= label.at) {
+                if greatest.is_none_or(|held| order(plan, events, held, event).is_lt()) {
+                    greatest = Some(event);
+                }
+            }
+            rows[label.row as usize] = greatest.map_or(NONE, |event| event.row);
+        }
+    }
+    rows
+}
+
+/// The order of two rows; rows of one stamp by their values, as the online state has it.
+fn order(plan: &ViewPlan, events: &EventColumns<'_>, a: &Happened, b: &Happened) -> Ordering {
+    let by_time = a.event_time.cmp(&b.event_time);
+    if by_time.is_ne() {
+        return by_time;
+    }
+    let (a, b) = (a.row as usize, b.row as usize);
+    let values = |row: usize| {
+        let inputs = events.inputs.iter().zip(&plan.inputs);
+        inputs.map(move |(array, input)| value_at(array, row, input.value_type()))
+    };
+    events.stamp(a).cmp(&events.stamp(b)).then_with(|| values(a).cmp(values(b)))
+}
+
+/// The values of one column at the rows used, and what became of each.
+fn column(input: &ArrayRef, indices: &UInt32Array, statuses: &[ValueStatus]) -> (ArrayRef, Vec<ValueStatus>) {
+    let taken = arrow::compute::take(input, indices, None)
+        .expect("every index is a row of the column, and a partition's strings stay below 2 GiB");
+    let taken = match taken.data_type() {
+        DataType::Float64 => without_nan::<Float64Type>(&taken, f64::is_nan),
+        DataType::Float32 => without_nan::<Float32Type>(&taken, f32::is_nan),
+        _ => taken,
+    };
+    let mut statuses = statuses.to_vec();
+    if let Some(nulls) = taken.nulls().filter(|nulls| nulls.null_count() > indices.null_count()) {
+        for (status, is_valid) in statuses.iter_mut().zip(nulls) {
+            if !is_valid && *status == ValueStatus::Fresh {
+                *status = ValueStatus::Null;
+            }
+        }
+    }
+    (taken, statuses)
+}
+
+/// NaN counts as null.
+fn without_nan<T: ArrowPrimitiveType>(array: &ArrayRef, is_nan: fn(T::Native) -> bool) -> ArrayRef {
+    let floats = array.as_primitive::<T>();
+    if !floats.values().iter().any(|value| is_nan(*value)) {
+        return array.clone();
+    }
+    let numbers = BooleanBuffer::collect_bool(floats.len(), |i| !is_nan(floats.value(i)));
+    let nulls = NullBuffer::union(floats.nulls(), Some(&NullBuffer::new(numbers)));
+    Arc::new(PrimitiveArray::<T>::new(floats.values().clone(), nulls))
+}

@@ -1,0 +1,260 @@
+//! Windowed aggregates for many labels: entity by entity, events and labels in time order, every window sliding along.
+
+use super::grouped::{Asked, Grouped, Happened, sort_by_key};
+use super::suffix::SuffixTree;
+use super::{EventColumns, LabelColumns, TrainingColumns};
+use crate::Stamp;
+use crate::aggregate::{Kind, Slot, State};
+use crate::arrow_values::{array_from_values, value_at};
+use crate::plan::{ViewPlan, WindowReader, WindowsPlan};
+use arrow::array::{ArrayRef, Float64Array, Int64Array};
+use arrow::buffer::{BooleanBuffer, NullBuffer};
+use springhouse_core::definition::AggregateFunction;
+use springhouse_core::{Micros, Value, ValueStatus, ValueType};
+use std::sync::Arc;
+
+pub(super) fn answer(
+    plan: &ViewPlan,
+    windows: &WindowsPlan,
+    entity_count: usize,
+    events: &EventColumns<'_>,
+    labels: &LabelColumns<'_>,
+    is_kept: impl Fn(usize) -> bool,
+) -> TrainingColumns {
+    let mut asked = Grouped::new(
+        labels.entities,
+        entity_count,
+        |_| true,
+        |row| Asked { at: labels.at[row], row: row as u32 },
+    );
+    let mut happened = Grouped::new(events.entities, entity_count, is_kept, |row| Happened {
+        visible_at: events.stamp(row).visible_at(),
+        event_time: events.event_times[row],
+        row: row as u32,
+    });
+    let slides = slides(windows);
+    let mut out: Vec<Column> =
+        plan.features.iter().map(|(_, value_type)| Column::new(value_type, labels.at.len())).collect();
+    let mut timeline = Timeline::default();
+    for entity in 0..entity_count {
+        let asked = asked.of(entity);
+        if asked.is_empty() {
+            continue;
+        }
+        sort_by_key(asked, |label| label.at);
+        timeline.fill(plan, windows, events, happened.of(entity), asked);
+        slides.iter().for_each(|slide| slide.run(&timeline, asked, &mut out));
+    }
+    let (values, statuses) = out.into_iter().map(Column::finish).unzip();
+    TrainingColumns { values, statuses, event_times: None }
+}
+
+/// The events of one entity that some label may see.
+#[derive(Default)]
+struct Timeline {
+    /// By event time.
+    stamps: Vec<Stamp>,
+    /// The values of each event's inputs, event after event.
+    values: Vec<Value>,
+    inputs: usize,
+    /// Places in `stamps`, in the order in which they become visible.
+    by_visibility: Vec<u32>,
+}
+
+impl Timeline {
+    fn fill(
+        &mut self,
+        plan: &ViewPlan,
+        windows: &WindowsPlan,
+        events: &EventColumns<'_>,
+        happened: &mut [Happened],
+        asked: &[Asked],
+    ) {
+        let (first, last) = (asked[0].at, asked[asked.len() - 1].at);
+        // What no window of the first label reaches, and what even the last label can't see, is left out.
+        let low = windows.readers.iter().map(|reader| reader.window.bounds(first).low).min();
+        let low = low.unwrap_or(Micros::MIN);
+        sort_by_key(happened, |event| event.event_time);
+        let from = happened.partition_point(|event| event.event_time < low);
+        let seen = happened[from..].iter().filter(|event| event.visible_at < last);
+        self.inputs = plan.inputs.len();
+        self.stamps.clear();
+        self.values.clear();
+        self.by_visibility.clear();
+        for event in seen {
+            let row = event.row as usize;
+            self.by_visibility.push(self.stamps.len() as u32);
+            self.stamps.push(events.stamp(row));
+            let inputs = events.inputs.iter().zip(&plan.inputs);
+            self.values.extend(inputs.map(|(array, input)| value_at(array, row, input.value_type())));
+        }
+        let stamps = &self.stamps;
+        sort_by_key(&mut self.by_visibility, |place| stamps[*place as usize].visible_at());
+    }
+
+    fn values(&self, place: usize) -> &[Value] {
+        &self.values[place * self.inputs..(place + 1) * self.inputs]
+    }
+}
+
+/// A feature's column and function.
+type Reading<'p> = (usize, &'p AggregateFunction);
+
+/// One window over one slot, and the features that read it.
+struct Slide<'p> {
+    reader: &'p WindowReader,
+    /// With its caps: what a value is made with.
+    slot: &'p Slot,
+    /// Without caps: what events are added to and taken from.
+    open: Slot,
+    features: Vec<Reading<'p>>,
+    way: Way,
+}
+
+/// How a window keeps up with the labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Events are only added: a lifetime.
+    Grow,
+    /// Events are added at the head and taken away at the tail.
+    Slide,
+    /// The newest few of all visible events; those before the tail are left out when read.
+    Newest,
+    /// A tree over event times.
+    Tree,
+}
+
+fn slides(windows: &WindowsPlan) -> Vec<Slide<'_>> {
+    let mut slides = Vec::new();
+    for (number, reader) in windows.readers.iter().enumerate() {
+        for (place, slot) in reader.slots.iter().enumerate() {
+            let slot = &windows.levels[reader.level].slots[*slot];
+            let reads = windows.features.iter().enumerate();
+            let reads = reads.filter(|(_, feature)| feature.reader == number && feature.place == place);
+            let features = reads.map(|(column, feature)| (column, &feature.function)).collect();
+            let way = match slot.kind {
+                _ if reader.window.length.is_none() => Way::Grow,
+                kind if kind.can_remove() => Way::Slide,
+                Kind::Newest { .. } | Kind::NewestTime if slot.group.is_none() => Way::Newest,
+                _ => Way::Tree,
+            };
+            slides.push(Slide { reader, slot, open: slot.without_caps(), features, way });
+        }
+    }
+    slides
+}
+
+impl Slide<'_> {
+    fn run(&self, timeline: &Timeline, asked: &[Asked], out: &mut [Column]) {
+        let places = timeline.stamps.len();
+        let mut state = self.open.empty();
+        let mut tree = (self.way == Way::Tree).then(|| SuffixTree::new(&self.open, places));
+        // Places that are in `state`, so that only they are taken away.
+        let mut is_in = vec![false; if self.way == Way::Slide { places } else { 0 }];
+        let (mut coming, mut tail) = (timeline.by_visibility.iter().peekable(), 0);
+        for label in asked {
+            let bounds = self.reader.window.bounds(label.at);
+            while tail < places && timeline.stamps[tail].event_time < bounds.low {
+                if self.way == Way::Slide && is_in[tail] {
+                    let taken = self.open.taken(timeline.values(tail));
+                    let (value, group) = taken.expect("only what was taken was added");
+                    self.open.remove_taken(&mut state, value, group);
+                }
+                tail += 1;
+            }
+            while let Some(place) =
+                coming.next_if(|place| timeline.stamps[**place as usize].visible_at() < bounds.head)
+            {
+                let place = *place as usize;
+                let stamp = &timeline.stamps[place];
+                // The tail never moves back: what is behind it now stays outside.
+                let (true, Some((value, group))) =
+                    (bounds.contains(stamp), self.open.taken(timeline.values(place)))
+                else {
+                    continue;
+                };
+                match &mut tree {
+                    Some(tree) => tree.insert(place, stamp, value, group),
+                    None => self.open.insert_taken(&mut state, stamp, value, group),
+                }
+                if self.way == Way::Slide {
+                    is_in[place] = true;
+                }
+            }
+            let row = label.row as usize;
+            match (&tree, self.way) {
+                (Some(tree), _) => self.read(&tree.suffix(tail), label.at, row, out),
+                (None, Way::Newest) => self.read(&newer_than(&state, bounds.low), label.at, row, out),
+                (None, _) => self.read(&state, label.at, row, out),
+            }
+        }
+    }
+
+    fn read(&self, state: &State, at: Micros, row: usize, out: &mut [Column]) {
+        for (column, function) in &self.features {
+            out[*column].set(row, self.slot.value(function, state, at));
+        }
+    }
+}
+
+/// The part of a list of the newest that a window's tail leaves.
+fn newer_than(state: &State, low: Micros) -> State {
+    match state {
+        State::Picked(picked) => {
+            let kept = picked.partition_point(|(stamp, _)| stamp.event_time >= low);
+            State::Picked(picked[..kept].to_vec())
+        }
+        State::NewestTime(newest) => State::NewestTime(newest.filter(|time| *time >= low)),
+        other => unreachable!("{other:?} is no list of the newest"),
+    }
+}
+
+/// The values of a feature being filled in, label by label in any order.
+struct Column {
+    value_type: ValueType,
+    values: Values,
+    statuses: Vec<ValueStatus>,
+}
+
+/// Numbers without a [`Value`] each: a training set has many.
+enum Values {
+    Int64(Vec<i64>),
+    Float64(Vec<f64>),
+    Other(Vec<Value>),
+}
+
+impl Column {
+    fn new(value_type: &ValueType, rows: usize) -> Self {
+        let values = match value_type {
+            ValueType::Int64 => Values::Int64(vec![0; rows]),
+            ValueType::Float64 => Values::Float64(vec![0.0; rows]),
+            _ => Values::Other(vec![Value::Null; rows]),
+        };
+        Self { value_type: value_type.clone(), values, statuses: vec![ValueStatus::Null; rows] }
+    }
+
+    fn set(&mut self, row: usize, (value, status): (Value, ValueStatus)) {
+        self.statuses[row] = status;
+        match (&mut self.values, value) {
+            (Values::Other(values), value) => values[row] = value,
+            (Values::Int64(values), Value::Int64(value)) => values[row] = value,
+            (Values::Float64(values), Value::Float64(value)) => values[row] = value,
+            (_, Value::Null) => {}
+            (_, value) => unreachable!("a feature of type {} has no value {value:?}", self.value_type),
+        }
+    }
+
+    fn finish(self) -> (ArrayRef, Vec<ValueStatus>) {
+        let statuses = self.statuses;
+        let nulls = || {
+            let is_fresh = BooleanBuffer::collect_bool(statuses.len(), |i| statuses[i] == ValueStatus::Fresh);
+            Some(NullBuffer::new(is_fresh)).filter(|nulls| nulls.null_count() > 0)
+        };
+        let array: ArrayRef = match self.values {
+            Values::Int64(values) => Arc::new(Int64Array::new(values.into(), nulls())),
+            Values::Float64(values) => Arc::new(Float64Array::new(values.into(), nulls())),
+            Values::Other(values) => array_from_values(&self.value_type, &values),
+        };
+        (array, statuses)
+    }
+}

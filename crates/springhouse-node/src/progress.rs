@@ -1,0 +1,118 @@
+//! How far each view's state has come, and what an answer may say about its age.
+
+use crate::NodeError;
+use arc_swap::ArcSwap;
+use springhouse_core::Micros;
+use springhouse_ingest::Ingest;
+use springhouse_online::{Lane, OnlineStore, ViewHandle};
+use springhouse_serving::{Frontiers, ViewFrontier};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, OnceLock};
+
+/// Durable facts about one generation of a view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ViewProgress {
+    /// For a view of a stream: the live stream brings rows from this log offset on; history brings the others.
+    pub(crate) stream_start: Option<i64>,
+    /// History is loaded up to this moment; None = not yet.
+    pub(crate) materialized_until: Option<Micros>,
+    /// True when there is no history to load: the stream alone is the whole truth.
+    pub(crate) stream_only: bool,
+}
+
+const STREAM_START: &str = "stream_start";
+const MATERIALIZED: &str = "materialized_until";
+
+fn lane_name(what: &str, view: &ViewHandle) -> String {
+    format!("{what}/{}/{}", view.id, view.generation)
+}
+
+/// Reads a view's progress from the store's lanes.
+pub(crate) fn read_progress(
+    lanes: &BTreeMap<Arc<str>, i64>,
+    view: &ViewHandle,
+    is_stream: bool,
+    has_table: bool,
+) -> ViewProgress {
+    let lane = |what: &str| lanes.get(lane_name(what, view).as_str()).copied();
+    // Lanes hold offset + 1, because a stored position must grow from "absent".
+    let stream_start = if is_stream { lane(STREAM_START).map(|p| p - 1) } else { None };
+    let stream_only = is_stream && !has_table && stream_start == Some(0);
+    ViewProgress { stream_start, materialized_until: lane(MATERIALIZED), stream_only }
+}
+
+/// Notes from where on the live stream feeds the view.
+pub(crate) async fn note_stream_start(
+    store: &dyn OnlineStore,
+    view: &ViewHandle,
+    offset: i64,
+    now: Micros,
+) -> Result<(), NodeError> {
+    let lane = Lane { name: lane_name(STREAM_START, view).into(), position: offset + 1 };
+    store.write(Vec::new(), lane, now).await?;
+    Ok(())
+}
+
+/// Notes that history is loaded up to `until`.
+pub(crate) async fn note_materialized(
+    store: &dyn OnlineStore,
+    view: &ViewHandle,
+    until: Micros,
+) -> Result<(), NodeError> {
+    let lane = Lane { name: lane_name(MATERIALIZED, view).into(), position: until };
+    store.write(Vec::new(), lane, until).await?;
+    store.checkpoint().await?;
+    Ok(())
+}
+
+/// Forgets a generation's lanes.
+pub(crate) async fn forget(store: &dyn OnlineStore, view: &ViewHandle) -> Result<(), NodeError> {
+    for what in [STREAM_START, MATERIALIZED] {
+        store.drop_lanes(&lane_name(what, view)).await?;
+    }
+    Ok(())
+}
+
+/// Gives serving the present frontier of each view.
+#[derive(Debug, Default)]
+pub(crate) struct NodeFrontiers {
+    /// Set once ingestion has opened (serving answers nothing before).
+    ingest: OnceLock<Arc<Ingest>>,
+    views: ArcSwap<HashMap<Arc<str>, ViewProgress>>,
+}
+
+impl NodeFrontiers {
+    pub(crate) fn set_ingest(&self, ingest: Arc<Ingest>) {
+        // A second call can't happen: a node opens its ingestion once.
+        let _ = self.ingest.set(ingest);
+    }
+
+    pub(crate) fn set_views(&self, views: HashMap<Arc<str>, ViewProgress>) {
+        self.views.store(Arc::new(views));
+    }
+
+    pub(crate) fn progress(&self, view_id: &str) -> Option<ViewProgress> {
+        self.views.load().get(view_id).copied()
+    }
+}
+
+impl Frontiers for NodeFrontiers {
+    fn of(&self, view_id: &str) -> ViewFrontier {
+        let nothing = ViewFrontier { frontier: Micros::MIN, cut: -1 };
+        let (Some(progress), Some(ingest)) = (self.progress(view_id), self.ingest.get()) else {
+            return nothing;
+        };
+        if progress.stream_start.is_none() {
+            return ViewFrontier { frontier: progress.materialized_until.unwrap_or(Micros::MIN), cut: -1 };
+        }
+        let positions = ingest.positions();
+        // Without its history a stream view's numbers are too small: better say "not there yet".
+        let complete = progress.stream_only || progress.materialized_until.is_some();
+        let frontier = if complete { positions.applied_frontier } else { Micros::MIN };
+        ViewFrontier { frontier, cut: positions.applied_end }
+    }
+
+    fn now(&self) -> Micros {
+        self.ingest.get().map_or(Micros::MIN, |ingest| ingest.read_now())
+    }
+}

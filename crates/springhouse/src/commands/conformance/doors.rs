@@ -1,0 +1,363 @@
+//! The four doors through which a case's answers come.
+
+use super::DoorResult;
+use super::case::{
+    Case, CaseAnswer, CaseAvailability, CaseEvent, CaseQuery, ID, KNOWN_AT, SERVICE, SOURCE, VIEW, typed,
+};
+use super::files;
+use crate::output::Quiet;
+use anyhow::{Context, bail, ensure};
+use serde_json::{Value as Json, json};
+use springhouse_core::definition::SourceKind;
+use springhouse_core::{Clock, Micros, Value, ValueStatus};
+use springhouse_ingest::{PushRequest, PushRows};
+use springhouse_lake::{Availability, Lake, TrainingRequest};
+use springhouse_node::{Node, NodeOptions, NodePaths, SettableClock, open_registry};
+use springhouse_serving::{FeatureRequest, Selection};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A way from events to answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Door {
+    Training,
+    Materialized,
+    Pushed,
+    HandedOver,
+}
+
+impl Door {
+    pub(crate) const ALL: [Self; 4] = [Self::Training, Self::Materialized, Self::Pushed, Self::HandedOver];
+
+    pub(crate) fn by_number(number: u8) -> anyhow::Result<Self> {
+        let door = Self::ALL.into_iter().find(|door| door.number() == number);
+        door.with_context(|| format!("there is no door {number}; the doors are 1 to 4"))
+    }
+
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Self::Training => 1,
+            Self::Materialized => 2,
+            Self::Pushed => 3,
+            Self::HandedOver => 4,
+        }
+    }
+
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::Training => "training set",
+            Self::Materialized => "history materialised, read online",
+            Self::Pushed => "pushed event by event, read online",
+            Self::HandedOver => "history, then stream, restart, redeliveries",
+        }
+    }
+}
+
+/// Runs one case through one door in the folder `place`.
+pub(crate) async fn run(door: Door, case: &Case, place: &Path, seed: u64) -> anyhow::Result<DoorResult> {
+    std::fs::create_dir_all(place)?;
+    match door {
+        Door::Training => training(case, place).await,
+        Door::Materialized => online(case, place, case.events.len(), None).await,
+        Door::Pushed => online(case, place, 0, None).await,
+        Door::HandedOver => {
+            let mut dice = Dice(seed);
+            let history = dice.below(case.events.len() + 1);
+            online(case, place, history, Some(dice)).await
+        }
+    }
+}
+
+/// A small deterministic generator (splitmix64): where to hand over, restart and redeliver.
+#[derive(Debug)]
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % bound.max(1) as u64) as usize
+    }
+}
+
+async fn training(case: &Case, place: &Path) -> anyhow::Result<DoorResult> {
+    files::write_events(case, &case.events, &place.join("events.parquet"))?;
+    let labels = place.join("labels.parquet");
+    let out = place.join("training.parquet");
+    files::write_labels(case, &labels)?;
+    let definitions = case.definitions(false)?;
+    let lake = Lake::open(place, &place.join("lake"))?;
+    let request = TrainingRequest {
+        definitions: &definitions,
+        definition_hash: "conformance".to_owned(),
+        service: SERVICE.to_owned(),
+        labels,
+        at_column: Some("at".to_owned()),
+        time_zone: None,
+        out: out.clone(),
+        availability: match case.availability {
+            CaseAvailability::Known => Availability::Known,
+            CaseAvailability::Event => Availability::Event,
+        },
+        memory_budget: 64 << 20,
+        cuts: BTreeMap::new(),
+    };
+    lake.training_set(&request, &Quiet).await?;
+    let rows = files::read_training(&definitions, &out)?;
+    ensure!(rows.len() == case.queries.len(), "{} rows for {} labels", rows.len(), case.queries.len());
+    let mut result = DoorResult::default();
+    for ((query, expected), values) in case.queries.iter().zip(&case.expected).zip(&rows) {
+        compare_values(&mut result, case, query, expected, values);
+    }
+    Ok(result)
+}
+
+/// The first `history` events lie in a table and are materialised, the others are pushed; every question is asked at
+/// its moment, between the events. With dice: one restart and redeliveries at random places.
+async fn online(
+    case: &Case,
+    place: &Path,
+    history: usize,
+    mut dice: Option<Dice>,
+) -> anyhow::Result<DoorResult> {
+    let arrivals = arrivals(case);
+    let (past, live) = arrivals.split_at(history);
+    let mut definitions = case.definitions(true)?;
+    if past.is_empty() {
+        // Nothing came before the stream.
+        for source in definitions.sources.values_mut() {
+            source.kind = SourceKind::Push { history: None };
+        }
+    } else {
+        let known = |event: &CaseEvent| CaseEvent { known_at: case.known_at(event), ..event.clone() };
+        let events: Vec<CaseEvent> = past.iter().map(|arrival| known(arrival.event)).collect();
+        files::write_events(case, &events, &place.join("events.parquet"))?;
+    }
+    let clock = Arc::new(SettableClock::default());
+    clock.set(Micros::MIN / 4);
+    open_registry(&NodePaths::in_project(place).registry)?
+        .put(&definitions, None, Default::default())
+        .await
+        .context("the definitions can't be applied")?;
+    let mut session = Session { node: Some(open(place, &clock).await?), clock, place };
+    let handed_over_at = past.last().map_or(Micros::MIN, |arrival| arrival.at);
+    let mut questions: Vec<usize> = (0..case.queries.len()).collect();
+    questions.sort_by_key(|index| case.queries[*index].at);
+
+    let restart_after = dice.as_mut().map(|dice| dice.below(live.len() + questions.len() + 1));
+    let mut steps = 0;
+    let mut next = 0;
+    let mut loaded_until = None;
+    let mut result = DoorResult::default();
+    for index in questions {
+        let query = &case.queries[index];
+        if history > 0 && loaded_until.is_none_or(|until| until < handed_over_at) {
+            let until = query.at.min(handed_over_at);
+            session.materialize(until).await?;
+            loaded_until = Some(until);
+        }
+        while next < live.len() && live[next].at <= query.at {
+            session.push(case, live[next].event, live[next].at).await?;
+            if let Some(dice) = &mut dice
+                && dice.below(5) == 0
+            {
+                let again = arrivals[dice.below(history + next + 1)].event;
+                session.push(case, again, live[next].at).await?;
+            }
+            next += 1;
+            steps += 1;
+            if restart_after == Some(steps) {
+                session.restart().await?;
+            }
+        }
+        session.ask(case, query, &case.expected[index], &mut result).await?;
+        steps += 1;
+        if restart_after == Some(steps) {
+            session.restart().await?;
+        }
+    }
+    session.node()?.shutdown().await?;
+    Ok(result)
+}
+
+/// An event and the moment it arrives.
+struct Arrival<'a> {
+    event: &'a CaseEvent,
+    at: Micros,
+}
+
+/// The events in order of arrival; a redelivery arrives when what stands before it has arrived.
+fn arrivals(case: &Case) -> Vec<Arrival<'_>> {
+    let mut events: Vec<&CaseEvent> = case.events.iter().collect();
+    if case.availability == CaseAvailability::Event {
+        // Only the event time counts, so an event arrives when it happens.
+        events.sort_by_key(|event| (event.event_time, event.id));
+    }
+    let mut latest = Micros::MIN;
+    events
+        .into_iter()
+        .map(|event| {
+            latest = latest.max(case.known_at(event));
+            Arrival { event, at: latest }
+        })
+        .collect()
+}
+
+/// One open project.
+struct Session<'a> {
+    node: Option<Arc<Node>>,
+    clock: Arc<SettableClock>,
+    place: &'a Path,
+}
+
+async fn open(place: &Path, clock: &Arc<SettableClock>) -> anyhow::Result<Arc<Node>> {
+    let clock: Arc<dyn Clock> = clock.clone();
+    let options = NodeOptions {
+        paths: NodePaths::in_project(place),
+        push: Default::default(),
+        serving: springhouse_serving::ServingSettings { store_timeout_ms: 30_000, ..Default::default() },
+        online: Default::default(),
+        memory_budget: 64 << 20,
+        clock,
+    };
+    Ok(Node::open(options).await?)
+}
+
+impl Session<'_> {
+    fn node(&self) -> anyhow::Result<&Node> {
+        self.node.as_deref().context("the project is closed")
+    }
+
+    async fn restart(&mut self) -> anyhow::Result<()> {
+        self.node()?.shutdown().await?;
+        // The lock of the old node must be gone before the new one asks for it.
+        self.node = None;
+        self.node = Some(open(self.place, &self.clock).await?);
+        Ok(())
+    }
+
+    async fn materialize(&self, until: Micros) -> anyhow::Result<()> {
+        self.clock.set(self.clock.now().max(until));
+        self.node()?.materialize(None, Some(until), &Quiet).await?;
+        Ok(())
+    }
+
+    async fn push(&self, case: &Case, event: &CaseEvent, at: Micros) -> anyhow::Result<()> {
+        self.clock.set(self.clock.now().max(at));
+        let mut row = serde_json::Map::new();
+        for ((name, _), part) in case.keys().iter().zip(&event.key) {
+            row.insert(name.clone(), part.clone());
+        }
+        row.insert(ID.to_owned(), json!(event.id));
+        row.insert("event_time".to_owned(), json!(event.event_time));
+        row.insert(KNOWN_AT.to_owned(), Json::Null);
+        row.extend(event.row.iter().map(|(name, value)| (name.clone(), value.clone())));
+        let request = PushRequest {
+            source: SOURCE.to_owned(),
+            rows: PushRows::Json(serde_json::to_vec(&[row])?.into()),
+            idempotency_key: None,
+            row_keys: None,
+            backfill: false,
+        };
+        let outcome = self.node()?.ingest().push(request).await?;
+        if outcome.refused > 0 {
+            bail!("event {} was refused: {:?}", event.id, outcome.exceptions);
+        }
+        Ok(())
+    }
+
+    async fn ask(
+        &self,
+        case: &Case,
+        query: &CaseQuery,
+        expected: &CaseAnswer,
+        result: &mut DoorResult,
+    ) -> anyhow::Result<()> {
+        self.clock.set(self.clock.now().max(query.at));
+        let mut entities = BTreeMap::new();
+        for ((name, value_type), part) in case.keys().iter().zip(&query.key) {
+            entities.insert(name.clone(), vec![typed(part, value_type)?]);
+        }
+        let request = FeatureRequest {
+            selection: Selection::Service(SERVICE.to_owned()),
+            entities,
+            request: BTreeMap::new(),
+            at: Some(query.at),
+            max_age: None,
+            roles: Vec::new(),
+        };
+        let answer = self.node()?.serving().features(&request).await?;
+        let values: BTreeMap<String, Value> =
+            answer.columns.iter().map(|column| (column.name.to_string(), column.values[0].clone())).collect();
+        compare_values(result, case, query, expected, &values);
+        if let Some(status) = &expected.status {
+            let column = &answer.columns[0];
+            let got = match column.statuses[0] {
+                ValueStatus::Missing => "missing",
+                ValueStatus::Expired => "expired",
+                _ => "present",
+            };
+            note(result, case, query, "status", got == status, || format!("expected {status}, got {got}"));
+            let (want, got) = (expected.event_time, column.event_times[0]);
+            note(result, case, query, "event_time", want == got, || {
+                format!("expected {want:?}, got {got:?}")
+            });
+        }
+        Ok(())
+    }
+}
+
+fn compare_values(
+    result: &mut DoorResult,
+    case: &Case,
+    query: &CaseQuery,
+    expected: &CaseAnswer,
+    values: &BTreeMap<String, Value>,
+) {
+    for (feature, want) in &expected.values {
+        let got = values.get(feature);
+        let same = got.is_some_and(|got| same(want, got));
+        note(result, case, query, feature, same, || format!("expected {want}, got {got:?}"));
+    }
+}
+
+fn note(
+    result: &mut DoorResult,
+    case: &Case,
+    query: &CaseQuery,
+    what: &str,
+    same: bool,
+    difference: impl FnOnce() -> String,
+) {
+    if same {
+        result.agreed += 1;
+    } else {
+        let (key, at) = (Json::from(query.key.clone()), query.at);
+        result.differences.push(format!("{} {VIEW}:{what} key={key} at={at}: {}", case.name, difference()));
+    }
+}
+
+/// The very same value: integers exactly, floats to the bit (a zero has no sign in JSON), lists and pairs in order.
+fn same(want: &Json, got: &Value) -> bool {
+    match (want, got) {
+        (Json::Null, Value::Null) => true,
+        (Json::String(want), Value::String(got)) => want.as_str() == got.as_ref(),
+        (Json::Number(want), Value::Int64(got)) => want.as_i64() == Some(*got),
+        (Json::Number(want), Value::Float64(got)) => want.as_f64() == Some(*got),
+        (Json::Array(want), Value::List(got)) => {
+            want.len() == got.len() && want.iter().zip(got.iter()).all(|(want, got)| same(want, got))
+        }
+        (Json::Array(want), Value::Map(got)) => {
+            let pair =
+                |(want, (key, value)): (&Json, &(Value, Value))| match want.as_array().map(Vec::as_slice) {
+                    Some([k, v]) => same(k, key) && same(v, value),
+                    _ => false,
+                };
+            want.len() == got.len() && want.iter().zip(got.iter()).all(pair)
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,63 @@
+"""A newcomer's first hour: `init`, then every step on the project that it made, with the built program."""
+import subprocess
+import tempfile
+import unittest
+
+from springhouse_testing import Client, Project, program
+
+
+class FreshProjectTest(unittest.TestCase):
+    def test_init_makes_a_project_that_goes_all_the_way(self):
+        with Project() as project:
+            project.run("init")
+            self.assertTrue((project.folder / "springhouse.yaml").exists())
+            project.run("validate")
+            plan = project.run("plan").stdout
+            self.assertTrue(plan.strip(), "plan says nothing of a new project")
+            project.run("apply", "--yes")
+            again = project.run("apply", "--yes")
+            self.assertEqual(again.returncode, 0)
+            project.run("materialize")
+            server = project.serve()
+            self.assertTrue(server.wait_ready(), server.tail())
+            with Client(server) as client:
+                self.assertIn("paths", client.call("GET", "/openapi.json"))
+                client.call("GET", "/health")
+                self.assertIn("springhouse_", client.call("GET", "/metrics"))
+                views = client.call("GET", "/v1/views")
+                self.assertTrue(views["views"])
+            # A second process beside the running server: no hang, no second writer.
+            self.assertIn("view", project.run("status", timeout=60).stdout.lower())
+            verified = project.run("verify", timeout=120)
+            self.assertEqual(verified.returncode, 0)
+            self.assertEqual(server.stop(), 0, server.tail())
+
+    def test_a_second_server_says_who_holds_the_project(self):
+        with Project() as project:
+            project.run("init")
+            project.run("apply", "--yes")
+            server = project.serve()
+            self.assertTrue(server.wait_ready(), server.tail())
+            second = project.run("serve", "--listen", "127.0.0.1:0", check=False, timeout=60)
+            self.assertNotEqual(second.returncode, 0)
+            self.assertNotIn("panicked", second.stderr)
+            self.assertEqual(server.stop(), 0, server.tail())
+
+    def test_without_a_project_every_command_says_what_to_do(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for command in ("validate", "plan", "apply", "materialize", "rebuild", "serve", "status", "verify"):
+                done = subprocess.run([program(), "--project", folder, command], text=True, stdout=subprocess.PIPE,
+                                      stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, timeout=60)
+                self.assertNotEqual(done.returncode, 0, command)
+                self.assertNotIn("panicked", done.stderr, command)
+                self.assertIn("springhouse", done.stderr, f"{command}: {done.stderr}")
+
+    def test_the_help_names_every_command(self):
+        text = subprocess.run([program(), "--help"], text=True, stdout=subprocess.PIPE, check=True).stdout
+        for command in ("init", "validate", "plan", "apply", "materialize", "rebuild", "train", "serve", "push", "get",
+                        "verify", "conformance", "status", "demo"):
+            self.assertIn(command, text)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -78,7 +78,7 @@ class Project:
     def serve(self):
         """Starts the server; its address."""
         self.process = subprocess.Popen(
-            [self.program, "--project", self.folder, "serve", "--listen", "127.0.0.1:0"], text=True,
+            [self.program, "--project", self.folder, "serve", "--bind", "127.0.0.1:0"], text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, bufsize=1)
         for line in self.process.stdout:
             if match := re.search(r"http://([\d.]+:\d+)", line):

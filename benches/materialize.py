@@ -45,7 +45,7 @@ def main():
                        project.folder / "data" / "wide.parquet")
         pq.write_table(pa.table({"at": at, "user_id": keys, "amount": rng.integers(0, 4000, rows) / 4.0,
                                  "shop": rng.integers(0, 2000, rows)}), project.folder / "data" / "events.parquet")
-        project.run("apply", "--yes")
+        project.run("apply")
         for view in ("latest", "windows"):
             _, wall, cpu, peak = project.run("materialize", "--view", view)
             feast = FEAST_ROWS if view == "latest" and not options.smoke else None

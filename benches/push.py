@@ -81,7 +81,7 @@ def main():
     seconds, rate, batch = (0.5, 2_000.0, 50) if options.smoke else (options.seconds, options.rate, options.batch)
     results = Results("push", options.smoke)
     with Project(options.program, DEFINITIONS, keep=options.keep) as project:
-        project.run("apply", "--yes")
+        project.run("apply")
         address = project.serve()
         for size, connections in ((1, 16), (batch, 8)):
             before = cpu_seconds(project.process.pid)

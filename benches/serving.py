@@ -57,7 +57,7 @@ def main():
     results, random_users = Results("serving", options.smoke), random.Random(7)
     with Project(options.program, definitions(5), keep=options.keep) as project:
         write_tables(project.folder, 5, users, np.random.default_rng(7))
-        project.run("apply", "--yes")
+        project.run("apply")
         _, wall, _, _ = project.run("materialize")
         results.add("serving: load 5 views", 5 * users / wall, "rows/s")
         address = project.serve()

@@ -123,7 +123,7 @@ def main():
     results = Results("training", options.smoke)
     with Project(options.program, definitions(), keep=options.keep) as project:
         generate(project.folder, labels, rows, entities, options.seed)
-        project.run("apply", "--yes")
+        project.run("apply")
         seconds, cpus, peaks, plain, anti = [], [], [], [], []
         for run in range(runs):      # in turn, so that a busy machine is busy for both
             out = project.folder / f"ours-{run}.parquet"

@@ -85,7 +85,7 @@ class Server:
             environment["SPRINGHOUSE_CRASH_AT"] = crash_at
         self.started = time.monotonic()
         self.process = subprocess.Popen(
-            [program(), "--project", folder, "serve", "--listen", "127.0.0.1:0"], env=environment, text=True,
+            [program(), "--project", folder, "serve", "--bind", "127.0.0.1:0"], env=environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, bufsize=1)
         self.lines, self.log = queue.Queue(), []
         threading.Thread(target=self._read, daemon=True).start()

@@ -21,7 +21,7 @@ class FlightsTest(unittest.TestCase):
 
     def test_a_training_set_keeps_every_label_and_comes_out_the_same_twice(self):
         with self.project() as project:
-            project.run("apply", "--yes")
+            project.run("apply")
             digests = []
             for name in ("one.parquet", "two.parquet"):
                 out = project.folder / name
@@ -34,7 +34,7 @@ class FlightsTest(unittest.TestCase):
 
     def test_the_history_is_loaded_served_and_equal_to_what_is_recomputed(self):
         with self.project() as project:
-            project.run("apply", "--yes")
+            project.run("apply")
             project.run("materialize")
             server = project.serve()
             self.assertTrue(server.wait_ready(), server.tail())

@@ -152,7 +152,7 @@ class KillTest(unittest.TestCase):
             self.points = rng.sample(sorted(POINTS), len(POINTS))
             (project.folder / "history").mkdir()
             self.add_history()
-            project.run("apply", "--yes")
+            project.run("apply")
             reached = {}
             for number in range(KILLS):
                 self.round(number, reached)

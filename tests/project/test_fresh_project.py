@@ -9,14 +9,15 @@ from springhouse_testing import Client, Project, program
 class FreshProjectTest(unittest.TestCase):
     def test_init_makes_a_project_that_goes_all_the_way(self):
         with Project() as project:
-            project.run("init")
+            project.run("init", project.folder)
             self.assertTrue((project.folder / "springhouse.yaml").exists())
             project.run("validate")
-            plan = project.run("plan").stdout
-            self.assertTrue(plan.strip(), "plan says nothing of a new project")
-            project.run("apply", "--yes")
-            again = project.run("apply", "--yes")
-            self.assertEqual(again.returncode, 0)
+            plan = project.run("plan", check=False)
+            self.assertEqual(plan.returncode, 2, plan.stdout + plan.stderr)
+            self.assertIn("customer_orders", plan.stdout)
+            project.run("apply")
+            self.assertEqual(project.run("plan").returncode, 0)
+            self.assertEqual(project.run("apply").returncode, 0, "nothing to apply is no mistake")
             project.run("materialize")
             server = project.serve()
             self.assertTrue(server.wait_ready(), server.tail())
@@ -34,11 +35,11 @@ class FreshProjectTest(unittest.TestCase):
 
     def test_a_second_server_says_who_holds_the_project(self):
         with Project() as project:
-            project.run("init")
-            project.run("apply", "--yes")
+            project.run("init", project.folder)
+            project.run("apply")
             server = project.serve()
             self.assertTrue(server.wait_ready(), server.tail())
-            second = project.run("serve", "--listen", "127.0.0.1:0", check=False, timeout=60)
+            second = project.run("serve", "--bind", "127.0.0.1:0", check=False, timeout=60)
             self.assertNotEqual(second.returncode, 0)
             self.assertNotIn("panicked", second.stderr)
             self.assertEqual(server.stop(), 0, server.tail())

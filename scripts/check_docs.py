@@ -12,6 +12,7 @@ CRATES = ROOT / "crates"
 SETTINGS = {
     "springhouse-ingest": ("PushSettings", "push"),
     "springhouse-serving": ("ServingSettings", "serving"),
+    "springhouse-server": ("ServerSettings", "server"),
 }
 
 

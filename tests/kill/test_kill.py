@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import subprocess
 import threading
 import time
@@ -143,6 +144,12 @@ def new_row(event_id, rng, seconds):
 
 
 class KillTest(unittest.TestCase):
+    def test_every_point_in_the_code_is_tried(self):
+        code = set()
+        for file in (ROOT / "crates").glob("*/src/**/*.rs"):
+            code |= set(re.findall(r'\bcrash_point\("(\w+)"\)', file.read_text()))
+        self.assertEqual(sorted(code - {"nobody armed this"}), sorted(POINTS))
+
     def test_no_acknowledged_event_is_lost_or_counted_twice(self):
         print(f"seed {SEED}, {KILLS} kills ...", flush=True)
         rng = random.Random(SEED)

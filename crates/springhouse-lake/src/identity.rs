@@ -1,0 +1,146 @@
+//! Which entity a row is about, as 128 bits: what partitions are made by and what labels and events meet on.
+//!
+//! An encoded key of up to 15 bytes is its own identity (its bytes and its length). Longer keys have 120 bits of XXH3 with a
+//! length byte that no short key has: two of a billion such keys meet by chance with a probability below 1e-17.
+
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::datatypes::{Date32Type, Int32Type, Int64Type, TimestampMicrosecondType};
+use springhouse_core::key::{ENTITY_KEY_BYTES_MAX, push_bool, push_bytes, push_i32, push_i64};
+use springhouse_core::{EntityKey, ValueType};
+
+/// An entity's identity.
+pub(crate) type Identity = u128;
+
+/// The length byte of a hashed identity.
+const HASHED: u128 = 0xff;
+
+/// The identity of an encoded key.
+pub(crate) fn identity_of(key: &[u8]) -> Identity {
+    if key.len() <= 15 {
+        let mut bytes = [0; 16];
+        bytes[1..=key.len()].copy_from_slice(key);
+        u128::from_be_bytes(bytes) | (key.len() as u128) << 120
+    } else {
+        xxhash_rust::xxh3::xxh3_128(key) >> 8 | HASHED << 120
+    }
+}
+
+/// A well-mixed 64-bit hash of an identity.
+pub(crate) fn mix(identity: Identity) -> u64 {
+    let folded = (identity as u64) ^ ((identity >> 64) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let product = u128::from(folded ^ 0x2545_f491_4f6c_dd1d) * 0xd6e8_feb8_6659_fd93_u128;
+    (product as u64) ^ (product >> 64) as u64
+}
+
+/// The encoded key of each row; None where a part is null or the key is too long. The bytes are those of
+/// [`springhouse_kernel::encode_keys`] (a test compares them), made without an allocation per row.
+pub(crate) fn for_each_key(
+    columns: &[ArrayRef],
+    keys: &[(String, ValueType)],
+    rows: usize,
+    mut each: impl FnMut(usize, Option<&[u8]>),
+) {
+    let mut buffer = Vec::with_capacity(64);
+    let has_nulls = columns.iter().any(|c| c.null_count() > 0);
+    for row in 0..rows {
+        if has_nulls && columns.iter().any(|c| c.is_null(row)) {
+            each(row, None);
+            continue;
+        }
+        buffer.clear();
+        for (column, (_, value_type)) in columns.iter().zip(keys) {
+            match value_type {
+                ValueType::Bool => push_bool(&mut buffer, column.as_boolean().value(row)),
+                ValueType::Int32 => push_i32(&mut buffer, column.as_primitive::<Int32Type>().value(row)),
+                ValueType::Date => push_i32(&mut buffer, column.as_primitive::<Date32Type>().value(row)),
+                ValueType::Int64 => push_i64(&mut buffer, column.as_primitive::<Int64Type>().value(row)),
+                ValueType::Timestamp => {
+                    push_i64(&mut buffer, column.as_primitive::<TimestampMicrosecondType>().value(row));
+                }
+                ValueType::Bytes => push_bytes(&mut buffer, column.as_binary::<i32>().value(row)),
+                _ => push_bytes(&mut buffer, column.as_string::<i32>().value(row).as_bytes()),
+            }
+        }
+        each(row, (buffer.len() <= ENTITY_KEY_BYTES_MAX).then_some(&buffer));
+    }
+}
+
+/// The identity of each row; None where there is no key.
+pub(crate) fn identities(
+    columns: &[ArrayRef],
+    keys: &[(String, ValueType)],
+    rows: usize,
+) -> Vec<Option<Identity>> {
+    if let ([column], [(_, ValueType::Int64)]) = (columns, keys) {
+        let of = |v: i64| identity_of(&(v as u64 ^ (1 << 63)).to_be_bytes());
+        return column.as_primitive::<Int64Type>().iter().map(|v| v.map(of)).collect();
+    }
+    let mut out = Vec::with_capacity(rows);
+    for_each_key(columns, keys, rows, |_, key| out.push(key.map(identity_of)));
+    out
+}
+
+/// A set of identities that may say yes too often, never no: one bit per hash.
+#[derive(Debug)]
+pub(crate) struct Presence {
+    bits: Vec<u64>,
+    shift: u32,
+}
+
+impl Presence {
+    /// For about `count` identities: 16 bits each, at most 64 MiB.
+    pub(crate) fn with_capacity(count: u64) -> Self {
+        let log2 = (count.max(4) * 16).next_power_of_two().trailing_zeros().clamp(6, 29);
+        Self { bits: vec![0; 1 << (log2 - 6)], shift: 64 - log2 }
+    }
+
+    pub(crate) fn insert(&mut self, identity: Identity) {
+        let bit = mix(identity) >> self.shift;
+        self.bits[(bit >> 6) as usize] |= 1 << (bit & 63);
+    }
+
+    pub(crate) fn may_hold(&self, identity: Identity) -> bool {
+        let bit = mix(identity) >> self.shift;
+        self.bits[(bit >> 6) as usize] & (1 << (bit & 63)) != 0
+    }
+
+    /// A set of these keys.
+    pub(crate) fn of(keys: &[EntityKey]) -> Self {
+        let mut set = Self::with_capacity(keys.len() as u64);
+        keys.iter().for_each(|key| set.insert(identity_of(key.as_bytes())));
+        set
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn short_keys_are_their_own_identity() {
+        let keys: Vec<Vec<u8>> = vec![
+            vec![],
+            vec![0],
+            vec![0, 0],
+            vec![1],
+            vec![0xff; 15],
+            vec![0; 15],
+            vec![0xff; 16],
+            vec![0; 16],
+            vec![0; 440],
+        ];
+        let all: HashSet<Identity> = keys.iter().map(|k| identity_of(k)).collect();
+        assert_eq!(all.len(), keys.len());
+    }
+
+    #[test]
+    fn a_presence_never_denies_what_is_in_it() {
+        let mut set = Presence::with_capacity(1000);
+        let of = |n: u64| identity_of(&n.to_be_bytes());
+        (0..1000).for_each(|n| set.insert(of(n)));
+        assert!((0..1000).all(|n| set.may_hold(of(n))));
+        let wrong = (1000..11_000).filter(|n| set.may_hold(of(*n))).count();
+        assert!(wrong < 1500, "{wrong} of 10000 others were said to be present");
+    }
+}

@@ -1,0 +1,303 @@
+//! Rows put aside by partition: in memory while they fit the budget, else in one temporary file that has no name, so that
+//! nothing is left behind whatever kills the process.
+
+use crate::error::{LakeError, Result};
+use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
+use arrow::compute::{concat_batches, take};
+use arrow::datatypes::SchemaRef;
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::StreamWriter;
+use parking_lot::Mutex;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Bytes that a job may hold in buffers, shared by all its partitions.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    limit: u64,
+    used: AtomicU64,
+}
+
+impl Budget {
+    pub(crate) fn new(limit: u64) -> Self {
+        Self { limit, used: AtomicU64::new(0) }
+    }
+
+    fn add(&self, bytes: u64) -> bool {
+        self.used.fetch_add(bytes, Ordering::Relaxed) + bytes <= self.limit
+    }
+
+    fn subtract(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// The temporary file of a job, made when it is first needed.
+#[derive(Debug)]
+pub(crate) struct SpillFile {
+    directory: PathBuf,
+    state: Mutex<Option<(Arc<File>, u64)>>,
+}
+
+/// A batch in the temporary file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Segment {
+    offset: u64,
+    length: u64,
+}
+
+impl SpillFile {
+    pub(crate) fn new(directory: &Path) -> Self {
+        Self { directory: directory.to_owned(), state: Mutex::new(None) }
+    }
+
+    /// Bytes written.
+    pub(crate) fn size(&self) -> u64 {
+        self.state.lock().as_ref().map_or(0, |(_, end)| *end)
+    }
+
+    pub(crate) fn write(&self, batch: &RecordBatch) -> Result<Segment> {
+        let mut bytes = Vec::new();
+        let mut writer = StreamWriter::try_new(&mut bytes, &batch.schema())?;
+        writer.write(batch)?;
+        writer.finish()?;
+        drop(writer);
+        let (file, offset) = {
+            let mut state = self.state.lock();
+            let (file, end) = match state.take() {
+                Some(open) => open,
+                None => {
+                    let file = tempfile::tempfile_in(&self.directory).map_err(|e| LakeError::spill(&e))?;
+                    (Arc::new(file), 0)
+                }
+            };
+            *state = Some((Arc::clone(&file), end + bytes.len() as u64));
+            (file, end)
+        };
+        file.write_all_at(&bytes, offset).map_err(|e| LakeError::spill(&e))?;
+        Ok(Segment { offset, length: bytes.len() as u64 })
+    }
+
+    pub(crate) fn read(&self, segment: Segment) -> Result<RecordBatch> {
+        let file = self.state.lock().as_ref().map(|(file, _)| Arc::clone(file));
+        let file = file.ok_or_else(|| LakeError::internal("nothing was spilled"))?;
+        let mut bytes = vec![0; segment.length as usize];
+        file.read_exact_at(&mut bytes, segment.offset).map_err(|e| LakeError::spill(&e))?;
+        let mut reader = StreamReader::try_new(std::io::Cursor::new(bytes), None)?;
+        reader.next().ok_or_else(|| LakeError::internal("a spilled segment is empty"))?.map_err(Into::into)
+    }
+}
+
+/// A batch in memory or in the file.
+#[derive(Debug)]
+pub(crate) enum Stored {
+    Memory(RecordBatch),
+    Spilled(Segment),
+}
+
+impl Stored {
+    pub(crate) fn load(&self, file: &SpillFile) -> Result<RecordBatch> {
+        match self {
+            Self::Memory(batch) => Ok(batch.clone()),
+            Self::Spilled(segment) => file.read(*segment),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Part {
+    stored: Vec<Stored>,
+    rows: u64,
+}
+
+/// Rows in an order that has each partition's together.
+#[derive(Debug)]
+pub(crate) struct Grouping {
+    /// Which row comes where.
+    pub order: Vec<u32>,
+    /// Rows of each partition.
+    counts: Vec<u32>,
+}
+
+/// Rows by partition, each partition in the order in which its rows came (when one thread pushes).
+#[derive(Debug)]
+pub(crate) struct Partitions {
+    schema: SchemaRef,
+    parts: Vec<Mutex<Part>>,
+    bytes: AtomicU64,
+    budget: Arc<Budget>,
+    file: Arc<SpillFile>,
+}
+
+impl Partitions {
+    pub(crate) fn new(count: usize, schema: SchemaRef, budget: &Arc<Budget>, file: &Arc<SpillFile>) -> Self {
+        Self {
+            schema,
+            parts: (0..count.max(1)).map(|_| Mutex::default()).collect(),
+            bytes: AtomicU64::new(0),
+            budget: Arc::clone(budget),
+            file: Arc::clone(file),
+        }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.parts.len()
+    }
+
+    pub(crate) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// How rows are to be ordered so that each partition's are together; `partition[i]` says where row `i` goes.
+    pub(crate) fn grouping(&self, partition: &[u32]) -> Grouping {
+        let counts = count_by_partition(partition, self.parts.len());
+        Grouping { order: order_by_partition(partition, &counts), counts }
+    }
+
+    /// Adds rows in any order; `partition[i]` says where row `i` goes.
+    pub(crate) fn push(&self, columns: &[ArrayRef], partition: &[u32]) -> Result<()> {
+        let grouping = self.grouping(partition);
+        let order = UInt32Array::from(grouping.order.clone());
+        let taken = columns.iter().map(|c| take(c, &order, None)).collect::<Result<Vec<_>, _>>()?;
+        self.push_grouped(taken, &grouping)
+    }
+
+    /// Adds rows that are in the grouping's order.
+    pub(crate) fn push_grouped(&self, columns: Vec<ArrayRef>, grouping: &Grouping) -> Result<()> {
+        let grouped = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
+        let fits = self.account(&grouped);
+        let mut start = 0;
+        for (part, count) in self.parts.iter().zip(&grouping.counts) {
+            let count = *count as usize;
+            if count > 0 {
+                let mut part = part.lock();
+                part.rows += count as u64;
+                part.stored.push(Stored::Memory(grouped.slice(start, count)));
+                start += count;
+            }
+        }
+        if fits { Ok(()) } else { self.spill() }
+    }
+
+    fn account(&self, batch: &RecordBatch) -> bool {
+        let bytes = batch.get_array_memory_size() as u64;
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.budget.add(bytes)
+    }
+
+    /// Writes everything in memory to the file: slices share memory, so that only all of them together free it.
+    fn spill(&self) -> Result<()> {
+        for part in &self.parts {
+            let mut part = part.lock();
+            let from = part.stored.iter().position(|s| matches!(s, Stored::Memory(_)));
+            let Some(from) = from else { continue };
+            let tail = part.stored.split_off(from);
+            let batches: Vec<RecordBatch> = tail.iter().map(|s| s.load(&self.file)).collect::<Result<_>>()?;
+            let segment = self.file.write(&concat_batches(&self.schema, &batches)?)?;
+            part.stored.push(Stored::Spilled(segment));
+        }
+        self.budget.subtract(self.bytes.swap(0, Ordering::Relaxed));
+        Ok(())
+    }
+
+    /// Rows in a partition.
+    pub(crate) fn rows(&self, partition: usize) -> u64 {
+        self.parts[partition].lock().rows
+    }
+
+    /// The batches of a partition, in order.
+    pub(crate) fn load(&self, partition: usize) -> Result<Vec<RecordBatch>> {
+        self.parts[partition].lock().stored.iter().map(|s| s.load(&self.file)).collect()
+    }
+
+    /// A partition as one batch.
+    pub(crate) fn load_one(&self, partition: usize) -> Result<RecordBatch> {
+        let mut batches = self.load(partition)?;
+        if batches.len() == 1 {
+            return Ok(batches.remove(0));
+        }
+        Ok(concat_batches(&self.schema, &batches)?)
+    }
+}
+
+impl Drop for Partitions {
+    fn drop(&mut self) {
+        self.budget.subtract(*self.bytes.get_mut());
+    }
+}
+
+fn count_by_partition(partition: &[u32], count: usize) -> Vec<u32> {
+    let mut counts = vec![0u32; count];
+    partition.iter().for_each(|p| counts[*p as usize] += 1);
+    counts
+}
+
+/// Row numbers grouped by partition, in order within each.
+fn order_by_partition(partition: &[u32], counts: &[u32]) -> Vec<u32> {
+    let mut next = Vec::with_capacity(counts.len());
+    let mut start = 0;
+    for count in counts {
+        next.push(start);
+        start += count;
+    }
+    let mut order = vec![0u32; partition.len()];
+    for (row, p) in partition.iter().enumerate() {
+        let slot = &mut next[*p as usize];
+        order[*slot as usize] = row as u32;
+        *slot += 1;
+    }
+    order
+}
+
+/// How many partitions for `bytes` of rows: small enough that each fits the budget beside the others at work, and the
+/// processor's cache when there are many.
+pub(crate) fn partition_count(bytes: u64, budget: u64) -> usize {
+    /// Comfortable size of a partition.
+    const BYTES: u64 = 8 << 20;
+    /// More would make slices too small to be worth it.
+    const COUNT_MAX: u64 = 1024;
+    let comfortable = BYTES.min(budget / 16).max(64 << 10);
+    (bytes / comfortable + 1).next_power_of_two().min(COUNT_MAX) as usize
+}
+
+/// Which of `count` (a power of two) partitions a mixed hash belongs to.
+pub(crate) fn partition_of(hash: u64, count: usize) -> u32 {
+    // The low bits: presence filters use the high ones.
+    (hash & (count as u64 - 1)) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{AsArray, Int64Array};
+    use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+
+    #[test]
+    fn rows_come_back_in_order_spilled_or_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let schema: SchemaRef = Arc::new(Schema::new(vec![Field::new("v", DataType::Int64, false)]));
+        for (limit, spills) in [(u64::MAX / 2, false), (2_000, true), (0, true)] {
+            let budget = Arc::new(Budget::new(limit));
+            let file = Arc::new(SpillFile::new(directory.path()));
+            let partitions = Partitions::new(4, Arc::clone(&schema), &budget, &file);
+            for start in (0..1000i64).step_by(100) {
+                let values: Vec<i64> = (start..start + 100).collect();
+                let partition: Vec<u32> = values.iter().map(|v| (v * 7 % 4) as u32).collect();
+                partitions.push(&[Arc::new(Int64Array::from(values))], &partition).unwrap();
+            }
+            assert_eq!(file.size() > 0, spills, "limit {limit}");
+            for p in 0..4 {
+                let batch = partitions.load_one(p).unwrap();
+                let got: Vec<i64> = batch.column(0).as_primitive::<Int64Type>().values().to_vec();
+                let expected: Vec<i64> = (0..1000).filter(|v| v * 7 % 4 == p as i64).collect();
+                assert_eq!(got, expected);
+                assert_eq!(partitions.rows(p), expected.len() as u64);
+            }
+            drop(partitions);
+            assert_eq!(budget.used.load(Ordering::Relaxed), 0);
+        }
+    }
+}

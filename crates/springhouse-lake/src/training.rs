@@ -1,17 +1,47 @@
-//! Training sets.
+//! Training sets: labels in, the same labels with what serving would have answered at their moments out.
+//!
+//! Labels' keys and moments are put aside by partition of the entity; each source is scanned once per entity, its rows put
+//! aside the same way (to disk over the budget); the kernel answers partition by partition; the answers are put aside by
+//! chunk of the output and written in label order. Of latest views only keys and times are scanned at first: the columns
+//! are read when it is known which rows labels see.
 
-use crate::error::Result;
+mod assemble;
+pub(crate) mod gather;
+pub(crate) mod join;
+mod labels;
+mod manifest;
+mod output;
+pub(crate) mod plan;
+mod recompute;
+
+use crate::error::{LakeError, Result};
+use crate::identity::{Presence, identities, mix};
 use crate::lake::Lake;
+use crate::materialize::TableCursor;
 use crate::progress::Progress;
-use springhouse_core::definition::FeatureView;
-use springhouse_core::{Definitions, Micros};
+use crate::source::scan::{Origin, ScanCounts, ScanSpec, SourceFiles};
+use crate::spill::{Budget, Partitions, SpillFile, partition_count, partition_of};
+use arrow::array::{ArrayRef, Decimal128Array, Int64Array, UInt64Array};
+use assemble::{Assembler, FeatureCounts, output_field, request_fields};
+use gather::{EventGroup, Payload, group_views};
+use join::{Answers, join_inputs, join_references, label_schema};
+use labels::Labels;
+use parking_lot::Mutex;
+use plan::{ServicePlan, ViewJob, is_latest};
+use springhouse_core::definition::{Entity, ViewKind};
+use springhouse_core::time::{EVENT_TIME_MAX, EVENT_TIME_MIN};
+use springhouse_core::{Definitions, Micros, ValueType};
+use springhouse_kernel::Window;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Availability mode of a training set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Availability {
     /// Both times count (default).
+    #[default]
     Known,
     /// Only the event time counts.
     Event,
@@ -60,28 +90,340 @@ pub struct TrainingOutcome {
     pub rows: u64,
 }
 
+/// How many threads a job uses.
+pub(crate) fn threads() -> usize {
+    /// More would only wait for the disk.
+    const THREADS_MAX: usize = 16;
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(THREADS_MAX)
+}
+
+/// Runs blocking work without holding up the other tasks of a multi-threaded runtime.
+pub(crate) fn blocking<T>(work: impl FnOnce() -> T) -> T {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
+
+/// Keys and moments of all labels, by partition of one entity.
+struct LabelSet<'a> {
+    entity: &'a Entity,
+    key_columns: Vec<usize>,
+    partitions: Partitions,
+    present: Presence,
+}
+
+/// What the first pass over the labels found.
+struct LabelFacts {
+    rows: u64,
+    first: Micros,
+    last: Micros,
+}
+
+/// A source, opened once, with what was read of it.
+struct OpenSource {
+    files: SourceFiles,
+    counts: ScanCounts,
+    cut: Cut,
+    cursor: Option<TableCursor>,
+}
+
 impl Lake {
-    /// Makes a training set.
+    /// Makes a training set: the labels with one column per feature of the service, in label order.
+    ///
+    /// # Errors
+    /// `unknown_service`, `labels_*`, `naive_timestamp`, `source_*`, `file_*`, `csv_bad_cell`, `delta_*`, `spill_failed`.
     pub async fn training_set(
         &self,
         request: &TrainingRequest<'_>,
         progress: &dyn Progress,
     ) -> Result<TrainingOutcome> {
-        let _ = (request, progress);
-        unimplemented!()
+        let plan = ServicePlan::new(request.definitions, &request.service)?;
+        let service = &request.definitions.feature_services[&request.service];
+        let labels = Labels::open(self, request, &declared_label_types(&plan)).await?;
+        let entities = entities(&plan);
+        let mut key_columns = Vec::with_capacity(entities.len());
+        for entity in &entities {
+            key_columns.push(label_keys(&labels, entity)?);
+        }
+        let fields =
+            plan.requests.iter().map(|job| request_fields(&labels, job.view)).collect::<Result<Vec<_>>>()?;
+        let features = plan.outputs.iter().map(|o| output_field(&o.name, &o.value_type)).collect();
+        let schema = output::output_schema(&labels, features)?;
+        let mut sources: BTreeMap<String, OpenSource> = BTreeMap::new();
+        for job in &plan.views {
+            if !sources.contains_key(&job.source.name) {
+                let cut = request.cuts.get(&job.source.name).cloned().unwrap_or_default();
+                sources.insert(job.source.name.clone(), self.open_source(job, cut).await?);
+            }
+        }
+        let made = blocking(|| {
+            self.make(
+                request,
+                progress,
+                &plan,
+                service,
+                &labels,
+                entities,
+                key_columns,
+                fields,
+                &schema,
+                &sources,
+            )
+        })?;
+        let (rows, counts) = made;
+        let manifest = manifest::manifest(request, &plan, &labels, &sources, rows, &counts)?;
+        manifest::write(&request.out, &manifest)?;
+        Ok(TrainingOutcome { manifest, rows })
     }
 
-    /// Raw answers (before TTL policy, after nothing) for a few keys of one view, recomputed from history: what `verify`
-    /// compares with. `known` availability.
-    pub async fn recompute(
-        &self,
-        definitions: &Definitions,
-        view: &FeatureView,
-        keys: &[springhouse_core::EntityKey],
-        at: &[Micros],
-        cut: &Cut,
-    ) -> Result<Vec<springhouse_kernel::EntityAnswer>> {
-        let _ = (definitions, view, keys, at, cut);
-        unimplemented!()
+    async fn open_source(&self, job: &ViewJob<'_>, cut: Cut) -> Result<OpenSource> {
+        let files = SourceFiles::open(self, job.source, true).await?;
+        let cursor = cut.table_cursor.as_deref().map(TableCursor::parse).transpose()?.flatten();
+        Ok(OpenSource { files, counts: ScanCounts::default(), cut, cursor })
     }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "everything that was opened, handed over to the blocking part"
+    )]
+    fn make(
+        &self,
+        request: &TrainingRequest<'_>,
+        progress: &dyn Progress,
+        plan: &ServicePlan<'_>,
+        service: &springhouse_core::definition::FeatureService,
+        labels: &Labels,
+        entities: Vec<&Entity>,
+        key_columns: Vec<Vec<usize>>,
+        fields: Vec<Vec<Option<usize>>>,
+        schema: &arrow::datatypes::SchemaRef,
+        sources: &BTreeMap<String, OpenSource>,
+    ) -> Result<(u64, Vec<FeatureCounts>)> {
+        let threads = threads();
+        let directory = out_directory(&request.out);
+        let file = Arc::new(SpillFile::new(&directory));
+        let budget = |share: u64| Arc::new(Budget::new(request.memory_budget / share));
+        let (label_budget, event_budget, answer_budget) = (budget(4), budget(3), budget(4));
+
+        // Keys and moments.
+        let row_guess = labels.row_count().unwrap_or(labels.bytes() / 20 + 1);
+        let event_guess = sources.values().map(|s| s.files.rows_estimate()).max().unwrap_or(0);
+        let partitions = partition_count((row_guess * 40).max(event_guess * 64), request.memory_budget);
+        let mut sets: Vec<LabelSet<'_>> = entities
+            .into_iter()
+            .zip(key_columns)
+            .map(|(entity, key_columns)| LabelSet {
+                entity,
+                key_columns,
+                partitions: Partitions::new(partitions, label_schema(), &label_budget, &file),
+                present: Presence::with_capacity(row_guess),
+            })
+            .collect();
+        let facts = read_labels(labels, &mut sets, progress)?;
+
+        // Events meet labels.
+        let chunk_rows = output::chunk_rows(schema);
+        let answers: Vec<Answers> = plan
+            .views
+            .iter()
+            .map(|job| Answers::new(job, facts.rows, chunk_rows, &answer_budget, &file))
+            .collect();
+        let payload_of =
+            |job: &ViewJob<'_>| if is_latest(job.view) { Payload::RowReference } else { Payload::Inputs };
+        for (payload, views) in group_views(&plan.views, payload_of) {
+            let jobs: Vec<&ViewJob<'_>> = views.iter().map(|v| &plan.views[*v]).collect();
+            let source = &sources[&jobs[0].source.name];
+            let group = EventGroup::new(&jobs, views, payload, false)?;
+            let set = sets.iter().find(|s| s.entity.name == group.entity.name);
+            let set = set.ok_or_else(|| LakeError::internal("labels were not read for an entity"))?;
+            let spec = ScanSpec {
+                columns: group.source_columns(),
+                event_times: event_times(&jobs, &facts),
+                offsets: 0..source.cut.stream_end.unwrap_or(i64::MAX),
+                availability: request.availability,
+                with_ids: jobs[0].source.event_id.is_some(),
+            };
+            let total = source.files.rows_estimate();
+            let events =
+                Partitions::new(set.partitions.count(), Arc::clone(group.schema()), &event_budget, &file);
+            let before = source.counts.rows_read.load(Ordering::Relaxed);
+            group.gather(
+                &source.files,
+                &spec,
+                threads,
+                Some(&set.present),
+                &|_, file| {
+                    source
+                        .cursor
+                        .as_ref()
+                        .is_none_or(|cursor| file.origin == Origin::Stream || cursor.knows(file))
+                },
+                &|rows, row| {
+                    let visible_at = rows.event_time[row].max(rows.known_at[row]);
+                    visible_at <= facts.last
+                        && (source.files.files[rows.file].origin == Origin::Stream
+                            || source.cursor.as_ref().is_none_or(|cursor| cursor.admits(rows, row)))
+                },
+                &source.counts,
+                &|done| progress.report("reading sources", done - before, total),
+                &events,
+            )?;
+            match payload {
+                Payload::Inputs => {
+                    join_inputs(&plan.views, &group, &set.partitions, &events, &answers, threads)?;
+                }
+                Payload::RowReference => join_references(
+                    &plan.views,
+                    &group,
+                    &source.files,
+                    &spec,
+                    &set.partitions,
+                    &events,
+                    &answers,
+                    (&event_budget, &file),
+                    threads,
+                    &|done| progress.report("reading features", done, total),
+                )?,
+            }
+            source.files.check_unchanged(self)?;
+        }
+        drop(sets);
+
+        // Label order again.
+        let assembler = Assembler {
+            plan,
+            service,
+            labels,
+            answers: &answers,
+            fields,
+            counts: Mutex::new(vec![FeatureCounts::default(); plan.outputs.len()]),
+        };
+        let chunk_count = facts.rows.div_ceil(chunk_rows) as usize;
+        let written = output::write(
+            &request.out,
+            schema,
+            labels,
+            &assembler,
+            chunk_rows,
+            chunk_count,
+            threads,
+            &|done| {
+                progress.report("writing", done, facts.rows);
+            },
+        )?;
+        if written != facts.rows {
+            return Err(LakeError::new(
+                "labels_changed",
+                format!("the labels `{}` were changed while they were being read", labels.name),
+            )
+            .hint("run the command again"));
+        }
+        if file.size() > 0 {
+            tracing::debug!(bytes = file.size(), "training set spilled");
+        }
+        Ok((written, assembler.counts.into_inner()))
+    }
+}
+
+fn out_directory(out: &std::path::Path) -> PathBuf {
+    match out.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// The entities of the stored views, once each.
+fn entities<'a>(plan: &ServicePlan<'a>) -> Vec<&'a Entity> {
+    let mut entities: Vec<&Entity> = Vec::new();
+    for job in &plan.views {
+        if !entities.iter().any(|e| e.name == job.entity.name) {
+            entities.push(job.entity);
+        }
+    }
+    entities
+}
+
+/// Label columns whose types the definitions say.
+fn declared_label_types(plan: &ServicePlan<'_>) -> BTreeMap<String, ValueType> {
+    let keys = plan.views.iter().flat_map(|job| job.entity.keys.iter().cloned());
+    let fields = plan.requests.iter().flat_map(|job| &job.view.fields);
+    fields.map(|field| (field.name.clone(), field.value_type.clone())).chain(keys).collect()
+}
+
+fn label_keys(labels: &Labels, entity: &Entity) -> Result<Vec<usize>> {
+    let mut columns = Vec::with_capacity(entity.keys.len());
+    for (name, value_type) in &entity.keys {
+        let column = labels.find(name).ok_or_else(|| {
+            let why = format!("the key ({value_type}) of entity `{}`", entity.name);
+            labels.missing("labels_missing_key", name, &why)
+        })?;
+        labels.check(column, value_type)?;
+        columns.push(column);
+    }
+    Ok(columns)
+}
+
+/// The first pass over the labels: keys and moments, put aside by partition.
+fn read_labels(labels: &Labels, sets: &mut [LabelSet<'_>], progress: &dyn Progress) -> Result<LabelFacts> {
+    let mut columns: Vec<usize> = sets.iter().flat_map(|s| s.key_columns.iter().copied()).collect();
+    columns.push(labels.at_column);
+    columns.sort_unstable();
+    columns.dedup();
+    let position = |column: usize| columns.binary_search(&column).expect("every column read is in the list");
+    let mut facts = LabelFacts { rows: 0, first: Micros::MAX, last: Micros::MIN };
+    let total = labels.row_count().unwrap_or(0);
+    let mut reader = labels.read(columns.clone());
+    while let Some((first_row, batch)) = reader.next_batch()? {
+        let at = labels.moments(batch.column(position(labels.at_column)), first_row)?;
+        facts.rows += at.len() as u64;
+        facts.first = facts.first.min(at.iter().copied().min().unwrap_or(Micros::MAX));
+        facts.last = facts.last.max(at.iter().copied().max().unwrap_or(Micros::MIN));
+        for set in &mut *sets {
+            let mut keys: Vec<ArrayRef> = Vec::with_capacity(set.key_columns.len());
+            for (column, (_, value_type)) in set.key_columns.iter().zip(&set.entity.keys) {
+                keys.push(labels.typed(batch.column(position(*column)), *column, value_type, first_row)?);
+            }
+            let (mut identity, mut rows, mut moments, mut partition) = (vec![], vec![], vec![], vec![]);
+            for (row, found) in identities(&keys, &set.entity.keys, at.len()).into_iter().enumerate() {
+                // A label without a key is kept; its features are missing.
+                let Some(found) = found else { continue };
+                set.present.insert(found);
+                identity.push(found as i128);
+                rows.push(first_row + row as u64);
+                moments.push(at[row]);
+                partition.push(partition_of(mix(found), set.partitions.count()));
+            }
+            let columns: [ArrayRef; 3] = [
+                Arc::new(Decimal128Array::from(identity).with_precision_and_scale(38, 0)?),
+                Arc::new(UInt64Array::from(rows)),
+                Arc::new(Int64Array::from(moments)),
+            ];
+            set.partitions.push(&columns, &partition)?;
+        }
+        progress.report("reading labels", facts.rows, total);
+    }
+    if facts.rows == 0 {
+        return Err(labels::no_rows(labels));
+    }
+    Ok(facts)
+}
+
+/// The event times that some label may see. Nothing later than the last label; for windows nothing before the longest window
+/// of the first label. A latest view sees rows of any age: one beyond the TTL makes it expired instead of missing.
+fn event_times(jobs: &[&ViewJob<'_>], facts: &LabelFacts) -> std::ops::RangeInclusive<Micros> {
+    let mut low = EVENT_TIME_MAX;
+    for job in jobs {
+        match &job.view.kind {
+            ViewKind::Latest(_) => low = EVENT_TIME_MIN,
+            ViewKind::Windows(features) => {
+                for feature in features {
+                    let window = Window { length: feature.window, hop: feature.hop };
+                    low = low.min(window.bounds(facts.first).low);
+                }
+            }
+        }
+    }
+    low..=facts.last
 }

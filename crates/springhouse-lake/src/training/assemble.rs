@@ -1,0 +1,223 @@
+//! From answers to output columns, chunk by chunk: label order again, defaults, request-time views.
+
+use crate::error::{LakeError, Result};
+use crate::spill::Partitions;
+use crate::training::join::Answers;
+use crate::training::labels::Labels;
+use crate::training::plan::{ServicePlan, Slot};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, Scalar, new_null_array};
+use arrow::compute::interleave;
+use arrow::datatypes::{DataType, Field, Schema, UInt8Type, UInt64Type};
+use parking_lot::Mutex;
+use springhouse_core::definition::{DefaultValue, FeatureService, OnStale, RequestView};
+use springhouse_core::{Micros, Value, ValueStatus, ValueType};
+use springhouse_kernel::{array_from_values, arrow_type};
+use std::sync::Arc;
+
+/// How many kinds of status there are.
+pub(crate) const STATUS_COUNT: usize = ValueStatus::Denied as usize + 1;
+
+/// What became of one feature's values.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FeatureCounts {
+    /// Rows by status.
+    pub by_status: [u64; STATUS_COUNT],
+    /// Rows that show null.
+    pub nulls: u64,
+    /// Rows that show the default instead of a value (a default that is null counts as well).
+    pub defaults: u64,
+}
+
+/// Values and statuses of one feature in a chunk.
+#[derive(Clone, Debug)]
+struct FeatureChunk {
+    values: ArrayRef,
+    statuses: Vec<u8>,
+}
+
+/// Assembles the chunks of a training set.
+pub(crate) struct Assembler<'a> {
+    pub plan: &'a ServicePlan<'a>,
+    pub service: &'a FeatureService,
+    pub labels: &'a Labels,
+    pub answers: &'a [Answers],
+    /// Per request view and field: the label column, if there is one.
+    pub fields: Vec<Vec<Option<usize>>>,
+    pub counts: Mutex<Vec<FeatureCounts>>,
+}
+
+impl Assembler<'_> {
+    /// The feature columns of a chunk; `batch` has all label columns of its rows.
+    pub(crate) fn chunk(&self, chunk: usize, first_row: u64, batch: &RecordBatch) -> Result<Vec<ArrayRef>> {
+        let rows = batch.num_rows();
+        let mut stored = Vec::with_capacity(self.plan.views.len());
+        for (job, answers) in self.plan.views.iter().zip(self.answers) {
+            let mut features = in_label_order(&answers.chunks, chunk, first_row, rows)?;
+            for ((feature, default), (_, value_type)) in
+                features.iter_mut().zip(&job.defaults).zip(job.plan.features())
+            {
+                self.fill(feature, default, value_type)?;
+            }
+            stored.push(features);
+        }
+        let mut requested: Vec<Vec<FeatureChunk>> = Vec::with_capacity(self.plan.requests.len());
+        if !self.plan.requests.is_empty() {
+            let at = self.labels.at(batch, first_row)?;
+            for number in 0..self.plan.requests.len() {
+                let features = self.request_view(number, &stored, &requested, batch, first_row, &at)?;
+                requested.push(features);
+            }
+        }
+        let of = |slot: Slot| match slot {
+            Slot::Stored { view, feature } => &stored[view][feature],
+            Slot::Request { view, feature } => &requested[view][feature],
+        };
+        let mut counts = self.counts.lock();
+        for (count, output) in counts.iter_mut().zip(&self.plan.outputs) {
+            count.add(of(output.slot), self.service.on_stale);
+        }
+        drop(counts);
+        Ok(self.plan.outputs.iter().map(|output| Arc::clone(&of(output.slot).values)).collect())
+    }
+
+    /// The same rule as online: the default wherever the value is not usable.
+    fn fill(&self, feature: &mut FeatureChunk, default: &DefaultValue, value_type: &ValueType) -> Result<()> {
+        let stands_in = default.value();
+        let on_stale = self.service.on_stale;
+        let replaced: BooleanArray =
+            feature.statuses.iter().map(|status| Some(is_replaced(*status, on_stale))).collect();
+        if replaced.true_count() == 0 || (stands_in == Value::Null && on_stale != OnStale::Default) {
+            return Ok(());
+        }
+        let scalar = Scalar::new(array_from_values(value_type, [&stands_in]));
+        feature.values = arrow::compute::kernels::zip::zip(&replaced, &scalar, &feature.values)?;
+        Ok(())
+    }
+
+    fn request_view(
+        &self,
+        number: usize,
+        stored: &[Vec<FeatureChunk>],
+        requested: &[Vec<FeatureChunk>],
+        batch: &RecordBatch,
+        first_row: u64,
+        at: &[Micros],
+    ) -> Result<Vec<FeatureChunk>> {
+        let job = &self.plan.requests[number];
+        let mut fields = Vec::new();
+        let mut arrays: Vec<ArrayRef> = Vec::new();
+        for (name, slot) in &job.inputs {
+            let values = match *slot {
+                Slot::Stored { view, feature } => &stored[view][feature].values,
+                Slot::Request { view, feature } => &requested[view][feature].values,
+            };
+            fields.push(Field::new(name, values.data_type().clone(), true));
+            arrays.push(Arc::clone(values));
+        }
+        for (field, column) in job.view.fields.iter().zip(&self.fields[number]) {
+            let array = match column {
+                Some(column) => {
+                    self.labels.typed(batch.column(*column), *column, &field.value_type, first_row)?
+                }
+                None => new_null_array(&arrow_type(&field.value_type), at.len()),
+            };
+            fields.push(Field::new(&field.name, array.data_type().clone(), true));
+            arrays.push(array);
+        }
+        let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(at.len()));
+        let inputs = RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)?;
+        let mut features = Vec::with_capacity(job.view.features.len());
+        for (values, feature) in job.plan.evaluate(&inputs, at).into_iter().zip(&job.view.features) {
+            let statuses = (0..values.len())
+                .map(
+                    |row| {
+                        if values.is_null(row) { ValueStatus::Null as u8 } else { ValueStatus::Fresh as u8 }
+                    },
+                )
+                .collect();
+            let mut chunk = FeatureChunk { values, statuses };
+            self.fill(&mut chunk, &feature.default, &feature.value_type)?;
+            features.push(chunk);
+        }
+        Ok(features)
+    }
+}
+
+fn is_replaced(status: u8, on_stale: OnStale) -> bool {
+    status != ValueStatus::Fresh as u8 && (status != ValueStatus::Stale as u8 || on_stale == OnStale::Default)
+}
+
+impl FeatureCounts {
+    fn add(&mut self, feature: &FeatureChunk, on_stale: OnStale) {
+        for status in &feature.statuses {
+            self.by_status[*status as usize] += 1;
+            self.defaults += u64::from(is_replaced(*status, on_stale));
+        }
+        self.nulls += feature.values.null_count() as u64;
+    }
+}
+
+/// One view's answers for the labels `first_row..first_row + rows`, in label order.
+fn in_label_order(
+    answers: &Partitions,
+    chunk: usize,
+    first_row: u64,
+    rows: usize,
+) -> Result<Vec<FeatureChunk>> {
+    let feature_count = (answers.schema().fields().len() - 1) / 2;
+    let batches = answers.load(chunk)?;
+    // Where each label's answer is; labels without one take the null in front.
+    let mut places = vec![(0usize, 0usize); rows];
+    for (number, batch) in batches.iter().enumerate() {
+        let label_rows = batch.column(0).as_primitive::<UInt64Type>().values();
+        for (position, row) in label_rows.iter().enumerate() {
+            let place = row
+                .checked_sub(first_row)
+                .and_then(|row| places.get_mut(usize::try_from(row).ok()?))
+                .ok_or_else(|| LakeError::internal("an answer belongs to another chunk"))?;
+            *place = (number + 1, position);
+        }
+    }
+    let mut features = Vec::with_capacity(feature_count);
+    for feature in 0..feature_count {
+        let nothing = new_null_array(answers.schema().field(1 + feature).data_type(), 1);
+        let mut sources: Vec<&dyn Array> = vec![nothing.as_ref()];
+        sources.extend(batches.iter().map(|b| b.column(1 + feature).as_ref()));
+        let values = interleave(&sources, &places)?;
+        let status_columns: Vec<&[u8]> = batches
+            .iter()
+            .map(|b| b.column(1 + feature_count + feature).as_primitive::<UInt8Type>().values().as_ref())
+            .collect();
+        let status_of = |(batch, position): &(usize, usize)| match batch {
+            0 => ValueStatus::Missing as u8,
+            batch => status_columns[batch - 1][*position],
+        };
+        let statuses = places.iter().map(status_of).collect();
+        features.push(FeatureChunk { values, statuses });
+    }
+    Ok(features)
+}
+
+/// Where the labels have each request field of a view.
+pub(crate) fn request_fields(labels: &Labels, view: &RequestView) -> Result<Vec<Option<usize>>> {
+    let mut found = Vec::with_capacity(view.fields.len());
+    for field in &view.fields {
+        let column = labels.find(&field.name);
+        match column {
+            Some(column) => labels.check(column, &field.value_type)?,
+            None if field.required => {
+                let why = format!("a request field ({}) of view `{}`", field.value_type, view.name);
+                return Err(labels.missing("labels_missing_field", &field.name, &why));
+            }
+            None => {}
+        }
+        found.push(column);
+    }
+    Ok(found)
+}
+
+/// The Parquet type of a feature's column: maps as Arrow maps are lists of structs already.
+pub(crate) fn output_field(name: &str, value_type: &ValueType) -> Field {
+    let data_type: DataType = arrow_type(value_type);
+    Field::new(name, data_type, true)
+}

@@ -1,0 +1,360 @@
+//! The events of one source and entity, scanned once and put aside by partition of the entity.
+
+use crate::error::Result;
+use crate::identity::{Presence, for_each_key, identities, mix};
+use crate::source::scan::{ScanCounts, ScanFile, ScanSpec, SourceFiles, SourceRows};
+use crate::spill::{Partitions, partition_of};
+use crate::training::plan::ViewJob;
+use arrow::array::{ArrayRef, BinaryBuilder, BooleanArray, Decimal128Array, Int64Array, UInt32Array};
+use arrow::compute::{nullif, take};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use springhouse_core::definition::Entity;
+use springhouse_expr::ViewProjection;
+use springhouse_kernel::{ViewInput, ViewPlan, arrow_type};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// What is put aside of each event besides its entity and stamp.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Payload {
+    /// The inputs of every view in the group.
+    Inputs,
+    /// Only where the row is: `file << 32 | row`.
+    RowReference,
+}
+
+/// Views that see the same rows of one source by the same key.
+#[derive(Debug)]
+pub(crate) struct EventGroup<'a> {
+    /// Positions of the views in the caller's list.
+    pub views: Vec<usize>,
+    pub entity: &'a Entity,
+    pub payload: Payload,
+    projections: Vec<ViewProjection>,
+    /// For each projection, the columns of the partitions that its inputs are.
+    input_columns: Vec<Vec<usize>>,
+    schema: SchemaRef,
+    with_ids: bool,
+    with_keys: bool,
+}
+
+/// Columns of a partition before the payload.
+pub(crate) const IDENTITY: usize = 0;
+pub(crate) const EVENT_TIME: usize = 1;
+pub(crate) const KNOWN_AT: usize = 2;
+pub(crate) const SEQ: usize = 3;
+const FIXED: usize = 4;
+
+impl<'a> EventGroup<'a> {
+    /// A group of views; all must have the same source, entity, key columns, filter and derived columns. `with_keys` puts
+    /// the encoded key in front of the payload.
+    pub(crate) fn new(
+        jobs: &[&ViewJob<'a>],
+        views: Vec<usize>,
+        payload: Payload,
+        with_keys: bool,
+    ) -> Result<Self> {
+        let first = jobs[0];
+        let with_ids = first.source.event_id.is_some();
+        let mut fields = vec![
+            Field::new("identity", DataType::Decimal128(38, 0), false),
+            Field::new("event_time", DataType::Int64, false),
+            Field::new("known_at", DataType::Int64, false),
+            Field::new("seq", DataType::Int64, false),
+        ];
+        if with_ids {
+            fields.push(Field::new("event_id", DataType::Decimal128(38, 0), true));
+        }
+        if with_keys {
+            fields.push(Field::new("key", DataType::Binary, true));
+        }
+        let mut group = Self {
+            views,
+            entity: first.entity,
+            payload,
+            projections: Vec::new(),
+            input_columns: Vec::new(),
+            schema: Arc::new(Schema::empty()),
+            with_ids,
+            with_keys,
+        };
+        match payload {
+            Payload::RowReference => {
+                // The row reference needs only keys and filters: a plan that reads nothing but the first key.
+                let mut narrow = first.view.clone();
+                narrow.kind = springhouse_core::definition::ViewKind::Latest(vec![narrow_feature(first)]);
+                let plan = crate::training::plan::compile(first.source, &narrow)?;
+                group.projections.push(ViewProjection::plan(first.source, first.entity, &narrow, &plan)?);
+                fields.push(Field::new("row", DataType::Int64, false));
+            }
+            Payload::Inputs => {
+                let mut known: Vec<&ViewInput> = Vec::new();
+                let base = fields.len();
+                for job in jobs {
+                    let mut columns = Vec::new();
+                    for input in job.plan.inputs() {
+                        let position = known.iter().position(|k| *k == input).unwrap_or_else(|| {
+                            fields.push(input_field(known.len(), input));
+                            known.push(input);
+                            known.len() - 1
+                        });
+                        columns.push(base + position);
+                    }
+                    group.projections.push(job.projection.clone());
+                    group.input_columns.push(columns);
+                }
+            }
+        }
+        group.schema = Arc::new(Schema::new(fields));
+        Ok(group)
+    }
+
+    /// The columns of its partitions.
+    pub(crate) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// The columns of a partition that are the inputs of the `view`-th view of the group.
+    pub(crate) fn inputs_of(&self, view: usize) -> &[usize] {
+        &self.input_columns[view]
+    }
+
+    /// The column with event identities.
+    pub(crate) fn event_id_column(&self) -> Option<usize> {
+        self.with_ids.then_some(FIXED)
+    }
+
+    /// The column with encoded keys.
+    pub(crate) fn key_column(&self) -> Option<usize> {
+        self.with_keys.then_some(FIXED + usize::from(self.with_ids))
+    }
+
+    /// The first column of the payload.
+    pub(crate) fn payload_column(&self) -> usize {
+        FIXED + usize::from(self.with_ids) + usize::from(self.with_keys)
+    }
+
+    /// The declared source columns that it reads.
+    pub(crate) fn source_columns(&self) -> Vec<String> {
+        crate::source::scan::names(self.projections.iter().map(ViewProjection::source_columns))
+    }
+
+    /// About how many bytes a row takes.
+    pub(crate) fn row_bytes(&self) -> u64 {
+        self.schema.fields().iter().map(|f| width(f.data_type())).sum()
+    }
+
+    /// Scans the source and puts aside the events of entities that may be in `present` (all, when None) and that `keep`
+    /// wants.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one call from each of three jobs; a struct would only rename them"
+    )]
+    pub(crate) fn gather(
+        &self,
+        files: &SourceFiles,
+        spec: &ScanSpec,
+        threads: usize,
+        present: Option<&Presence>,
+        wanted: &(dyn Fn(usize, &ScanFile) -> bool + Sync),
+        keep: &(dyn Fn(&SourceRows, usize) -> bool + Sync),
+        counts: &ScanCounts,
+        report: &(dyn Fn(u64) + Sync),
+        partitions: &Partitions,
+    ) -> Result<()> {
+        files.for_each(spec, threads, wanted, counts, &|rows: SourceRows| {
+            self.put_aside(&rows, present, keep, counts, partitions, &|_| false)?;
+            report(counts.rows_read.load(Ordering::Relaxed));
+            Ok(())
+        })
+    }
+
+    /// Puts aside rows with their keys; those that `mark` names get a null key.
+    pub(crate) fn put_aside_marked(
+        &self,
+        rows: &SourceRows,
+        keep: &(dyn Fn(&SourceRows, usize) -> bool + Sync),
+        counts: &ScanCounts,
+        partitions: &Partitions,
+        mark: &dyn Fn(usize) -> bool,
+    ) -> Result<()> {
+        self.put_aside(rows, None, keep, counts, partitions, mark)
+    }
+
+    fn put_aside(
+        &self,
+        rows: &SourceRows,
+        present: Option<&Presence>,
+        keep: &(dyn Fn(&SourceRows, usize) -> bool + Sync),
+        counts: &ScanCounts,
+        partitions: &Partitions,
+        mark: &dyn Fn(usize) -> bool,
+    ) -> Result<()> {
+        let first = self.projections[0].project(&rows.batch);
+        let length = first.rows.len();
+        let mut no_key = 0;
+        let mut identity = Vec::with_capacity(length);
+        // Positions among the projected rows, and among the rows of the batch.
+        let (mut projected, mut source) = (Vec::with_capacity(length), Vec::with_capacity(length));
+        let mut partition = Vec::with_capacity(length);
+        let count = partitions.count();
+        for (position, found) in
+            identities(&first.key_columns, &self.entity.keys, length).into_iter().enumerate()
+        {
+            let row = first.rows[position];
+            let Some(found) = found else {
+                no_key += 1;
+                continue;
+            };
+            if present.is_some_and(|present| !present.may_hold(found)) || !keep(rows, row as usize) {
+                continue;
+            }
+            identity.push(found as i128);
+            projected.push(position as u32);
+            source.push(row);
+            partition.push(partition_of(mix(found), count));
+        }
+        counts.no_key.fetch_add(no_key, Ordering::Relaxed);
+        if projected.is_empty() {
+            return Ok(());
+        }
+        let grouping = partitions.grouping(&partition);
+        let order_of =
+            |rows: &[u32]| -> Vec<u32> { grouping.order.iter().map(|i| rows[*i as usize]).collect() };
+        let (source, projected) = (order_of(&source), UInt32Array::from(order_of(&projected)));
+        let stamp = |values: &[i64]| -> ArrayRef {
+            Arc::new(source.iter().map(|row| values[*row as usize]).collect::<Int64Array>())
+        };
+        let ordered: Vec<i128> = grouping.order.iter().map(|i| identity[*i as usize]).collect();
+        let mut columns: Vec<ArrayRef> = vec![
+            Arc::new(Decimal128Array::from(ordered).with_precision_and_scale(38, 0)?),
+            stamp(&rows.event_time),
+            stamp(&rows.known_at),
+            stamp(&rows.seq),
+        ];
+        if self.with_ids {
+            let of =
+                |row: &u32| rows.event_ids.as_ref().and_then(|ids| ids[*row as usize]).map(|id| id as i128);
+            let ids: Decimal128Array = source.iter().map(of).collect();
+            columns.push(Arc::new(ids.with_precision_and_scale(38, 0)?));
+        }
+        if self.with_keys {
+            columns.push(self.keys(&first.key_columns, length, &source, &projected, mark)?);
+        }
+        match self.payload {
+            Payload::RowReference => {
+                let base = (rows.file as i64) << 32;
+                let references = source.iter().map(|row| base | i64::from(rows.row[*row as usize]));
+                columns.push(Arc::new(references.collect::<Int64Array>()));
+            }
+            Payload::Inputs => self.push_inputs(rows, first.inputs, &projected, &mut columns)?,
+        }
+        partitions.push_grouped(columns, &grouping)
+    }
+
+    /// The encoded keys of the projected rows in an order; null where the source row is marked.
+    fn keys(
+        &self,
+        columns: &[ArrayRef],
+        length: usize,
+        source: &[u32],
+        projected: &UInt32Array,
+        mark: &dyn Fn(usize) -> bool,
+    ) -> Result<ArrayRef> {
+        let mut all = BinaryBuilder::with_capacity(length, length * 16);
+        for_each_key(columns, &self.entity.keys, length, |_, key| all.append_option(key));
+        let keys = take(&all.finish(), projected, None)?;
+        let marked: BooleanArray = source.iter().map(|row| Some(mark(*row as usize))).collect();
+        Ok(if marked.true_count() == 0 { keys } else { nullif(&keys, &marked)? })
+    }
+
+    fn push_inputs(
+        &self,
+        rows: &SourceRows,
+        first: Vec<ArrayRef>,
+        projected: &UInt32Array,
+        columns: &mut Vec<ArrayRef>,
+    ) -> Result<()> {
+        let mut first = Some(first);
+        for (projection, targets) in self.projections.iter().zip(&self.input_columns) {
+            let is_covered = targets.iter().all(|target| *target < columns.len());
+            let inputs = match first.take() {
+                Some(inputs) => inputs,
+                None if is_covered => continue,
+                None => projection.project(&rows.batch).inputs,
+            };
+            for (input, target) in inputs.iter().zip(targets) {
+                if *target == columns.len() {
+                    columns.push(take(input, projected, None)?);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Groups views that can be gathered together.
+pub(crate) fn group_views(
+    jobs: &[ViewJob<'_>],
+    payload_of: impl Fn(&ViewJob<'_>) -> Payload,
+) -> Vec<(Payload, Vec<usize>)> {
+    let mut groups: Vec<(Payload, Vec<usize>)> = Vec::new();
+    for (number, job) in jobs.iter().enumerate() {
+        let payload = payload_of(job);
+        let same = |other: &ViewJob<'_>| {
+            let (a, b) = (job.view, other.view);
+            (&a.source, &a.entity, &a.key_columns, &a.filter)
+                == (&b.source, &b.entity, &b.key_columns, &b.filter)
+                && a.derived == b.derived
+        };
+        match groups.iter_mut().find(|(p, views)| *p == payload && same(&jobs[views[0]])) {
+            Some((_, views)) => views.push(number),
+            None => groups.push((payload, vec![number])),
+        }
+    }
+    groups
+}
+
+fn narrow_feature(job: &ViewJob<'_>) -> springhouse_core::definition::LatestFeature {
+    springhouse_core::definition::LatestFeature {
+        name: job.view.key_columns[0].clone(),
+        column: job.view.key_columns[0].clone(),
+        value_type: job.entity.keys[0].1.clone(),
+        default: springhouse_core::definition::DefaultValue::Null,
+        pii: false,
+        meta: springhouse_core::definition::Meta::default(),
+    }
+}
+
+/// A plan whose only input is an int64 row reference: the kernel then says which row each label sees.
+pub(crate) fn reference_plan(job: &ViewJob<'_>) -> Result<ViewPlan> {
+    let mut view = job.view.clone();
+    view.kind =
+        springhouse_core::definition::ViewKind::Latest(vec![springhouse_core::definition::LatestFeature {
+            name: "row".to_owned(),
+            column: "row".to_owned(),
+            value_type: springhouse_core::ValueType::Int64,
+            ..narrow_feature(job)
+        }]);
+    Ok(ViewPlan::compile(&view, &|_| Some(springhouse_core::ValueType::Int64))?)
+}
+
+fn input_field(number: usize, input: &ViewInput) -> Field {
+    let data_type = match input {
+        ViewInput::Column { value_type, .. } => arrow_type(value_type),
+        ViewInput::Predicate { .. } => DataType::Boolean,
+    };
+    Field::new(format!("input{number}"), data_type, true)
+}
+
+/// About how many bytes a value of a type takes.
+pub(crate) fn width(data_type: &DataType) -> u64 {
+    match data_type {
+        DataType::Boolean | DataType::UInt8 => 1,
+        DataType::FixedSizeList(field, n) => width(field.data_type()) * n.unsigned_abs() as u64,
+        DataType::List(field) => 4 + 8 * width(field.data_type()),
+        DataType::Struct(fields) => fields.iter().map(|f| width(f.data_type())).sum(),
+        DataType::Utf8 | DataType::Binary => 24,
+        other => other.primitive_width().unwrap_or(16) as u64,
+    }
+}

@@ -25,8 +25,6 @@ pub struct Settings {
     pub server: SettingsSection,
     /// Memory budget of one training set or materialisation, in MiB.
     pub memory_budget_mb: u32,
-    /// Limits of the embedded store, read by it.
-    pub online: SettingsSection,
     /// Limits of push, read by who takes pushes.
     pub push: SettingsSection,
     /// Limits of serving, read by who serves.
@@ -49,6 +47,8 @@ pub enum StoreKind {
     /// In this process and on its disk.
     #[default]
     Embedded,
+    /// In this process only, for trying things out.
+    Memory,
 }
 
 section! {
@@ -71,8 +71,6 @@ section! {
         "server" server: SectionDecl,
         /// Training sets, materialisation.
         "jobs" jobs: JobsDecl,
-        /// Limits of the embedded store.
-        "online" online: SectionDecl,
         /// Limits of push.
         "push" push: SectionDecl,
         /// Limits of serving.
@@ -95,7 +93,7 @@ section! {
     StoreDecl, "the online store";
     required {}
     optional {
-        /// embedded.
+        /// embedded (the default) or memory.
         "kind" kind: StoreKind,
         /// The folder of the embedded store.
         "path" path: String,
@@ -113,7 +111,7 @@ section! {
 }
 
 words! {
-    StoreKind: "embedded" => Self::Embedded;
+    StoreKind: "embedded" => Self::Embedded, "memory" => Self::Memory;
 }
 
 /// A part of the settings whose keys another crate knows.
@@ -180,7 +178,6 @@ pub fn load_settings(file: &str, text: &str) -> Result<Settings, Vec<Diagnostic>
         },
         server: section("server", declared.server),
         memory_budget_mb: declared.jobs.and_then(|j| j.memory_budget_mb).unwrap_or(MEMORY_BUDGET_MB_DEFAULT),
-        online: section("online", declared.online),
         push: section("push", declared.push),
         serving: section("serving", declared.serving),
     })

@@ -32,10 +32,6 @@ pub(crate) struct DeltaFiles {
     pub version: i64,
     /// Its files, sorted by name.
     pub files: Vec<FileRef>,
-    /// Per file: the least and greatest `_offset`, when its statistics say.
-    pub offsets: Vec<Option<(i64, i64)>>,
-    /// The table's column names.
-    pub columns: Vec<String>,
 }
 
 /// A column of a table that Springhouse writes.
@@ -110,7 +106,6 @@ pub(crate) fn files(project: &Path, directory: &Path, table: &DeltaTable) -> Res
         };
         let mut partition_values: Vec<_> = view.partition_values_map().into_iter().collect();
         partition_values.sort();
-        let offsets = view.stats().and_then(|stats| offset_range(&stats));
         let file = FileRef {
             name: file_name(project, &path),
             path,
@@ -118,23 +113,15 @@ pub(crate) fn files(project: &Path, directory: &Path, table: &DeltaTable) -> Res
             modified_ns: view.modification_time().saturating_mul(1_000_000),
             partition_values,
         };
-        found.push((file, offsets));
+        found.push(file);
     }
-    found.sort_by(|a, b| a.0.name.cmp(&b.0.name));
-    let columns = state.schema().fields().map(|f| f.name().clone()).collect();
-    let (files, offsets) = found.into_iter().unzip();
-    Ok(DeltaFiles { version: state.version() as i64, files, offsets, columns })
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(DeltaFiles { version: state.version() as i64, files: found })
 }
 
 fn unsupported(table: &str, what: &str) -> LakeError {
     LakeError::new("delta_unsupported", format!("the Delta table `{table}` uses {what}, which can't be read"))
         .hint(format!("rewrite the table without {what}, for example with an OPTIMIZE or a copy"))
-}
-
-fn offset_range(stats: &str) -> Option<(i64, i64)> {
-    let stats: serde_json::Value = serde_json::from_str(stats).ok()?;
-    let of = |which: &str| stats.get(which)?.get(crate::stream::OFFSET_COLUMN)?.as_i64();
-    Some((of("minValues")?, of("maxValues")?))
 }
 
 /// The version of an application transaction; -1 when there is none.

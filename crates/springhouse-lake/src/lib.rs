@@ -6,10 +6,12 @@
 mod delta;
 mod error;
 mod event_id;
+mod identity;
 mod lake;
 mod materialize;
 mod progress;
 mod source;
+mod spill;
 mod stream;
 mod training;
 

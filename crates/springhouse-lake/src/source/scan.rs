@@ -106,12 +106,13 @@ enum FileFormat {
 
 /// A part of a file that one thread reads.
 #[derive(Clone, Debug)]
-struct Unit {
-    file: usize,
-    /// Parquet: the row group.
-    row_group: Option<usize>,
-    first_row: u64,
-    rows: u64,
+pub(crate) struct Unit {
+    /// Which file.
+    pub file: usize,
+    /// Parquet: the row group; None: the whole file.
+    pub row_group: Option<usize>,
+    /// The number of its first row in the file.
+    pub first_row: u64,
 }
 
 /// The files of a source at one moment, their footers read.
@@ -253,30 +254,89 @@ impl SourceFiles {
                 continue;
             }
             let reader = FileReader::new(self, file, spec)?;
-            reader.units(index, spec, &mut units);
+            units.extend(file.units(index).into_iter().filter(|unit| reader.may_hold(unit, spec)));
             readers.push(Some(reader));
         }
-        let next = AtomicUsize::new(0);
-        let failed = AtomicBool::new(false);
-        let work = || -> Result<()> {
-            while !failed.load(Ordering::Relaxed) {
-                let Some(unit) = units.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
-                let reader = readers[unit.file].as_ref().expect("units are made of wanted files");
-                reader
-                    .read(unit, spec, counts, each)
-                    .inspect_err(|_| failed.store(true, Ordering::Relaxed))?;
-            }
-            Ok(())
-        };
-        let threads = threads.clamp(1, units.len().max(1));
-        if threads == 1 {
-            return work();
-        }
-        std::thread::scope(|scope| {
-            let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-            handles.into_iter().map(join).collect::<Result<Vec<()>>>().map(|_| ())
+        in_parallel(threads, units.len(), &|number| {
+            let unit = &units[number];
+            let reader = readers[unit.file].as_ref().expect("units are made of wanted files");
+            reader.read(unit, spec, counts, &mut |rows| each(rows))
         })
     }
+
+    /// Every part that a scan reads on its own, in order.
+    pub(crate) fn units(&self) -> Vec<Unit> {
+        self.files.iter().enumerate().flat_map(|(index, file)| file.units(index)).collect()
+    }
+
+    /// Reads some units again. `start` gives what takes the rows of the unit with a number; one thread reads a unit.
+    pub(crate) fn fetch<'t>(
+        &self,
+        spec: &ScanSpec,
+        threads: usize,
+        units: &[(usize, Unit)],
+        start: &(dyn Fn(usize) -> Result<TakeRows<'t>> + Sync),
+    ) -> Result<()> {
+        let counts = ScanCounts::default();
+        in_parallel(threads, units.len(), &|number| {
+            let (name, unit) = &units[number];
+            let reader = FileReader::new(self, &self.files[unit.file], spec)?;
+            let mut take = start(*name)?;
+            reader.read(unit, spec, &counts, &mut *take)
+        })
+    }
+
+    /// Fails when a file was changed since it was opened: two passes over it would not see the same rows.
+    pub(crate) fn check_unchanged(&self, lake: &Lake) -> Result<()> {
+        for file in self.files.iter().filter(|f| f.file.modified_ns != 0) {
+            let now = crate::source::location::file_ref(lake.project(), file.file.path.clone())?;
+            let same_time = self.is_delta_file(file) || now.modified_ns == file.file.modified_ns;
+            if now.size != file.file.size || !same_time {
+                return Err(LakeError::new(
+                    "source_changed",
+                    format!("`{}` was changed while it was being read", file.file.name),
+                )
+                .hint("run the command again; write new files instead of changing old ones"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Delta's log has its own modification time of a file, in milliseconds.
+    fn is_delta_file(&self, file: &ScanFile) -> bool {
+        file.may_lack
+    }
+}
+
+/// What takes the rows of a unit, batch by batch in file order.
+pub(crate) type TakeRows<'a> = Box<dyn FnMut(SourceRows) -> Result<()> + 'a>;
+
+/// Does jobs `0..count` on up to `threads` threads; the first error stops the others.
+pub(crate) fn in_parallel(
+    threads: usize,
+    count: usize,
+    job: &(dyn Fn(usize) -> Result<()> + Sync),
+) -> Result<()> {
+    let next = AtomicUsize::new(0);
+    let failed = AtomicBool::new(false);
+    let work = || -> Result<()> {
+        while !failed.load(Ordering::Relaxed) {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= count {
+                break;
+            }
+            job(number).inspect_err(|_| failed.store(true, Ordering::Relaxed))?;
+        }
+        Ok(())
+    };
+    let threads = threads.clamp(1, count.max(1));
+    if threads == 1 {
+        return work();
+    }
+    std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        handles.into_iter().map(join).collect()
+    })
 }
 
 /// Waits for a thread; its panic goes on here.
@@ -285,12 +345,28 @@ pub(crate) fn join<T>(handle: std::thread::ScopedJoinHandle<'_, T>) -> T {
 }
 
 impl ScanFile {
-    fn rows_estimate(&self) -> u64 {
+    pub(crate) fn rows_estimate(&self) -> u64 {
         match &self.format {
             FileFormat::Parquet(metadata) => metadata.metadata().file_metadata().num_rows().unsigned_abs(),
             // 50 bytes a line: a guess, only for how many partitions to make.
             FileFormat::Csv => self.file.size / 50 + 1,
         }
+    }
+
+    fn units(&self, index: usize) -> Vec<Unit> {
+        let FileFormat::Parquet(metadata) = &self.format else {
+            return vec![Unit { file: index, row_group: None, first_row: 0 }];
+        };
+        let mut first_row = 0;
+        let mut units = Vec::with_capacity(metadata.metadata().num_row_groups());
+        for (number, group) in metadata.metadata().row_groups().iter().enumerate() {
+            let rows = group.num_rows().unsigned_abs();
+            if rows > 0 {
+                units.push(Unit { file: index, row_group: Some(number), first_row });
+            }
+            first_row += rows;
+        }
+        units
     }
 
     /// Exact rows of a Parquet file.
@@ -468,23 +544,11 @@ impl<'a> FileReader<'a> {
         }
     }
 
-    fn units(&self, index: usize, spec: &ScanSpec, out: &mut Vec<Unit>) {
-        let FileFormat::Parquet(metadata) = &self.file.format else {
-            out.push(Unit { file: index, row_group: None, first_row: 0, rows: self.file.rows_estimate() });
-            return;
-        };
-        let mut first_row = 0;
-        for (number, group) in metadata.metadata().row_groups().iter().enumerate() {
-            let rows = group.num_rows().unsigned_abs();
-            if rows > 0 && self.may_hold(metadata, number, spec) {
-                out.push(Unit { file: index, row_group: Some(number), first_row, rows });
-            }
-            first_row += rows;
-        }
-    }
-
     /// False when the statistics of a row group say that no row in it is asked for.
-    fn may_hold(&self, metadata: &ArrowReaderMetadata, number: usize, spec: &ScanSpec) -> bool {
+    fn may_hold(&self, unit: &Unit, spec: &ScanSpec) -> bool {
+        let (FileFormat::Parquet(metadata), Some(number)) = (&self.file.format, unit.row_group) else {
+            return true;
+        };
         let group = metadata.metadata().row_group(number);
         let range_of = |column: &FileColumn| {
             let ColumnPlace::Root(root) = column.place else { return None };
@@ -516,7 +580,7 @@ impl<'a> FileReader<'a> {
         unit: &Unit,
         spec: &ScanSpec,
         counts: &ScanCounts,
-        each: &(dyn Fn(SourceRows) -> Result<()> + Sync),
+        each: &mut dyn FnMut(SourceRows) -> Result<()>,
     ) -> Result<()> {
         let mut roots: Vec<usize> = self
             .columns

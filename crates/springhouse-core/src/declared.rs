@@ -155,8 +155,8 @@ section! {
         "derived" derived: Entries<String>,
         /// Latest values: a list of columns, or a mapping from feature names to columns.
         "features" features: FeaturesDecl,
-        /// Aggregates over windows. One function makes features named NAME_WINDOW, such as `late_1h`; a list of
-        /// functions NAME_FUNCTION_WINDOW, such as `dep_delay_mean_24h`.
+        /// Aggregates over windows. Each makes features named NAME_FUNCTION_WINDOW, such as `dep_delay_mean_24h`
+        /// (NAME_WINDOW when the aggregate is named like its function).
         "aggregate" aggregate: Entries<AggregateDecl>,
         /// How fresh it is meant to be: realtime (5s at p95, 15s at p99), nearline (5m, 15m) or batch (24h, 48h).
         "tier" tier: Tier,

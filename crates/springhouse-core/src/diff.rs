@@ -8,7 +8,7 @@ mod facets;
 
 pub use describe::describe_changes;
 
-use crate::definition::{Definitions, FeatureView, RequestView, Source, SourceKind};
+use crate::definition::{DefaultValue, Definitions, FeatureView, RequestView, Source, SourceKind, ViewKind};
 use crate::resolve::mentions;
 use facets::{Facet, Weight};
 use serde::Serialize;
@@ -68,6 +68,40 @@ pub fn diff(old: &Definitions, new: &Definitions) -> Vec<Change> {
     differ.request_views();
     differ.services();
     differ.changes
+}
+
+impl Definitions {
+    /// Takes over the population statistics that were computed for `applied`, for each feature whose default still asks
+    /// for the same one and whose view is still in the same version.
+    pub fn keep_statistics(&mut self, applied: &Self) {
+        for view in self.feature_views.values_mut() {
+            let Some(old) = applied.feature_views.get(&view.name).filter(|old| old.version == view.version)
+            else {
+                continue;
+            };
+            let known: Vec<(String, DefaultValue)> = old
+                .features()
+                .into_iter()
+                .zip(old.defaults())
+                .map(|((name, _), default)| (name.to_owned(), default.clone()))
+                .collect();
+            let defaults: Vec<(&str, &mut DefaultValue)> = match &mut view.kind {
+                ViewKind::Latest(all) => all.iter_mut().map(|f| (f.name.as_str(), &mut f.default)).collect(),
+                ViewKind::Windows(all) => all.iter_mut().map(|f| (f.name.as_str(), &mut f.default)).collect(),
+            };
+            for (name, default) in defaults {
+                let before = known.iter().find(|(known, _)| known == name).map(|(_, default)| default);
+                if let (
+                    DefaultValue::Population { statistic, .. },
+                    Some(DefaultValue::Population { statistic: same, .. }),
+                ) = (&*default, before)
+                    && statistic == same
+                {
+                    *default = before.cloned().unwrap_or_default();
+                }
+            }
+        }
+    }
 }
 
 struct Differ<'a> {

@@ -25,6 +25,8 @@ pub struct Settings {
     pub server: SettingsSection,
     /// Memory budget of one training set or materialisation, in MiB.
     pub memory_budget_mb: u32,
+    /// Limits of the embedded store, read by it.
+    pub online: SettingsSection,
     /// Limits of push, read by who takes pushes.
     pub push: SettingsSection,
     /// Limits of serving, read by who serves.
@@ -47,8 +49,6 @@ pub enum StoreKind {
     /// In this process and on its disk.
     #[default]
     Embedded,
-    /// In this process only, for trying things out.
-    Memory,
 }
 
 section! {
@@ -71,6 +71,8 @@ section! {
         "server" server: SectionDecl,
         /// Training sets, materialisation.
         "jobs" jobs: JobsDecl,
+        /// Limits of the embedded store.
+        "online" online: SectionDecl,
         /// Limits of push.
         "push" push: SectionDecl,
         /// Limits of serving.
@@ -93,7 +95,7 @@ section! {
     StoreDecl, "the online store";
     required {}
     optional {
-        /// embedded (the default) or memory.
+        /// embedded.
         "kind" kind: StoreKind,
         /// The folder of the embedded store.
         "path" path: String,
@@ -111,7 +113,7 @@ section! {
 }
 
 words! {
-    StoreKind: "embedded" => Self::Embedded, "memory" => Self::Memory;
+    StoreKind: "embedded" => Self::Embedded;
 }
 
 /// A part of the settings whose keys another crate knows.
@@ -178,6 +180,7 @@ pub fn load_settings(file: &str, text: &str) -> Result<Settings, Vec<Diagnostic>
         },
         server: section("server", declared.server),
         memory_budget_mb: declared.jobs.and_then(|j| j.memory_budget_mb).unwrap_or(MEMORY_BUDGET_MB_DEFAULT),
+        online: section("online", declared.online),
         push: section("push", declared.push),
         serving: section("serving", declared.serving),
     })

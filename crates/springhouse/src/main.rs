@@ -4,6 +4,7 @@
 
 mod commands;
 mod output;
+mod project;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -24,6 +25,18 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make a small project that works as it is.
+    Init(commands::init::InitArgs),
+    /// Check the files; every mistake at once.
+    Validate(commands::validate::ValidateArgs),
+    /// Show what applying the files would change.
+    Plan(commands::plan::PlanArgs),
+    /// Make what the files say what is applied.
+    Apply(commands::apply::ApplyArgs),
+    /// Show what was applied, when, by whom.
+    Registry(commands::registry::RegistryArgs),
+    /// Print the JSON Schema of the files, for editors.
+    Schema(commands::schema::SchemaArgs),
     /// Run cases with known answers through every door of the product and compare bit for bit.
     Conformance(commands::conformance::ConformanceArgs),
 }
@@ -51,6 +64,12 @@ fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
+        Command::Init(args) => commands::init::run(args).await,
+        Command::Validate(args) => commands::validate::run(args, &cli.project).await,
+        Command::Plan(args) => commands::plan::run(args, &cli.project).await,
+        Command::Apply(args) => commands::apply::run(args, &cli.project).await,
+        Command::Registry(args) => commands::registry::run(args, &cli.project).await,
+        Command::Schema(args) => commands::schema::run(args).await,
         Command::Conformance(args) => commands::conformance::run(args).await,
     }
 }

@@ -8,6 +8,7 @@
 
 use springhouse_lake::{LakeError, Progress};
 use springhouse_node::NodeError;
+use springhouse_registry::RegistryError;
 
 /// Data, for people or programs.
 pub(crate) fn data(text: &str) {
@@ -36,6 +37,8 @@ pub(crate) fn failure(failure: &anyhow::Error) {
             (hint, code) = (node.hint.as_deref(), Some(node.code));
         } else if let Some(lake) = cause.downcast_ref::<LakeError>() {
             (hint, code) = (lake.hint.as_deref(), Some(lake.code));
+        } else if let Some(registry) = cause.downcast_ref::<RegistryError>() {
+            hint = registry.hint();
         }
     }
     let chain: Vec<String> = failure.chain().map(ToString::to_string).collect();

@@ -1,5 +1,6 @@
 //! The kernel against the slow reference that recomputes every answer from scratch, on cases made with a fresh seed.
 //! The reference lives beside the project; without it (or without Python) there is nothing to compare with.
+#![expect(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 #[path = "oracle/case.rs"]
 mod case;

@@ -52,18 +52,19 @@ impl Inputs<'_> {
     fn latest(&mut self, features: &[LatestFeature]) -> Result<Vec<usize>, String> {
         let place = |feature: &LatestFeature| {
             let (at, value_type) = self.column(&feature.column)?;
-            check_type(&feature.name, &feature.value_type, &value_type)?;
+            check_type(&feature.value_type, &value_type)
+                .map_err(|why| format!("feature `{}`: {why}", feature.name))?;
             Ok(at)
         };
         features.iter().map(place).collect()
     }
 }
 
-fn check_type(feature: &str, declared: &ValueType, found: &ValueType) -> Result<(), String> {
+fn check_type(declared: &ValueType, found: &ValueType) -> Result<(), String> {
     if declared == found {
         return Ok(());
     }
-    Err(format!("the feature `{feature}` is declared {declared}, its values are {found}"))
+    Err(format!("it is declared {declared}, its values are {found}"))
 }
 
 fn windows(features: &[WindowFeature], inputs: &mut Inputs<'_>) -> Result<WindowsPlan, String> {
@@ -116,7 +117,7 @@ fn slot(feature: &WindowFeature, inputs: &mut Inputs<'_>) -> Result<Slot, String
     let column_type = column.as_ref().map(|(_, value_type)| value_type);
     let output =
         aggregate_output_type(&feature.function, column_type, group.as_ref().map(|(_, group)| group))?;
-    check_type(&feature.name, &feature.value_type, &output)?;
+    check_type(&feature.value_type, &output)?;
     Ok(Slot {
         kind: kind(&feature.function, column_type),
         column: column.map(|(at, _)| at),
@@ -221,8 +222,8 @@ fn fingerprint(inputs: &[ViewInput], kind: &PlanKind) -> u64 {
     let mut text = String::new();
     for input in inputs {
         match input {
-            ViewInput::Column { name, value_type } => write!(text, "column {name} {value_type}\n"),
-            ViewInput::Predicate { sql } => write!(text, "predicate {sql}\n"),
+            ViewInput::Column { name, value_type } => writeln!(text, "column {name} {value_type}"),
+            ViewInput::Predicate { sql } => writeln!(text, "predicate {sql}"),
         }
         .expect("a String takes all that is written");
     }

@@ -44,7 +44,7 @@ impl<'p> SuffixTree<'p> {
         self.slot.merge(&mut sum, &self.nodes[node]);
         while node > 1 {
             // A left child's sibling lies wholly to the right.
-            if node % 2 == 0 {
+            if node.is_multiple_of(2) {
                 self.slot.merge(&mut sum, &self.nodes[node + 1]);
             }
             node /= 2;

@@ -23,9 +23,49 @@ pub struct EntityExplanation {
     pub features: Vec<(String, Vec<String>)>,
 }
 
+/// The status of a value of this age: past the hard TTL nothing is shown, past the soft TTL a value is stale. The one rule
+/// for training sets (where a window's age is 0) and for serving. `None` is no age: nothing was seen, nothing can be old.
+pub fn status_at_age(
+    status: ValueStatus,
+    age: Option<Micros>,
+    soft_ttl: Option<Micros>,
+    hard_ttl: Micros,
+) -> ValueStatus {
+    let is_older_than = |ttl: Micros| age.is_some_and(|age| age > ttl);
+    match status {
+        ValueStatus::Missing | ValueStatus::Unavailable | ValueStatus::Denied => status,
+        _ if is_older_than(hard_ttl) => ValueStatus::Expired,
+        ValueStatus::Fresh if soft_ttl.is_some_and(is_older_than) => ValueStatus::Stale,
+        _ => status,
+    }
+}
+
 /// Fills in the default where the value is not usable; the same in training sets and online.
 pub fn fill_default(value: &mut Value, status: ValueStatus, default: &DefaultValue) {
     if !matches!(status, ValueStatus::Fresh | ValueStatus::Stale) {
         *value = default.value();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::status_at_age;
+    use springhouse_core::ValueStatus::{Expired, Fresh, Missing, Null, Stale};
+
+    #[test]
+    fn a_value_is_stale_past_the_soft_ttl_and_gone_past_the_hard_one() {
+        for (status, age, expected) in [
+            (Fresh, Some(10), Fresh),
+            (Fresh, Some(11), Stale),
+            (Fresh, Some(20), Stale),
+            (Fresh, Some(21), Expired),
+            (Null, Some(11), Null),
+            (Null, Some(21), Expired),
+            (Missing, Some(21), Missing),
+            (Fresh, None, Fresh),
+        ] {
+            assert_eq!(status_at_age(status, age, Some(10), 20), expected, "{status:?} {age:?}");
+        }
+        assert_eq!(status_at_age(Fresh, Some(20), None, 20), Fresh);
     }
 }

@@ -1,0 +1,176 @@
+//! The server: one immutable snapshot at a time, and the steps of one request.
+
+use crate::answer::FeatureAnswer;
+use crate::assemble::{Moment, assemble_computed, assemble_view, empty_columns, level};
+use crate::error::ServingError;
+use crate::plan::RequestShape;
+use crate::read::{Found, check_inputs, encode_entities, read_views};
+use crate::request::{FeatureRequest, Frontiers, Selection, ServingSettings, Signature, ViewFrontier};
+use crate::snapshot::Snapshot;
+use arc_swap::ArcSwap;
+use springhouse_core::{Definitions, EntityKey, Micros};
+use springhouse_kernel::{EntityAnswer, EntityExplanation};
+use springhouse_online::{OnlineStore, StoreErrorKind, ViewHandle};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Answers feature requests from one online store.
+#[derive(Debug)]
+pub struct FeatureServer {
+    snapshot: ArcSwap<Snapshot>,
+    store: Arc<dyn OnlineStore>,
+    frontiers: Arc<dyn Frontiers>,
+    settings: ServingSettings,
+}
+
+impl FeatureServer {
+    /// A server for these definitions; `views` maps view names to the handles of their active generations.
+    ///
+    /// # Errors
+    /// `invalid_definitions`: a plan does not fit its definition, or a request view does not plan.
+    pub fn new(
+        definitions: Arc<Definitions>,
+        definition_hash: Arc<str>,
+        views: BTreeMap<String, ViewHandle>,
+        store: Arc<dyn OnlineStore>,
+        frontiers: Arc<dyn Frontiers>,
+        settings: ServingSettings,
+    ) -> Result<Self, ServingError> {
+        let snapshot = ArcSwap::from_pointee(Snapshot::new(definitions, definition_hash, views)?);
+        Ok(Self { snapshot, store, frontiers, settings })
+    }
+
+    /// Swaps definitions and views without dropping a request: those under way finish with what they began with.
+    ///
+    /// # Errors
+    /// As [`Self::new`]; then everything stays as it was.
+    pub fn reload(
+        &self,
+        definitions: Arc<Definitions>,
+        definition_hash: Arc<str>,
+        views: BTreeMap<String, ViewHandle>,
+    ) -> Result<(), ServingError> {
+        self.snapshot.store(Arc::new(Snapshot::new(definitions, definition_hash, views)?));
+        Ok(())
+    }
+
+    /// The types that a request for `selection` needs: entity keys and request fields by name, so that the wire can parse
+    /// values into their exact types.
+    ///
+    /// # Errors
+    /// Unknown service, view or feature; too many features; two views that can't be asked for together.
+    pub fn signature(&self, selection: &Selection) -> Result<Arc<Signature>, ServingError> {
+        Ok(Arc::clone(&self.snapshot.load().shape(selection, &self.settings)?.signature))
+    }
+
+    /// Answers.
+    ///
+    /// # Errors
+    /// Every code of [`ServingError::code`]; the first thing that is wrong.
+    pub async fn features(&self, request: &FeatureRequest) -> Result<FeatureAnswer, ServingError> {
+        // Whole, not a guard: the request may wait for its store, and a reload must not wait for it.
+        let snapshot = self.snapshot.load_full();
+        let shape = snapshot.shape(&request.selection, &self.settings)?;
+        check_readers(&shape, request)?;
+        let inputs = check_inputs(&shape, request, &self.settings)?;
+        let entities = encode_entities(&shape, &inputs)?;
+        let moment =
+            Moment { at: request.at.unwrap_or_else(|| self.frontiers.now()), max_age: request.max_age };
+        let frontiers: Vec<ViewFrontier> =
+            shape.reads.iter().map(|read| self.frontiers.of(&snapshot.views[read.view].handle.id)).collect();
+        let found =
+            read_views(&snapshot, &shape, &*self.store, &frontiers, &entities, &self.settings).await?;
+        let rows = inputs.row_count;
+        let mut columns = empty_columns(&shape, rows);
+        for (read, found) in shape.reads.iter().zip(&found) {
+            assemble_view(&snapshot, &shape, read, found, moment, &mut columns, rows)?;
+        }
+        if !shape.computed.is_empty() {
+            let at = vec![moment.at; rows];
+            for computed in &shape.computed {
+                assemble_computed(&snapshot, &shape, computed, &inputs, &at, &mut columns);
+            }
+        }
+        let level = level(&shape, &columns);
+        let cuts = shape.reads.iter().zip(&found).filter_map(|(read, found)| match found {
+            Found::States(_, frontier) => {
+                Some((Arc::clone(&snapshot.views[read.view].handle.id), frontier.cut))
+            }
+            Found::Nothing(_) => None,
+        });
+        Ok(FeatureAnswer {
+            at: moment.at,
+            row_count: rows,
+            cuts: cuts.collect(),
+            columns: shown(&shape, columns),
+            level,
+            definition_hash: Arc::clone(&snapshot.definition_hash),
+        })
+    }
+
+    /// The raw answer (before TTLs, policy and defaults) of one entity in one view at `at` (None = now), what lies behind
+    /// it, and how far the view has come.
+    ///
+    /// # Errors
+    /// `unknown_view`, `store_unavailable`, `store_corrupt`.
+    pub async fn explain(
+        &self,
+        view: &str,
+        key: &EntityKey,
+        at: Option<Micros>,
+    ) -> Result<(EntityAnswer, EntityExplanation, ViewFrontier), ServingError> {
+        let snapshot = self.snapshot.load_full();
+        let number = snapshot.view_numbers.get(view).copied().ok_or_else(|| {
+            ServingError::new("unknown_view", format!("there is no feature view `{view}`"))
+                .meant(view, snapshot.view_numbers.keys())
+        })?;
+        let handle = &snapshot.views[number].handle;
+        let at = at.unwrap_or_else(|| self.frontiers.now());
+        let frontier = self.frontiers.of(&handle.id);
+        let states = self.store.get_many(handle, std::slice::from_ref(key)).await.map_err(|error| {
+            let code = match error.kind {
+                StoreErrorKind::Corrupt => "store_corrupt",
+                _ => "store_unavailable",
+            };
+            ServingError::new(code, error.to_string())
+        })?;
+        let plan = &handle.plan;
+        let empty = || Arc::new(plan.empty());
+        let state = states.into_iter().next().flatten().unwrap_or_else(empty);
+        Ok((plan.read(&state, at), plan.explain(&state, at), frontier))
+    }
+}
+
+/// The columns asked for, in that order.
+fn shown(
+    shape: &RequestShape,
+    columns: Vec<crate::answer::FeatureColumn>,
+) -> Vec<crate::answer::FeatureColumn> {
+    if shape.shown.len() == columns.len() && shape.shown.is_sorted() {
+        return columns;
+    }
+    let mut columns: Vec<_> = columns.into_iter().map(Some).collect();
+    let take = |place: &usize| columns[*place].take().expect("each column is shown once");
+    shape.shown.iter().map(take).collect()
+}
+
+fn check_readers(shape: &RequestShape, request: &FeatureRequest) -> Result<(), ServingError> {
+    if !shape.readers.is_empty() && !has_role(&shape.readers, &request.roles) {
+        let message = format!("this service is for its readers: {}", shape.readers.join(", "));
+        return Err(ServingError::new("denied", message).with_hint("ask with one of these roles"));
+    }
+    for (feature, readers) in &shape.personal {
+        if !has_role(readers, &request.roles) {
+            let message = format!("`{feature}` is personal data and not for everyone");
+            return Err(ServingError::new("denied", message)
+                .with_hint("ask with a role that is among the readers of a service that shows it"));
+        }
+    }
+    Ok(())
+}
+
+/// A role is written `role:name` or `name`.
+fn has_role(readers: &[String], roles: &[String]) -> bool {
+    let bare = |role: &str| role.strip_prefix("role:").unwrap_or(role).to_owned();
+    readers.iter().any(|reader| roles.iter().any(|role| bare(role) == bare(reader)))
+}

@@ -155,8 +155,8 @@ section! {
         "derived" derived: Entries<String>,
         /// Latest values: a list of columns, or a mapping from feature names to columns.
         "features" features: FeaturesDecl,
-        /// Aggregates over windows. Each makes features named NAME_FUNCTION_WINDOW, such as `dep_delay_mean_24h`
-        /// (NAME_WINDOW when the aggregate is named like its function).
+        /// Aggregates over windows. One function makes features named NAME_WINDOW, such as `late_1h`; a list of
+        /// functions NAME_FUNCTION_WINDOW, such as `delay_mean_24h`.
         "aggregate" aggregate: Entries<AggregateDecl>,
         /// How fresh it is meant to be: realtime (5s at p95, 15s at p99), nearline (5m, 15m) or batch (24h, 48h).
         "tier" tier: Tier,
@@ -414,13 +414,30 @@ words! {
     TableFormat: "parquet" => Self::Parquet, "csv" => Self::Csv, "delta" => Self::Delta;
     StreamKind: "push" => Self::Push;
     PopulationStatistic: "mean" => Self::Mean, "median" => Self::Median, "mode" => Self::Mode;
-    FunctionName:
+    FunctionName as synonym_of_function:
         "count" => Self::Count, "sum" => Self::Sum, "mean" => Self::Mean, "min" => Self::Min, "max" => Self::Max,
         "variance" => Self::Variance, "stddev" => Self::Stddev, "first" => Self::First, "last" => Self::Last,
         "first_n" => Self::FirstN, "last_n" => Self::LastN, "count_distinct" => Self::CountDistinct,
         "approx_count_distinct" => Self::ApproxCountDistinct, "approx_quantile" => Self::ApproxQuantile,
         "top_n" => Self::TopN, "value_counts" => Self::ValueCounts,
         "seconds_since_last" => Self::SecondsSinceLast;
+}
+
+/// What people call a function elsewhere.
+fn synonym_of_function(text: &str) -> Option<&'static str> {
+    Some(match text.to_lowercase().as_str() {
+        "avg" | "average" => "mean",
+        "std" | "stdev" | "stddev_samp" => "stddev",
+        "var" | "var_samp" => "variance",
+        "median" | "percentile" | "quantile" | "p50" | "p90" | "p95" | "p99" => "approx_quantile",
+        "distinct" | "nunique" | "unique_count" | "distinct_count" => "count_distinct",
+        "approx_distinct" | "hll" => "approx_count_distinct",
+        "histogram" | "frequencies" => "value_counts",
+        "latest" | "newest" => "last",
+        "oldest" => "first",
+        "top_k" | "topk" => "top_n",
+        _ => return None,
+    })
 }
 
 /// An aggregate function.

@@ -315,11 +315,12 @@ pub(crate) use section;
 
 /// Declares how an enum of single words is read.
 macro_rules! words {
-    ($($type:ty: $($word:literal => $value:expr),+;)*) => {$(
+    ($($type:ident $(as $synonyms:path)?: $($word:literal => $value:expr),+;)*) => {$(
         impl crate::read::FromNode for $type {
             fn from_node(node: &crate::yaml::Node, reader: &mut crate::read::Reader) -> Option<Self> {
                 const WORDS: &[&str] = &[$($word),+];
-                let text = crate::read::word(node, reader, WORDS)?;
+                let synonyms: &[fn(&str) -> Option<&'static str>] = &[$($synonyms)?];
+                let text = crate::read::word(node, reader, WORDS, synonyms.first().copied())?;
                 match text { $($word => Some($value),)+ _ => None }
             }
         }
@@ -327,15 +328,21 @@ macro_rules! words {
 }
 pub(crate) use words;
 
-/// One of `words`; reports anything else.
-pub(crate) fn word<'a>(node: &'a Node, reader: &mut Reader, words: &[&str]) -> Option<&'a str> {
+/// One of `words`; reports anything else. `synonyms`: what other words may have been meant to say.
+pub(crate) fn word<'a>(
+    node: &'a Node,
+    reader: &mut Reader,
+    words: &[&str],
+    synonyms: Option<fn(&str) -> Option<&'static str>>,
+) -> Option<&'a str> {
     let expected = words.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(", ");
     let expected = if words.len() == 1 { expected } else { format!("one of {expected}") };
     match &node.kind {
         Kind::Scalar { text, .. } if words.contains(&text.as_str()) => Some(text),
         Kind::Scalar { text, .. } => {
             let message = format!("expected {expected}, found {}", node.what());
-            let hint = closest(text, words).map(|meant| format!("did you mean `{meant}`?"));
+            let meant = synonyms.and_then(|synonyms| synonyms(text)).or_else(|| closest(text, words));
+            let hint = meant.map(|meant| format!("did you mean `{meant}`?"));
             reader.report(node.span, "unknown_word", message).hint = hint;
             None
         }

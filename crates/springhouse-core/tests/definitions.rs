@@ -48,7 +48,7 @@ fn the_flights_example_loads() {
     let definitions = loaded.definitions;
     assert!(matches!(definitions.sources["departed"].kind, SourceKind::Push { history: Some(_) }));
     let ViewKind::Windows(features) = &definitions.feature_views["origin_departures"].kind else { panic!() };
-    assert!(features.iter().any(|f| f.name.ends_with("_count_1h")));
+    assert!(features.iter().any(|f| f.name.ends_with("_1h")));
     let json = serde_json::to_string(&definitions).unwrap();
     assert_eq!(serde_json::from_str::<Definitions>(&json).unwrap(), definitions);
 }

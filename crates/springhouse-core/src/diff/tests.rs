@@ -56,8 +56,8 @@ feature_views:
 request_views:
   ratio:
     fields: {distance: float64}
-    inputs: [origin_delays:delay_mean_1h]
-    features: {delay_per_mile: delay_mean_1h / distance}
+    inputs: [origin_delays:delay_1h]
+    features: {delay_per_mile: delay_1h / distance}
 feature_services:
   model:
     features: [origin_delays, origin_weather:temp, ratio]
@@ -97,7 +97,7 @@ fn words_policies_and_limits_change_freely() {
 #[test]
 fn what_changes_a_value_needs_a_new_version() {
     insta::assert_snapshot!("hop", plan(&changed("windows: [1h]", "windows: [1h], hop: exact")));
-    insta::assert_snapshot!("where", plan(&changed("fn: mean", "fn: mean, where: carrier IS NOT NULL")));
+    insta::assert_snapshot!("function", plan(&changed("fn: mean", "fn: max")));
     insta::assert_snapshot!("window_gone", plan(&changed("windows: [1h, 24h]", "windows: [1h]")));
     insta::assert_snapshot!("column", plan(&changed("temp: {default", "temp: {column: wind, default")));
 }
@@ -147,7 +147,7 @@ fn a_request_view_may_gain_but_not_change() {
     );
     insta::assert_snapshot!(
         "request_feature_changed",
-        plan(&changed("delay_mean_1h / distance", "distance / delay_mean_1h"))
+        plan(&changed("delay_1h / distance", "distance / delay_1h"))
     );
     insta::assert_snapshot!(
         "request_field_required",

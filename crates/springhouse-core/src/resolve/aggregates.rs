@@ -6,7 +6,7 @@ use crate::declared::{AggregateDecl, FunctionName, WindowText};
 use crate::definition::{
     AGGREGATE_CAP_MAX, AGGREGATE_N_MAX, AggregateFunction, DefaultValue, WindowFeature, default_hop,
 };
-use crate::read::Entries;
+use crate::read::{Entries, OneOrMany};
 use crate::time::{SECOND, format_duration};
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -150,7 +150,7 @@ impl Resolver<'_> {
             );
             for window in windows {
                 features.push(WindowFeature {
-                    name: feature_name(name, *function, window),
+                    name: feature_name(name, functions, *function, window),
                     function: built.clone(),
                     column: decl.column.clone(),
                     column_type: None,
@@ -252,10 +252,15 @@ impl Resolver<'_> {
     }
 }
 
-/// NAME_FUNCTION_WINDOW; NAME_WINDOW when the aggregate is named like its function.
-fn feature_name(name: &str, function: FunctionName, window: &WindowText) -> String {
-    match function.name() {
-        function if function == name => format!("{name}_{}", window.text),
-        function => format!("{name}_{function}_{}", window.text),
+/// One function: NAME_WINDOW. A list of functions: NAME_FUNCTION_WINDOW.
+fn feature_name(
+    name: &str,
+    functions: &OneOrMany<FunctionName>,
+    function: FunctionName,
+    window: &WindowText,
+) -> String {
+    match functions {
+        OneOrMany::One(_) => format!("{name}_{}", window.text),
+        OneOrMany::Many(_) => format!("{name}_{}_{}", function.name(), window.text),
     }
 }

@@ -1,6 +1,6 @@
 //! Feature services: what they show, whether it can be asked for in one request, and who may read it.
 
-use super::{Resolver, entries, meta};
+use super::{Resolver, entries, mentions, meta};
 use crate::ValueType;
 use crate::declared::FeatureServiceDecl;
 use crate::definition::{Definitions, FeatureRef, FeatureService, ViewKind};
@@ -81,9 +81,9 @@ impl Resolver<'_> {
         let mut meaning: BTreeMap<String, (ValueType, String)> = BTreeMap::new();
         let mut conflicts = Vec::new();
         let mut add = |name: &str, value_type: &ValueType, of: String| match meaning.get(name) {
-            Some((other, first)) if other != value_type => conflicts.push(format!(
-                "`{name}` is {other} in {first} and {value_type} in {of}; expected one type in one service"
-            )),
+            Some((other, first)) if other != value_type => {
+                conflicts.push(format!("`{name}` is {other} in {first} and {value_type} in {of}"));
+            }
             Some(_) => {}
             None => {
                 meaning.insert(name.to_owned(), (value_type.clone(), of));
@@ -103,8 +103,12 @@ impl Resolver<'_> {
                 }
             }
         }
-        for message in conflicts {
-            self.reader.report_key(&format!("{path}.features"), "key_conflict", message);
+        if !conflicts.is_empty() {
+            self.reader.report_key(
+                &format!("{path}.features"),
+                "key_conflict",
+                format!("{}; expected one type in one service", conflicts.join(", ")),
+            );
         }
     }
 
@@ -175,9 +179,14 @@ fn is_personal(definitions: &Definitions, feature: &FeatureRef, seen: &mut BTree
     }
     let Some(view) = definitions.request_views.get(&feature.view) else { return false };
     let Some(shown) = view.features.iter().position(|f| f.name == feature.feature) else { return false };
-    // An expression may use the features before it.
-    let sql: Vec<&str> = view.features[..=shown].iter().map(|f| f.sql.as_str()).collect();
-    let used = |name: &str| sql.iter().any(|sql| super::views::mentions(sql, &[name.to_owned()]));
+    // An expression may use the features before it: its text, and theirs.
+    let mut sql: Vec<&str> = vec![&view.features[shown].sql];
+    for feature in view.features[..shown].iter().rev() {
+        if sql.iter().any(|sql| mentions(sql, std::slice::from_ref(&feature.name))) {
+            sql.push(&feature.sql);
+        }
+    }
+    let used = |name: &str| sql.iter().any(|sql| mentions(sql, &[name.to_owned()]));
     view.fields.iter().any(|f| f.pii && used(&f.name))
         || view.inputs.iter().any(|(name, input)| used(name) && is_personal(definitions, input, seen))
 }

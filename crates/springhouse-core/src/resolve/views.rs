@@ -226,6 +226,7 @@ impl Resolver<'_> {
         columns: Option<&ViewColumns>,
     ) -> (Vec<LatestFeature>, Vec<DeclaredFeature>) {
         let empty = LatestDecl::Same(());
+        let is_named = matches!(decl, FeaturesDecl::Named(_));
         let listed: Vec<(&str, String, Option<&LatestDecl>)> = match decl {
             FeaturesDecl::Columns(names) => names
                 .iter()
@@ -254,7 +255,7 @@ impl Resolver<'_> {
             let Some(decl) = decl else { continue };
             let key_path = path.clone();
             let (column, column_path, at_key, long) = match decl {
-                LatestDecl::Same(()) => (name, key_path, false, None),
+                LatestDecl::Same(()) => (name, key_path, is_named, None),
                 LatestDecl::Column(column) => (column.as_str(), key_path, false, None),
                 LatestDecl::Long(long) => match &long.column {
                     Some(column) => (column.as_str(), format!("{path}.column"), false, Some(long)),

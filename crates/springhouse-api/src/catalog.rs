@@ -1,7 +1,6 @@
 //! Definitions as people read them: `/v1/views` and `/v1/services`.
 
-use crate::features::Int64Format;
-use crate::json::write_value;
+use crate::json::json_value;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use springhouse_core::Definitions;
@@ -162,7 +161,7 @@ fn field(name: &str, value_type: &ValueType, required: bool) -> RequestField {
 }
 
 /// The word for a tier; the same as its serde name.
-pub(crate) fn tier_name(tier: Tier) -> &'static str {
+pub fn tier_name(tier: Tier) -> &'static str {
     match tier {
         Tier::Realtime => "realtime",
         Tier::Nearline => "nearline",
@@ -269,9 +268,7 @@ fn service(service: &FeatureService) -> ServiceEntry {
 }
 
 fn default_json(default: &DefaultValue, value_type: &ValueType) -> serde_json::Value {
-    let mut out = Vec::new();
-    write_value(&mut out, &default.value(), value_type, Int64Format::Number);
-    serde_json::from_slice(&out).unwrap_or_default()
+    json_value(&default.value(), value_type)
 }
 
 fn function_name(function: &AggregateFunction) -> String {

@@ -4,6 +4,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
+use serde_json::value::RawValue;
 use springhouse_core::ValueStatus;
 use std::collections::BTreeMap;
 
@@ -73,7 +74,7 @@ pub enum Int64Format {
 }
 
 /// The answer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FeaturesBody {
     /// The moment answered for, RFC 3339.
@@ -87,8 +88,7 @@ pub struct FeaturesBody {
     pub row_count: usize,
     /// With `format: columns`: by feature, in the order asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<BTreeMap<String, FeatureColumnBody>>")]
-    pub features: Option<serde_json::Map<String, Json>>,
+    pub features: Option<BTreeMap<String, FeatureColumnBody>>,
     /// With `format: rows`: the type of each feature (unless `metadata` is false).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub types: Option<BTreeMap<String, String>>,
@@ -127,14 +127,16 @@ pub enum OriginName {
 }
 
 /// One feature for all rows. Lists have one item per entity row.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FeatureColumnBody {
     /// Its type, such as `float64`.
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
     pub value_type: Option<String>,
     /// Its values; how each type is written is said at the top of this document.
-    pub values: Vec<Json>,
+    // Raw, because serde_json's own reader of floats is not exact in its last digit.
+    #[schemars(with = "Vec<Json>")]
+    pub values: Vec<Box<RawValue>>,
     /// What became of each value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<Vec<ValueStatus>>,
@@ -150,11 +152,12 @@ pub struct FeatureColumnBody {
 }
 
 /// All features of one row, each map by feature.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FeatureRowBody {
     /// Values.
-    pub values: serde_json::Map<String, Json>,
+    #[schemars(with = "BTreeMap<String, Json>")]
+    pub values: BTreeMap<String, Box<RawValue>>,
     /// What became of each value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<BTreeMap<String, ValueStatus>>,

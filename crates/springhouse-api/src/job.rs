@@ -110,6 +110,8 @@ pub struct VerifiedBody {
     pub difference_count: u64,
     /// The first of them.
     pub differences: Vec<DifferenceBody>,
+    /// Views left out because their history was never loaded.
+    pub not_materialized: Vec<String>,
 }
 
 /// One value that is not the same online and offline.

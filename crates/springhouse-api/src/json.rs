@@ -19,6 +19,7 @@ use crate::text::{format_decimal, push_date, push_timestamp};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 use springhouse_core::{Value, ValueType};
 
 /// Appends `value`, which is of `value_type`, as JSON.
@@ -72,6 +73,29 @@ pub fn write_value(out: &mut Vec<u8>, value: &Value, value_type: &ValueType, int
                 out.push(b']');
             });
         }
+    }
+}
+
+/// A value as a piece of JSON text.
+pub fn raw_value(value: &Value, value_type: &ValueType) -> Box<RawValue> {
+    let mut out = Vec::new();
+    write_value(&mut out, value, value_type, Int64Format::Number);
+    let text = String::from_utf8(out).expect("JSON is written from UTF-8 strings and ASCII");
+    RawValue::from_string(text).expect("what is written is JSON; the tests read it back")
+}
+
+/// A value as a JSON tree. Floats are put in with the digits that [`write_value`] has: serde_json's own reader can miss the
+/// last one.
+pub fn json_value(value: &Value, value_type: &ValueType) -> serde_json::Value {
+    let exact = |text: &str| text.parse().ok().and_then(serde_json::Number::from_f64);
+    let number = match value {
+        Value::Float64(v) => serde_json::Number::from_f64(*v),
+        Value::Float32(v) if v.is_finite() => exact(zmij::Buffer::new().format_finite(*v)),
+        _ => None,
+    };
+    match number {
+        Some(number) => number.into(),
+        None => serde_json::from_str(raw_value(value, value_type).get()).unwrap_or_default(),
     }
 }
 

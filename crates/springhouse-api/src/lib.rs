@@ -16,7 +16,9 @@ mod status;
 mod text;
 mod write;
 
-pub use catalog::{EntityEntry, FeatureEntry, RequestField, ServiceEntry, ServiceList, ViewEntry, ViewList};
+pub use catalog::{
+    EntityEntry, FeatureEntry, RequestField, ServiceEntry, ServiceList, ViewEntry, ViewList, tier_name,
+};
 pub use error::{ApiError, ERROR_CODES, ErrorBody, ErrorCode, ErrorDetail, INTERNAL, http_status};
 pub use features::{
     AnswerFormat, EntityRows, FeatureColumnBody, FeatureRowBody, FeaturesBody, FeaturesRequestBody,
@@ -26,7 +28,7 @@ pub use job::{
     AdminBody, DifferenceBody, JobBody, JobKind, JobProgress, JobRequestBody, JobState, VerifiedBody,
     ViewOutcome,
 };
-pub use json::{write_string, write_value};
+pub use json::{json_value, raw_value, write_string, write_value};
 pub use openapi::openapi;
 pub use parse::{AnswerOptions, ParsedFeatures, parse_features};
 pub use position::from_object;

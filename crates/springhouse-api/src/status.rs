@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use springhouse_core::ValueStatus;
 use std::collections::BTreeMap;
 
@@ -109,20 +110,21 @@ pub struct StoreBody {
 }
 
 /// What lies behind the features of one view for one entity.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ExplainBody {
     /// `name@version`.
     pub view: String,
     /// The moment explained, RFC 3339.
     pub at: String,
     /// The entity's keys.
-    pub key: BTreeMap<String, serde_json::Value>,
+    #[schemars(with = "BTreeMap<String, serde_json::Value>")]
+    pub key: BTreeMap<String, Box<RawValue>>,
     /// Its features.
     pub features: Vec<ExplainedFeature>,
 }
 
 /// One feature and what it is made of.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ExplainedFeature {
     /// Its name.
     pub name: String,
@@ -130,7 +132,8 @@ pub struct ExplainedFeature {
     #[serde(rename = "type")]
     pub value_type: String,
     /// Its value.
-    pub value: serde_json::Value,
+    #[schemars(with = "serde_json::Value")]
+    pub value: Box<RawValue>,
     /// What became of it.
     pub status: ValueStatus,
     /// Its age, seconds.

@@ -3,6 +3,7 @@
 
 mod clock;
 mod error;
+mod explain;
 mod node;
 mod progress;
 mod verify;

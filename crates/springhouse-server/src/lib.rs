@@ -1,1 +1,18 @@
-//! springhouse-server
+//! The HTTP side of `springhouse serve`: binds the contract of `springhouse-api` to a socket, on top of one open node.
+//! Decides nothing about features: it parses, asks the node, writes, measures, and stops in good order.
+
+mod app;
+mod body;
+mod connection;
+mod jobs;
+mod metrics;
+mod peer;
+mod problem;
+mod routes;
+mod serve;
+mod settings;
+mod trace;
+
+pub use metrics::{METRICS, Metric};
+pub use serve::{ServerError, serve, shutdown_signal};
+pub use settings::ServerSettings;

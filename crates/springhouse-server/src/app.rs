@@ -1,0 +1,131 @@
+//! What all requests share, and the way of one request: name it, route it, catch what goes wrong, measure it.
+
+use crate::jobs::Jobs;
+use crate::metrics::Metrics;
+use crate::peer::Peer;
+use crate::problem;
+use crate::routes;
+use crate::settings::ServerSettings;
+use crate::trace::TraceIds;
+use axum::Router;
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderValue};
+use axum::response::Response;
+use futures::FutureExt;
+use hyper::body::Incoming;
+use springhouse_api::{ApiError, RouteName};
+use springhouse_node::Node;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+use tower::Service;
+
+/// What all requests share.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) node: Arc<Node>,
+    pub(crate) settings: ServerSettings,
+    pub(crate) metrics: Metrics,
+    pub(crate) jobs: Arc<Jobs>,
+    /// The OpenAPI document, made once.
+    pub(crate) document: Vec<u8>,
+    /// Set when the server was told to stop.
+    draining: AtomicBool,
+    traces: TraceIds,
+}
+
+/// Left on a response by the route that made it.
+#[derive(Clone, Copy)]
+pub(crate) struct Routed(pub(crate) RouteName);
+
+/// Left on an empty response by whoever refused a request; becomes the body where the trace id is known.
+#[derive(Clone)]
+pub(crate) struct Refused(pub(crate) ApiError);
+
+impl App {
+    pub(crate) fn new(node: Arc<Node>, settings: ServerSettings) -> Self {
+        Self {
+            node,
+            settings,
+            metrics: Metrics::new(),
+            jobs: Arc::default(),
+            document: serde_json::to_vec(&springhouse_api::openapi())
+                .expect("a JSON tree always becomes text"),
+            draining: AtomicBool::new(false),
+            traces: TraceIds::new(),
+        }
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Answers one request, whatever happens.
+    pub(crate) async fn answer(
+        &self,
+        mut router: Router,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+    ) -> Response {
+        let started = Instant::now();
+        let trace_id = self.traces.of(request.headers());
+        let mut response = if headers_bytes(request.headers()) > self.settings.header_bytes_max {
+            let message = format!("the headers are larger than {} bytes", self.settings.header_bytes_max);
+            self.refuse(&ApiError::new("headers_too_large", message), &trace_id)
+        } else {
+            let mut request = request;
+            request.extensions_mut().insert(Peer(peer));
+            match AssertUnwindSafe(router.call(request)).catch_unwind().await {
+                Ok(Ok(response)) => response,
+                Ok(Err(never)) => match never {},
+                Err(panic) => {
+                    self.metrics.panics.inc();
+                    tracing::error!(
+                        trace_id,
+                        panic = panic_text(panic.as_ref()),
+                        "a request's handler panicked"
+                    );
+                    self.refuse(&ApiError::internal(), &trace_id)
+                }
+            }
+        };
+        let route = response.extensions().get::<Routed>().map(|routed| routed.0);
+        if let Some(Refused(error)) = response.extensions_mut().remove::<Refused>() {
+            response = self.refuse(&error, &trace_id);
+        }
+        if response.status().is_server_error() {
+            let code = response.status().as_u16();
+            let route = route.map_or("unknown", RouteName::label);
+            tracing::warn!(trace_id, route, status = code, "a request failed");
+        }
+        if let Ok(value) = HeaderValue::from_str(&trace_id) {
+            response.headers_mut().insert("x-trace-id", value);
+        }
+        self.metrics.request(route, response.status().as_u16(), started.elapsed());
+        response
+    }
+
+    fn refuse(&self, error: &ApiError, trace_id: &str) -> Response {
+        problem::respond(error, trace_id, self.settings.retry_after_s)
+    }
+}
+
+/// The router over `app`.
+pub(crate) fn router(app: &Arc<App>) -> Router {
+    routes::router(app.clone())
+}
+
+fn headers_bytes(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text")
+}

@@ -1,0 +1,363 @@
+//! Everything that is measured: every name here, with its help. Labels are words of this program and names of
+//! definitions, never entity keys.
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use springhouse_api::{ROUTES, RouteName};
+use springhouse_core::{Micros, ValueStatus};
+use springhouse_node::NodeStatus;
+use springhouse_serving::{DegradationLevel, FeatureAnswer};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+/// A metric's name (as it is scraped) and what it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metric {
+    /// Without the suffixes that OpenMetrics adds (`_total`, `_bucket`, ...).
+    pub name: &'static str,
+    /// What it says, and how to read it.
+    pub help: &'static str,
+}
+
+const fn metric(name: &'static str, help: &'static str) -> Metric {
+    Metric { name, help }
+}
+
+const REQUEST_DURATION: Metric = metric(
+    "springhouse_server_request_duration_seconds",
+    "Time from a request's header to its response, by route and status class. p99: histogram_quantile(0.99, \
+     sum by (le) (rate(springhouse_server_request_duration_seconds_bucket{route=\"features\"}[5m])))",
+);
+const CONNECTIONS: Metric = metric("springhouse_server_connections", "Open connections");
+const PANICS: Metric =
+    metric("springhouse_server_panics", "Requests whose handler panicked; each is a defect");
+const ANSWERS: Metric = metric("springhouse_serving_answers", "Feature answers by degradation level");
+const VALUES: Metric = metric(
+    "springhouse_serving_values",
+    "Feature values answered, by view and status. Share of fresh values: \
+     rate(..{status=\"fresh\"}[5m]) / rate(..[5m])",
+);
+const PUSH_ROWS: Metric = metric("springhouse_ingest_rows", "Pushed rows by outcome");
+const PUSH_REFUSED: Metric =
+    metric("springhouse_ingest_pushes_refused", "Whole pushes refused, by error code");
+const LOG_END: Metric = metric("springhouse_ingest_log_end_rows", "Rows ever in the push log");
+const APPLIED_END: Metric = metric(
+    "springhouse_ingest_applied_end_rows",
+    "Rows applied to the online store; log_end - this is the backlog",
+);
+const FLUSHED_END: Metric =
+    metric("springhouse_ingest_flushed_end_rows", "Rows in the lake; log_end - this waits for a flush");
+const APPLIED_AGE: Metric =
+    metric("springhouse_ingest_applied_age_seconds", "How far the applied frontier is behind now");
+const VIEW_AGE: Metric = metric(
+    "springhouse_view_age_seconds",
+    "How far the view's frontier is behind now; absent until its history is loaded",
+);
+const VIEW_SLO: Metric =
+    metric("springhouse_view_slo_p99_seconds", "The age that 99 of 100 values should stay below");
+const STORE_ENTITIES: Metric = metric("springhouse_store_entities", "Entities in the online store's memory");
+const STORE_BYTES: Metric = metric("springhouse_store_memory_bytes", "Bytes of those, about");
+const STORE_DIRTY: Metric =
+    metric("springhouse_store_dirty_entities", "Entities changed since the last checkpoint");
+const JOBS_RUNNING: Metric = metric("springhouse_jobs_running", "Jobs at work");
+
+/// Every metric there is.
+pub const METRICS: &[Metric] = &[
+    REQUEST_DURATION,
+    CONNECTIONS,
+    PANICS,
+    ANSWERS,
+    VALUES,
+    PUSH_ROWS,
+    PUSH_REFUSED,
+    LOG_END,
+    APPLIED_END,
+    FLUSHED_END,
+    APPLIED_AGE,
+    VIEW_AGE,
+    VIEW_SLO,
+    STORE_ENTITIES,
+    STORE_BYTES,
+    STORE_DIRTY,
+    JOBS_RUNNING,
+];
+
+/// From 50 microseconds (a hot answer) to 26 seconds, doubling.
+const DURATION_BUCKETS: u16 = 20;
+const DURATION_BUCKET_FIRST_S: f64 = 0.000_05;
+
+const STATUSES: usize = 9;
+const STATUS_CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
+
+type FloatGauge = Gauge<f64, AtomicU64>;
+
+/// A word or name as a label.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Word(Arc<str>);
+
+impl EncodeLabelValue for Word {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        EncodeLabelValue::encode(&&*self.0, encoder)
+    }
+}
+
+macro_rules! labels {
+    ($($name:ident { $($field:ident),* })*) => {
+        $(
+            #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+            struct $name { $($field: Word),* }
+        )*
+    };
+}
+
+labels! {
+    RouteLabels { route, status }
+    ViewLabels { view }
+    StatusLabels { view, status }
+    LevelLabels { level }
+    OutcomeLabels { outcome }
+    CodeLabels { code }
+}
+
+/// The metrics of one server.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    /// By route (the last is for unknown paths) and status class, found without a hash.
+    requests: Vec<[Histogram; STATUS_CLASSES.len()]>,
+    pub(crate) connections: Gauge,
+    pub(crate) panics: Counter,
+    answers: [Counter; 4],
+    values: Family<StatusLabels, Counter>,
+    rows: [Counter; 3],
+    pushes_refused: Family<CodeLabels, Counter>,
+    log_end: Gauge,
+    applied_end: Gauge,
+    flushed_end: Gauge,
+    applied_age: FloatGauge,
+    view_age: Family<ViewLabels, FloatGauge>,
+    view_slo: Family<ViewLabels, FloatGauge>,
+    store_entities: Gauge,
+    store_bytes: Gauge,
+    store_dirty: Gauge,
+    pub(crate) jobs_running: Gauge,
+}
+
+fn word(text: &str) -> Word {
+    Word(text.into())
+}
+
+fn seconds(micros: Micros) -> f64 {
+    micros as f64 / 1e6
+}
+
+/// Registers with the name that is scraped: prometheus-client puts the unit behind it itself.
+fn register<M: prometheus_client::registry::Metric + Clone>(
+    registry: &mut Registry,
+    about: Metric,
+    metric: &M,
+) {
+    for (suffix, unit) in [("_seconds", Unit::Seconds), ("_bytes", Unit::Bytes)] {
+        if let Some(name) = about.name.strip_suffix(suffix) {
+            registry.register_with_unit(name, about.help, unit, metric.clone());
+            return;
+        }
+    }
+    registry.register(about.name, about.help, metric.clone());
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::default();
+        let histogram = || {
+            let edges = (0..i32::from(DURATION_BUCKETS)).map(|n| DURATION_BUCKET_FIRST_S * 2f64.powi(n));
+            Histogram::new(edges)
+        };
+        let by_route: Family<RouteLabels, Histogram, fn() -> Histogram> =
+            Family::new_with_constructor(histogram);
+        let names = ROUTES.iter().map(|route| route.name.label()).chain(["unknown"]);
+        let requests = names
+            .map(|name| {
+                STATUS_CLASSES.map(|class| {
+                    by_route.get_or_create_owned(&RouteLabels { route: word(name), status: word(class) })
+                })
+            })
+            .collect();
+        register(&mut registry, REQUEST_DURATION, &by_route);
+        macro_rules! new {
+            ($about:expr) => {{
+                let metric = Default::default();
+                register(&mut registry, $about, &metric);
+                metric
+            }};
+        }
+        let by_level: Family<LevelLabels, Counter> = new!(ANSWERS);
+        let answers = ["healthy", "stale", "degraded", "critical"]
+            .map(|level| by_level.get_or_create_owned(&LevelLabels { level: word(level) }));
+        let by_outcome: Family<OutcomeLabels, Counter> = new!(PUSH_ROWS);
+        let rows = ["accepted", "duplicate", "refused"]
+            .map(|outcome| by_outcome.get_or_create_owned(&OutcomeLabels { outcome: word(outcome) }));
+        Self {
+            requests,
+            answers,
+            rows,
+            connections: new!(CONNECTIONS),
+            panics: new!(PANICS),
+            values: new!(VALUES),
+            pushes_refused: new!(PUSH_REFUSED),
+            log_end: new!(LOG_END),
+            applied_end: new!(APPLIED_END),
+            flushed_end: new!(FLUSHED_END),
+            applied_age: new!(APPLIED_AGE),
+            view_age: new!(VIEW_AGE),
+            view_slo: new!(VIEW_SLO),
+            store_entities: new!(STORE_ENTITIES),
+            store_bytes: new!(STORE_BYTES),
+            store_dirty: new!(STORE_DIRTY),
+            jobs_running: new!(JOBS_RUNNING),
+            registry,
+        }
+    }
+
+    /// Notes a request.
+    pub(crate) fn request(&self, route: Option<RouteName>, status: u16, took: Duration) {
+        let route = route.map_or(ROUTES.len(), |route| route as usize);
+        let class = (usize::from(status) / 100).clamp(2, 5) - 2;
+        self.requests[route][class].observe(took.as_secs_f64());
+    }
+
+    /// Notes an answer: one addition per view and status, not per value.
+    pub(crate) fn answer(&self, answer: &FeatureAnswer) {
+        let level = match answer.level {
+            DegradationLevel::Healthy => 0,
+            DegradationLevel::Stale => 1,
+            DegradationLevel::Degraded => 2,
+            DegradationLevel::Critical => 3,
+        };
+        self.answers[level].inc();
+        let mut columns = answer.columns.iter().peekable();
+        while let Some(first) = columns.peek() {
+            let view = first.view.clone();
+            let mut counts = [0u64; STATUSES];
+            // Columns of one view stand together.
+            while let Some(column) = columns.next_if(|column| column.view == view) {
+                for status in &column.statuses {
+                    counts[*status as usize] += 1;
+                }
+            }
+            for (status, count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+                let labels = StatusLabels { view: Word(view.clone()), status: status_word(status) };
+                self.values.get_or_create(&labels).inc_by(*count);
+            }
+        }
+    }
+
+    /// Notes a push that was processed.
+    pub(crate) fn pushed(&self, accepted: usize, duplicates: usize, refused: usize) {
+        for (counter, rows) in self.rows.iter().zip([accepted, duplicates, refused]) {
+            counter.inc_by(rows as u64);
+        }
+    }
+
+    /// Notes a push that was refused whole.
+    pub(crate) fn push_refused(&self, code: &'static str) {
+        self.pushes_refused.get_or_create(&CodeLabels { code: word(code) }).inc();
+    }
+
+    /// Everything as OpenMetrics text; the gauges as `status` has them.
+    pub(crate) fn scrape(&self, status: Option<&NodeStatus>) -> Result<String, std::fmt::Error> {
+        if let Some(status) = status {
+            self.refresh(status);
+        }
+        let mut out = String::with_capacity(16 << 10);
+        encode(&mut out, &self.registry)?;
+        Ok(out)
+    }
+
+    fn refresh(&self, status: &NodeStatus) {
+        self.log_end.set(status.positions.log_end);
+        self.applied_end.set(status.positions.applied_end);
+        self.flushed_end.set(status.positions.flushed_end);
+        self.applied_age.set(seconds((status.now - status.positions.applied_frontier).max(0)));
+        let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        self.store_entities.set(count(status.store.entities_in_memory));
+        self.store_bytes.set(count(status.store.bytes_in_memory));
+        self.store_dirty.set(count(status.store.dirty_entities));
+        // Views that are gone must not keep their last age for ever.
+        self.view_age.clear();
+        self.view_slo.clear();
+        for view in &status.views {
+            let labels = ViewLabels { view: word(&view.view) };
+            if let Some(age) = view.age {
+                self.view_age.get_or_create(&labels).set(seconds(age));
+            }
+            self.view_slo.get_or_create(&labels).set(seconds(view.slo_p99));
+        }
+    }
+}
+
+fn status_word(status: usize) -> Word {
+    use std::sync::OnceLock;
+    const ALL: [(ValueStatus, &str); STATUSES] = [
+        (ValueStatus::Fresh, "fresh"),
+        (ValueStatus::Stale, "stale"),
+        (ValueStatus::Expired, "expired"),
+        (ValueStatus::Missing, "missing"),
+        (ValueStatus::Null, "null"),
+        (ValueStatus::Overflow, "overflow"),
+        (ValueStatus::OverCap, "over_cap"),
+        (ValueStatus::Unavailable, "unavailable"),
+        (ValueStatus::Denied, "denied"),
+    ];
+    static WORDS: OnceLock<[Word; STATUSES]> = OnceLock::new();
+    let words = WORDS.get_or_init(|| {
+        let mut words = [const { None }; STATUSES];
+        for (status, text) in ALL {
+            words[status as usize] = Some(word(text));
+        }
+        words.map(|word| word.expect("each status stands in the table, at its own number"))
+    });
+    words[status].clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_rule_and_are_scraped_as_written() {
+        let metrics = Metrics::new();
+        metrics.request(Some(RouteName::Features), 200, Duration::from_millis(1));
+        metrics.request(None, 404, Duration::from_millis(1));
+        metrics.pushed(1, 2, 3);
+        metrics.push_refused("overloaded");
+        let text = metrics.scrape(None).unwrap();
+        for metric in METRICS {
+            assert!(metric.name.starts_with("springhouse_"), "{}", metric.name);
+            assert!(text.contains(&format!("# HELP {} ", metric.name)), "{}:\n{text}", metric.name);
+        }
+        for line in [
+            "springhouse_server_request_duration_seconds_count{route=\"features\",status=\"2xx\"} 1",
+            "springhouse_server_request_duration_seconds_count{route=\"unknown\",status=\"4xx\"} 1",
+            "springhouse_ingest_rows_total{outcome=\"refused\"} 3",
+            "springhouse_ingest_pushes_refused_total{code=\"overloaded\"} 1",
+            "springhouse_server_panics_total 0",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn routes_stand_at_their_own_number() {
+        for (index, route) in ROUTES.iter().enumerate() {
+            assert_eq!(route.name as usize, index);
+        }
+        assert_eq!(&*status_word(ValueStatus::OverCap as usize).0, "over_cap");
+    }
+}

@@ -1,0 +1,82 @@
+//! `/health`, `/ready`, `/metrics`.
+
+use super::{Answer, json};
+use crate::app::App;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::Response;
+use springhouse_api::{ApiError, HealthBody, ReadyBody, ReadyCheck};
+use springhouse_core::time::format_duration;
+use springhouse_node::{NodeError, NodeStatus};
+use std::sync::Arc;
+
+pub(super) async fn health(_: Arc<App>, _: Request) -> Answer {
+    let body = HealthBody { status: "alive".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() };
+    json(StatusCode::OK, &body)
+}
+
+pub(super) async fn ready(app: Arc<App>, _: Request) -> Answer {
+    let status = app.node.status().await;
+    let definitions = app.node.definitions();
+    let mut checks = vec![
+        check("accepting", true, app.is_draining().then(|| "the server is stopping".to_owned())),
+        check(
+            "definitions",
+            true,
+            definitions.feature_views.is_empty().then(|| "no feature view is applied".to_owned()),
+        ),
+    ];
+    checks.extend(state_checks(&status, app.settings.frontier_lag_max_ms));
+    let body = ReadyBody {
+        ready: checks.iter().all(|check| check.ok || !check.required),
+        degraded: checks.iter().any(|check| !check.ok),
+        checks,
+    };
+    json(if body.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body)
+}
+
+fn check(name: impl Into<String>, required: bool, why: Option<String>) -> ReadyCheck {
+    ReadyCheck { name: name.into(), ok: why.is_none(), required, why }
+}
+
+/// Store, log and frontier decide; a view that is behind its target makes the server degraded, not useless.
+fn state_checks(status: &Result<NodeStatus, NodeError>, frontier_lag_max_ms: u64) -> Vec<ReadyCheck> {
+    let status = match status {
+        Ok(status) => status,
+        // The text may hold paths; the code does not.
+        Err(error) => return vec![check("store", true, Some(format!("no answer: {}", error.code)))],
+    };
+    let positions = &status.positions;
+    let backlog = positions.log_end - positions.applied_end;
+    let lag = (status.now - positions.applied_frontier).max(0);
+    let lag_max = i64::try_from(frontier_lag_max_ms.saturating_mul(1000)).unwrap_or(i64::MAX);
+    let behind = (backlog > 0 && lag > lag_max).then(|| {
+        format!("{backlog} pushed rows wait to be applied, the oldest for {}", format_duration(lag))
+    });
+    let mut checks =
+        vec![check("store", true, None), check("log", true, None), check("frontier", true, behind)];
+    for view in &status.views {
+        let why = match view.age {
+            None => Some("its history was never loaded; run `springhouse materialize`".to_owned()),
+            Some(age) if age > view.slo_p99 => Some(format!(
+                "{} behind, its p99 target is {}",
+                format_duration(age),
+                format_duration(view.slo_p99)
+            )),
+            Some(_) => None,
+        };
+        checks.push(check(format!("view {}", view.view), false, why));
+    }
+    checks
+}
+
+pub(super) async fn metrics(app: Arc<App>, _: Request) -> Answer {
+    // Without the node's state the counters are still worth having.
+    let status = app.node.status().await.ok();
+    let text = app.metrics.scrape(status.as_ref()).map_err(|_| ApiError::internal())?;
+    let mut response = Response::new(Body::from(text));
+    let open_metrics = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, open_metrics);
+    Ok(response)
+}

@@ -12,8 +12,8 @@ use springhouse_api::{ROUTES, RouteName};
 use springhouse_core::{Micros, ValueStatus};
 use springhouse_node::NodeStatus;
 use springhouse_serving::{DegradationLevel, FeatureAnswer};
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// A metric's name (as it is scraped) and what it says.
@@ -96,6 +96,7 @@ const STATUSES: usize = 9;
 const STATUS_CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
 
 type FloatGauge = Gauge<f64, AtomicU64>;
+type Durations = Family<RouteLabels, Histogram, fn() -> Histogram>;
 
 /// A word or name as a label.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -129,8 +130,9 @@ labels! {
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
-    /// By route (the last is for unknown paths) and status class, found without a hash.
-    requests: Vec<[Histogram; STATUS_CLASSES.len()]>,
+    by_route: Durations,
+    /// The same by route (the last is for unknown paths) and status class, found without a hash; made when first used.
+    requests: Vec<[OnceLock<Histogram>; STATUS_CLASSES.len()]>,
     pub(crate) connections: Gauge,
     pub(crate) panics: Counter,
     answers: [Counter; 4],
@@ -179,16 +181,8 @@ impl Metrics {
             let edges = (0..i32::from(DURATION_BUCKETS)).map(|n| DURATION_BUCKET_FIRST_S * 2f64.powi(n));
             Histogram::new(edges)
         };
-        let by_route: Family<RouteLabels, Histogram, fn() -> Histogram> =
-            Family::new_with_constructor(histogram);
-        let names = ROUTES.iter().map(|route| route.name.label()).chain(["unknown"]);
-        let requests = names
-            .map(|name| {
-                STATUS_CLASSES.map(|class| {
-                    by_route.get_or_create_owned(&RouteLabels { route: word(name), status: word(class) })
-                })
-            })
-            .collect();
+        let by_route = Durations::new_with_constructor(histogram);
+        let requests = (0..=ROUTES.len()).map(|_| Default::default()).collect();
         register(&mut registry, REQUEST_DURATION, &by_route);
         macro_rules! new {
             ($about:expr) => {{
@@ -204,6 +198,7 @@ impl Metrics {
         let rows = ["accepted", "duplicate", "refused"]
             .map(|outcome| by_outcome.get_or_create_owned(&OutcomeLabels { outcome: word(outcome) }));
         Self {
+            by_route,
             requests,
             answers,
             rows,
@@ -227,9 +222,14 @@ impl Metrics {
 
     /// Notes a request.
     pub(crate) fn request(&self, route: Option<RouteName>, status: u16, took: Duration) {
-        let route = route.map_or(ROUTES.len(), |route| route as usize);
+        let index = route.map_or(ROUTES.len(), |route| route as usize);
         let class = (usize::from(status) / 100).clamp(2, 5) - 2;
-        self.requests[route][class].observe(took.as_secs_f64());
+        let histogram = self.requests[index][class].get_or_init(|| {
+            let name = route.map_or("unknown", RouteName::label);
+            let labels = RouteLabels { route: word(name), status: word(STATUS_CLASSES[class]) };
+            self.by_route.get_or_create_owned(&labels)
+        });
+        histogram.observe(took.as_secs_f64());
     }
 
     /// Notes an answer: one addition per view and status, not per value.
@@ -303,7 +303,6 @@ impl Metrics {
 }
 
 fn status_word(status: usize) -> Word {
-    use std::sync::OnceLock;
     const ALL: [(ValueStatus, &str); STATUSES] = [
         (ValueStatus::Fresh, "fresh"),
         (ValueStatus::Stale, "stale"),
@@ -329,6 +328,52 @@ fn status_word(status: usize) -> Word {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use springhouse_core::{Value, ValueType};
+    use springhouse_ingest::IngestPositions;
+    use springhouse_node::ViewLine;
+    use springhouse_online::StoreStatistics;
+    use springhouse_serving::{FeatureColumn, Origin};
+
+    fn answer() -> FeatureAnswer {
+        let column = FeatureColumn {
+            name: "f".into(),
+            view: "v".into(),
+            value_type: ValueType::Bool,
+            values: vec![Value::Null; 2],
+            statuses: vec![ValueStatus::OverCap; 2],
+            ages: vec![None; 2],
+            event_times: vec![None; 2],
+            origins: vec![Origin::Default; 2],
+        };
+        FeatureAnswer {
+            at: 0,
+            row_count: 2,
+            columns: vec![column],
+            level: DegradationLevel::Stale,
+            cuts: Vec::new(),
+            definition_hash: "h".into(),
+        }
+    }
+
+    fn status() -> NodeStatus {
+        NodeStatus {
+            now: 7,
+            snapshot: 1,
+            definition_hash: "h".to_owned(),
+            views: vec![ViewLine {
+                view: "v@1".to_owned(),
+                entity: "e".to_owned(),
+                source: "s".to_owned(),
+                generation: 0,
+                frontier: Some(0),
+                age: Some(1_500_000),
+                slo_p95: 1,
+                slo_p99: 2,
+            }],
+            positions: IngestPositions { log_end: 3, applied_end: 2, flushed_end: 1, applied_frontier: 5 },
+            store: StoreStatistics::default(),
+        }
+    }
 
     #[test]
     fn names_follow_the_rule_and_are_scraped_as_written() {
@@ -337,7 +382,8 @@ mod tests {
         metrics.request(None, 404, Duration::from_millis(1));
         metrics.pushed(1, 2, 3);
         metrics.push_refused("overloaded");
-        let text = metrics.scrape(None).unwrap();
+        metrics.answer(&answer());
+        let text = metrics.scrape(Some(&status())).unwrap();
         for metric in METRICS {
             assert!(metric.name.starts_with("springhouse_"), "{}", metric.name);
             assert!(text.contains(&format!("# HELP {} ", metric.name)), "{}:\n{text}", metric.name);
@@ -348,6 +394,10 @@ mod tests {
             "springhouse_ingest_rows_total{outcome=\"refused\"} 3",
             "springhouse_ingest_pushes_refused_total{code=\"overloaded\"} 1",
             "springhouse_server_panics_total 0",
+            "springhouse_serving_answers_total{level=\"stale\"} 1",
+            "springhouse_serving_values_total{view=\"v\",status=\"over_cap\"} 2",
+            "springhouse_view_age_seconds{view=\"v@1\"} 1.5",
+            "springhouse_ingest_applied_age_seconds 0.000002",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 /// Fills in the types of features and their defaults.
 pub(crate) fn complete(reader: &mut Reader, resolved: &mut Resolved) {
-    let Definitions { entities, sources, feature_views, request_views, .. } = &mut resolved.definitions;
+    let Definitions { entities, sources, feature_views, .. } = &mut resolved.definitions;
     for (name, view) in feature_views {
         let path = format!("feature_views.{name}");
         let Some(source) = sources.get(&view.source) else { continue };
@@ -72,7 +72,25 @@ pub(crate) fn complete(reader: &mut Reader, resolved: &mut Resolved) {
             }
         }
     }
-    for (name, view) in request_views {
+    let stored = resolved.definitions.feature_views.values();
+    let undefaulted: Vec<(String, String)> = stored
+        .filter_map(|view| {
+            let declared = resolved.features.get(&view.name)?;
+            let names = view.features().into_iter().zip(declared);
+            let names: Vec<String> = names
+                .filter(|(_, declared)| {
+                    declared.default.is_none() && !reader.is_broken(&format!("{}.default", declared.path))
+                })
+                .map(|((name, _), _)| format!("`{name}`"))
+                .collect();
+            (!names.is_empty()).then(|| (format!("feature_views.{}", view.name), names.join(", ")))
+        })
+        .collect();
+    for (path, names) in undefaulted {
+        let message = format!("without a default, callers get null where there is no fresh value: {names}");
+        reader.warn(&path, "missing_default", message).set_hint("write `default: null` if that is meant");
+    }
+    for (name, view) in &mut resolved.definitions.request_views {
         let declared = resolved.features.get(name).map(Vec::as_slice).unwrap_or_default();
         for (feature, declared) in view.features.iter_mut().zip(declared) {
             if !reader.is_untyped(&declared.path) {

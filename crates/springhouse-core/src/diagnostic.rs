@@ -73,6 +73,11 @@ impl Diagnostic {
         }
     }
 
+    /// Something worth a look, without a hint.
+    pub fn warning(code: &'static str, location: Location, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, ..Self::error(code, location, message) }
+    }
+
     /// Says what to do.
     pub fn set_hint(&mut self, hint: impl Into<String>) -> &mut Self {
         self.hint = Some(hint.into());

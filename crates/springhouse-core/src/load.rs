@@ -57,6 +57,8 @@ fn finish(reader: Reader, resolved: Resolved) -> Result<LoadedDefinitions, Vec<D
     let Reader { spans, mut diagnostics, .. } = reader;
     diagnostics.sort_by(|a, b| a.location.cmp(&b.location));
     if diagnostics.iter().any(|d| d.severity == Severity::Error) {
+        // First what must be put right.
+        diagnostics.retain(|d| d.severity == Severity::Error);
         return Err(diagnostics);
     }
     Ok(LoadedDefinitions { definitions: resolved.definitions, spans, warnings: diagnostics })

@@ -199,6 +199,12 @@ impl Reader {
         self.diagnostics.last_mut()
     }
 
+    /// Says something worth a look about the key at `path`.
+    pub(crate) fn warn(&mut self, path: &str, code: &'static str, message: String) -> &mut Diagnostic {
+        self.diagnostics.push(Diagnostic::warning(code, self.spans.locate_key(path), message));
+        self.diagnostics.last_mut().expect("just pushed")
+    }
+
     /// True when something was reported about `path` itself.
     pub(crate) fn is_broken(&self, path: &str) -> bool {
         self.broken.contains(path)

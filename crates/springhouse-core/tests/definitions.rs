@@ -74,3 +74,137 @@ fn every_mistake_is_told_with_its_place() {
         }
     });
 }
+
+#[test]
+fn a_feature_without_a_default_is_worth_a_look() {
+    let text = r"
+entities: {origin: {keys: {origin: string}}}
+sources: {weather: {stream: push, event_time: at, columns: {origin: string!, temp: float64, wind: float64}}}
+feature_views:
+  now:
+    entity: origin
+    source: weather
+    ttl: 1h
+    features: {temp: , wind: {default: null}}
+";
+    let files = [("features.yaml".to_owned(), text.to_owned())];
+    let loaded = load_definitions(&files, &all_floats).unwrap();
+    insta::assert_snapshot!(loaded.warnings[0], @r"
+    warning[missing_default]: without a default, callers get null where there is no fresh value: `temp`
+     --> features.yaml:5:3
+      |
+    5 |   now:
+      |   ^^^
+      = help: write `default: null` if that is meant
+    ");
+    assert_eq!(loaded.warnings.len(), 1);
+}
+
+#[test]
+fn anchors_and_merge_keys_share_what_is_alike() {
+    let shared = r"
+entities: {origin: {keys: {origin: string}}}
+sources:
+  a: &source {stream: push, event_time: at, columns: &columns {origin: string!, temp: float64}}
+  b: {<<: *source, event_time: seen_at}
+  c: {stream: push, event_time: at, columns: *columns}
+";
+    let definitions = load(shared).unwrap();
+    assert_eq!(definitions.sources["b"].event_time, "seen_at");
+    assert_eq!(definitions.sources["c"].columns, definitions.sources["a"].columns);
+}
+
+#[test]
+fn what_gives_the_times_need_not_be_declared_twice() {
+    let text = r"
+sources:
+  table: {table: a.csv, event_time: at, known_at: seen, sequence: number, columns: {x: int64}}
+  stream: {stream: push, history: {path: a, format: delta}, event_time: at, known_at: seen, columns: {at: timestamp, x: int64}}
+";
+    let definitions = load(text).unwrap();
+    let columns = |source: &str| -> Vec<String> {
+        let columns = &definitions.sources[source].columns;
+        columns
+            .iter()
+            .map(|c| format!("{}: {}{}", c.name, c.value_type, if c.required { "!" } else { "" }))
+            .collect()
+    };
+    assert_eq!(columns("table"), ["x: int64", "at: timestamp!", "seen: timestamp!", "number: int64!"]);
+    // A push has no `known_at`; its history does.
+    assert_eq!(columns("stream"), ["at: timestamp", "x: int64", "seen: timestamp"]);
+}
+
+#[test]
+fn defaults_keep_the_type_of_their_feature() {
+    use springhouse_core::Value;
+    let text = r#"
+entities: {k: {keys: {k: int64}}}
+sources:
+  s:
+    stream: push
+    event_time: at
+    columns:
+      k: int64
+      b: bool
+      i: int32
+      l: int64
+      f: float32
+      d: float64
+      s: string
+      y: bytes
+      t: timestamp
+      a: date
+      n: decimal(10,2)
+      li: list<int64>
+      v: vector<2>
+      j: json
+feature_views:
+  view:
+    entity: k
+    source: s
+    ttl: 1h
+    features:
+      b: {default: true}
+      i: {default: -7}
+      l: {default: 9007199254740993}
+      f: {default: 0.1}
+      d: {default: 0.1}
+      s: {default: "true"}
+      y: {default: AP8=}
+      t: {default: "1970-01-01T00:00:01Z"}
+      a: {default: 1970-01-02}
+      n: {default: -1.5}
+      li: {default: [1, null]}
+      v: {default: [1, 2.5]}
+      j: {default: {a: [1, x]}}
+  windows:
+    entity: k
+    source: s
+    ttl: 1h
+    aggregate:
+      grouped: {fn: count, group_by: s, windows: [1h], default: {a: 1}}
+      nothing: {fn: mean, column: d, windows: [1h], default: null}
+"#;
+    let definitions = load(text).unwrap();
+    let expected = [
+        Value::Bool(true),
+        Value::Int32(-7),
+        Value::Int64(9_007_199_254_740_993),
+        Value::Float32(0.1),
+        Value::Float64(0.1),
+        Value::string("true"),
+        Value::Bytes([0u8, 255].as_slice().into()),
+        Value::Timestamp(1_000_000),
+        Value::Date(1),
+        Value::Decimal(-150, 2),
+        Value::List([Value::Int64(1), Value::Null].as_slice().into()),
+        Value::Vector([1.0f32, 2.5].as_slice().into()),
+        Value::string(r#"{"a":[1,"x"]}"#),
+    ];
+    let defaults: Vec<Value> =
+        definitions.feature_views["view"].defaults().into_iter().map(|d| d.value()).collect();
+    assert_eq!(defaults, expected);
+    let windows: Vec<Value> =
+        definitions.feature_views["windows"].defaults().into_iter().map(|d| d.value()).collect();
+    assert_eq!(windows, [Value::Map([(Value::string("a"), Value::Int64(1))].as_slice().into()), Value::Null]);
+}

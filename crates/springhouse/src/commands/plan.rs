@@ -39,9 +39,6 @@ impl Plan {
     /// Mistakes in the files; what the registry says.
     pub(crate) async fn make(project: &Project) -> anyhow::Result<Self> {
         let loaded = project.load_definitions()?;
-        for warning in &loaded.warnings {
-            output::note(&warning.to_string());
-        }
         let head = project.registry()?.head().await?;
         let mut next = loaded.definitions;
         let nothing = Definitions::default();

@@ -2,6 +2,7 @@
 
 Standard library only. The program is $SPRINGHOUSE_PROGRAM, or the newest debug build.
 """
+import functools
 import http.client
 import json
 import os
@@ -24,11 +25,14 @@ STOP_SECONDS_MAX = 60
 ANSWER_SECONDS_MAX = 60
 
 
+@functools.cache
 def program():
     """The program under test."""
     if named := os.environ.get("SPRINGHOUSE_PROGRAM"):
         return pathlib.Path(named)
-    return pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug" / "springhouse"
+    metadata = subprocess.run(["cargo", "metadata", "--format-version", "1", "--no-deps", "--locked"], cwd=ROOT, check=True,
+                              stdout=subprocess.PIPE)
+    return pathlib.Path(json.loads(metadata.stdout)["target_directory"]) / "debug" / "springhouse"
 
 
 class Failed(Exception):

@@ -21,6 +21,7 @@ use springhouse_core::ValueType;
 use std::collections::HashMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How often an append is tried again after another writer's commit came first.
 const COMMIT_ATTEMPTS_MAX: usize = 20;
@@ -267,7 +268,10 @@ fn write_file(directory: &Path, rows: &RecordBatch, after: i64, last: i64) -> Re
     let hash = xxhash_rust::xxh3::xxh3_64(&bytes);
     let file = format!("part-{:020}-{last:020}-{hash:016x}.zstd.parquet", after + 1);
     let path = directory.join(&file);
-    let partial = directory.join(format!("_{file}.{}.partial", std::process::id()));
+    // Two writers of the same rows in one process must not rename each other's file away.
+    static WRITES: AtomicU64 = AtomicU64::new(0);
+    let number = WRITES.fetch_add(1, Ordering::Relaxed);
+    let partial = directory.join(format!("_{file}.{}-{number}.partial", std::process::id()));
     let written = std::fs::File::create(&partial)
         .and_then(|mut f| f.write_all(&bytes).and_then(|()| f.sync_all()))
         .and_then(|()| std::fs::rename(&partial, &path))

@@ -1,0 +1,1 @@
+//! What is wrong with labels and files, and what is said about it.

@@ -24,8 +24,8 @@ MAY_USE = {
     "springhouse-serving": ["core", "kernel", "expr", "online"],
     "springhouse-node": ["core", "kernel", "expr", "registry", "online", "online-embedded", "lake", "ingest", "serving"],
     "springhouse-api": ["core", "serving"],
-    "springhouse-server": ["core", "api", "node", "serving", "ingest"],
-    "springhouse": ["core", "kernel", "expr", "registry", "online", "lake", "ingest", "serving", "node", "api", "server"],
+    "springhouse-server": ["core", "api", "node", "serving", "ingest", "lake"],
+    "springhouse": ["core", "kernel", "expr", "registry", "online", "online-embedded", "lake", "ingest", "serving", "node", "api", "server"],
 }
 
 ASYNC_AND_IO = ["tokio", "object_store", "reqwest", "hyper", "datafusion-common", "datafusion", "heed"]

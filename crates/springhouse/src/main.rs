@@ -2,9 +2,11 @@
 //!
 //! `main` parses, builds what a command needs, and maps the result to an exit status; each subcommand is one file.
 
+mod client;
 mod commands;
 mod output;
 mod project;
+mod session;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -37,6 +39,22 @@ enum Command {
     Registry(commands::registry::RegistryArgs),
     /// Print the JSON Schema of the files, for editors.
     Schema(commands::schema::SchemaArgs),
+    /// Make a training set: the features of a service for every row of a label file, as known at its moment.
+    Train(commands::train::TrainArgs),
+    /// Load what is new in history into the online store.
+    Materialize(commands::materialize::MaterializeArgs),
+    /// Build the online store again from history, beside the served one, and switch when it is complete.
+    Rebuild(commands::materialize::RebuildArgs),
+    /// Serve features and take pushes over HTTP.
+    Serve(commands::serve::ServeArgs),
+    /// Push events from a file or standard input.
+    Push(commands::push::PushArgs),
+    /// Show one feature vector, with status, age, event time and origin of each value.
+    Get(commands::get::GetArgs),
+    /// Read entities online, recompute them from history at the same moment, compare bit for bit.
+    Verify(commands::verify::VerifyArgs),
+    /// Show how far each view is.
+    Status(commands::status::StatusArgs),
     /// Run cases with known answers through every door of the product and compare bit for bit.
     Conformance(commands::conformance::ConformanceArgs),
 }
@@ -63,6 +81,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let project = cli.project.as_path();
     match cli.command {
         Command::Init(args) => commands::init::run(args).await,
         Command::Validate(args) => commands::validate::run(args, &cli.project).await,
@@ -70,6 +89,14 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Apply(args) => commands::apply::run(args, &cli.project).await,
         Command::Registry(args) => commands::registry::run(args, &cli.project).await,
         Command::Schema(args) => commands::schema::run(args).await,
+        Command::Train(args) => commands::train::run(args, project).await,
+        Command::Materialize(args) => commands::materialize::run(args, project).await,
+        Command::Rebuild(args) => commands::materialize::run_rebuild(args, project).await,
+        Command::Serve(args) => commands::serve::run(args, project).await,
+        Command::Push(args) => commands::push::run(args, project).await,
+        Command::Get(args) => commands::get::run(args, project).await,
+        Command::Verify(args) => commands::verify::run(args, project).await,
+        Command::Status(args) => commands::status::run(args, project).await,
         Command::Conformance(args) => commands::conformance::run(args).await,
     }
 }

@@ -6,9 +6,61 @@
     reason = "a command line prints, here and nowhere else"
 )]
 
+use crate::client::Refused;
+use comfy_table::{ContentArrangement, Table, presets};
+use indicatif::{ProgressBar, ProgressStyle};
 use springhouse_lake::{LakeError, Progress};
 use springhouse_node::NodeError;
 use springhouse_registry::RegistryError;
+
+/// How a command prints its data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    #[default]
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// A table with these headings.
+pub(crate) fn table(headings: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(headings);
+    table
+}
+
+/// A progress bar on stderr; silent where stderr is no terminal.
+pub(crate) fn bar() -> Bar {
+    let style = ProgressStyle::with_template("{msg:<24} [{bar:30}] {human_pos}/{human_len} {per_sec} ETA {eta}");
+    let bar = ProgressBar::new(0);
+    bar.set_style(style.expect("the template is a constant that parses"));
+    Bar(bar)
+}
+
+/// A progress bar.
+#[derive(Debug)]
+pub(crate) struct Bar(ProgressBar);
+
+impl Bar {
+    pub(crate) fn set(&self, stage: &str, done: u64, total: u64) {
+        if self.0.message() != stage {
+            self.0.set_message(stage.to_owned());
+        }
+        self.0.set_length(total.max(done));
+        self.0.set_position(done);
+    }
+
+    pub(crate) fn finish(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+impl Progress for Bar {
+    fn report(&self, stage: &'static str, done: u64, total: u64) {
+        self.set(stage, done, total);
+    }
+}
 
 /// Data, for people or programs.
 pub(crate) fn data(text: &str) {
@@ -39,6 +91,8 @@ pub(crate) fn failure(failure: &anyhow::Error) {
             (hint, code) = (lake.hint.as_deref(), Some(lake.code));
         } else if let Some(registry) = cause.downcast_ref::<RegistryError>() {
             hint = registry.hint();
+        } else if let Some(refused) = cause.downcast_ref::<Refused>() {
+            (hint, code) = (refused.hint.as_deref(), Some(refused.code.as_str()));
         }
     }
     let chain: Vec<String> = failure.chain().map(ToString::to_string).collect();

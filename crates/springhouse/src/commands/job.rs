@@ -1,0 +1,49 @@
+//! Jobs on the server: start, follow with a bar, report. `materialize`, `rebuild` and `verify` share it.
+
+use crate::client::Refused;
+use crate::output;
+use crate::session::Session;
+use anyhow::Context;
+use springhouse_api::{JobBody, JobRequestBody, JobState};
+use std::time::Duration;
+
+/// How often a running job is asked how far it is.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Starts the job `kind` (a path segment) and follows it to its end.
+pub(crate) async fn follow(session: &Session, kind: &str, request: &JobRequestBody) -> anyhow::Result<JobBody> {
+    let started = session.client.post(&format!("/v1/admin/{kind}"), &serde_json::to_value(request)?).await?;
+    let mut job: JobBody = serde_json::from_value(started).context("the answer is no job")?;
+    let bar = output::bar();
+    while job.state == JobState::Running {
+        tokio::time::sleep(POLL_INTERVAL).await;
+        let body = session.client.get(&format!("/v1/admin/jobs/{}", job.id)).await?;
+        job = serde_json::from_value(body).context("the answer is no job")?;
+        if let Some(progress) = &job.progress {
+            bar.set(&progress.stage, progress.done, progress.total);
+        }
+    }
+    bar.finish();
+    match job.error {
+        None => Ok(job),
+        Some(error) => {
+            Err(Refused { code: error.code.to_string(), message: error.message, hint: error.hint }.into())
+        }
+    }
+}
+
+/// Prints what a job did to each view.
+pub(crate) fn print_views(job: &JobBody) {
+    for view in job.views.iter().flatten() {
+        let rate = if view.seconds > 0.0 { view.rows as f64 / view.seconds } else { 0.0 };
+        output::data(&format!(
+            "{:<32} {:>10} rows  {:>9} entities  {:>7.2} s  {:>10.0} rows/s{}",
+            view.view,
+            view.rows,
+            view.entities,
+            view.seconds,
+            rate,
+            if view.rebuilt { format!("  (generation {})", view.generation) } else { String::new() }
+        ));
+    }
+}

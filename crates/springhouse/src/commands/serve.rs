@@ -1,0 +1,50 @@
+//! `springhouse serve`: one process with the API, push, the appliers and the flush to the lake.
+
+use crate::output;
+use crate::project::{Mistakes, Project};
+use clap::Args;
+use springhouse_node::{Node, SystemClock};
+use springhouse_server::{ServerSettings, serve};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// Arguments of `springhouse serve`.
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Where to listen, instead of `server.bind` in springhouse.yaml; port 0 takes a free one.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    bind: Option<SocketAddr>,
+}
+
+pub(crate) async fn run(args: ServeArgs, project: &Path) -> anyhow::Result<ExitCode> {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new("info"))
+        .with_writer(std::io::stderr)
+        .init();
+    let project = Project::open(&std::path::absolute(project)?)?;
+    let mut server: ServerSettings = project.settings.server.read().map_err(Mistakes)?;
+    if let Some(bind) = args.bind {
+        server.bind = bind;
+    }
+    let node = Node::open(project.node_options(Arc::new(SystemClock))).await?;
+    // Programs that started the server read this line to learn the address.
+    let on_ready = |address: SocketAddr| output::data(&format!("listening on http://{address}"));
+    serve(node, server, on_ready, stop_signal()).await?;
+    output::note("stopped: everything acknowledged is in the lake");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Ends at SIGINT or SIGTERM.
+async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        // Without the handler the signal ends the process, which loses nothing acknowledged.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}

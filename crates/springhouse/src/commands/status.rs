@@ -1,0 +1,60 @@
+//! `springhouse status`: how far everything is.
+
+use crate::output;
+use crate::session::Session;
+use anyhow::Context;
+use clap::Args;
+use springhouse_api::StatusBody;
+use springhouse_core::time::format_duration;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Arguments of `springhouse status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// How to print it.
+    #[arg(long, value_enum, default_value_t)]
+    format: output::Format,
+}
+
+pub(crate) async fn run(args: StatusArgs, project: &Path) -> anyhow::Result<ExitCode> {
+    let session = Session::open(project).await?;
+    let remote = session.is_remote();
+    let address = session.client.address();
+    let status = session.client.get("/v1/status").await;
+    session.close().await?;
+    let status = status?;
+    if args.format == output::Format::Json {
+        output::data(&serde_json::to_string_pretty(&status)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let status: StatusBody = serde_json::from_value(status).context("the answer is no status")?;
+    let server = if remote { format!("server at http://{address}") } else { "no server is running".to_owned() };
+    output::data(&format!("snapshot {} ({}), {server}", status.snapshot, status.definition));
+    let mut table = output::table(&["view", "entity", "source", "applied up to", "age", "p95 target", ""]);
+    for view in &status.views {
+        let seconds = |s: f64| format_duration((s * 1e6).round() as i64);
+        let age = view.age_s.map_or_else(|| "-".to_owned(), |age| format!("{age:.1}s"));
+        let verdict = match (view.frontier.is_some(), view.within_slo) {
+            (false, _) => "not materialised",
+            (true, true) => "ok",
+            (true, false) => "late",
+        };
+        table.add_row(vec![
+            view.view.clone(),
+            view.entity.clone(),
+            view.source.clone(),
+            view.frontier.clone().unwrap_or_else(|| "-".to_owned()),
+            age,
+            seconds(view.slo_p95_s),
+            verdict.to_owned(),
+        ]);
+    }
+    output::data(&table.to_string());
+    let positions = &status.positions;
+    output::data(&format!(
+        "log {} rows, {} applied, {} in the lake; {} entities in memory",
+        positions.log_end, positions.applied_end, positions.flushed_end, status.store.entities_in_memory
+    ));
+    Ok(ExitCode::SUCCESS)
+}

@@ -136,6 +136,7 @@ pub struct Node {
     options: NodeOptions,
     registry: Registry,
     store: Arc<dyn OnlineStore>,
+    embedded: Arc<EmbeddedStore>,
     lake: Lake,
     ingest: Arc<Ingest>,
     serving: FeatureServer,
@@ -152,8 +153,8 @@ impl Node {
     /// `nothing_applied`, `store_locked` (another node runs; the hint says where), or what a part says.
     pub async fn open(options: NodeOptions) -> Result<Arc<Self>, NodeError> {
         let registry = open_registry(&options.paths.registry)?;
-        let store: Arc<dyn OnlineStore> =
-            Arc::new(EmbeddedStore::open(&options.paths.online, &options.online)?);
+        let embedded = Arc::new(EmbeddedStore::open(&options.paths.online, &options.online)?);
+        let store: Arc<dyn OnlineStore> = embedded.clone();
         let lake = Lake::open(&options.paths.project, &options.paths.lake)?;
         let applied = load_head(&registry, store.as_ref()).await?;
         let lanes = store.lanes().await?;
@@ -184,6 +185,7 @@ impl Node {
             options,
             registry,
             store,
+            embedded,
             lake,
             ingest,
             serving,
@@ -228,6 +230,14 @@ impl Node {
     /// The online store.
     pub fn store(&self) -> &Arc<dyn OnlineStore> {
         &self.store
+    }
+
+    /// Tells other processes where this node's server listens, so that they ask it instead of opening the project.
+    ///
+    /// # Errors
+    /// When the note can't be written beside the store's lock.
+    pub fn announce(&self, address: &str) -> Result<(), NodeError> {
+        Ok(self.embedded.announce(address)?)
     }
 
     /// How it was opened.

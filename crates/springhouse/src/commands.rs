@@ -7,6 +7,7 @@ pub(crate) mod plan;
 pub(crate) mod registry;
 pub(crate) mod schema;
 pub(crate) mod validate;
+pub(crate) mod demo;
 pub(crate) mod get;
 mod job;
 pub(crate) mod materialize;

@@ -55,6 +55,8 @@ enum Command {
     Verify(commands::verify::VerifyArgs),
     /// Show how far each view is.
     Status(commands::status::StatusArgs),
+    /// Show a day of real flights, from definitions to live features.
+    Demo(commands::demo::DemoArgs),
     /// Run cases with known answers through every door of the product and compare bit for bit.
     Conformance(commands::conformance::ConformanceArgs),
 }
@@ -97,6 +99,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Get(args) => commands::get::run(args, project).await,
         Command::Verify(args) => commands::verify::run(args, project).await,
         Command::Status(args) => commands::status::run(args, project).await,
+        Command::Demo(args) => commands::demo::run(args).await,
         Command::Conformance(args) => commands::conformance::run(args).await,
     }
 }

@@ -29,8 +29,14 @@ pub(crate) async fn run(args: ServeArgs, project: &Path) -> anyhow::Result<ExitC
         server.bind = bind;
     }
     let node = Node::open(project.node_options(Arc::new(SystemClock))).await?;
-    // Programs that started the server read this line to learn the address.
-    let on_ready = |address: SocketAddr| output::data(&format!("listening on http://{address}"));
+    let announcer = node.clone();
+    let on_ready = move |address: SocketAddr| {
+        if let Err(error) = announcer.announce(&address.to_string()) {
+            output::note(&format!("other commands won't find this server: {error}"));
+        }
+        // Programs that started the server read this line to learn the address.
+        output::data(&format!("listening on http://{address}"));
+    };
     serve(node, server, on_ready, stop_signal()).await?;
     output::note("stopped: everything acknowledged is in the lake");
     Ok(ExitCode::SUCCESS)

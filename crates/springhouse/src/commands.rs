@@ -2,17 +2,17 @@
 
 pub(crate) mod apply;
 pub(crate) mod conformance;
-pub(crate) mod init;
-pub(crate) mod plan;
-pub(crate) mod registry;
-pub(crate) mod schema;
-pub(crate) mod validate;
 pub(crate) mod demo;
 pub(crate) mod get;
+pub(crate) mod init;
 mod job;
 pub(crate) mod materialize;
+pub(crate) mod plan;
 pub(crate) mod push;
+pub(crate) mod registry;
+pub(crate) mod schema;
 pub(crate) mod serve;
 pub(crate) mod status;
 pub(crate) mod train;
+pub(crate) mod validate;
 pub(crate) mod verify;

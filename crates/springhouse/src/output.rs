@@ -26,13 +26,17 @@ pub(crate) enum Format {
 /// A table with these headings.
 pub(crate) fn table(headings: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(headings);
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(headings);
     table
 }
 
 /// A progress bar on stderr; silent where stderr is no terminal.
 pub(crate) fn bar() -> Bar {
-    let style = ProgressStyle::with_template("{msg:<24} [{bar:30}] {human_pos}/{human_len} {per_sec} ETA {eta}");
+    let style =
+        ProgressStyle::with_template("{msg:<24} [{bar:30}] {human_pos}/{human_len} {per_sec} ETA {eta}");
     let bar = ProgressBar::new(0);
     bar.set_style(style.expect("the template is a constant that parses"));
     Bar(bar)

@@ -40,7 +40,8 @@ impl Session {
         let node = Node::open(options).await?;
         let (ready, address) = oneshot::channel();
         let (stop, stopped) = oneshot::channel::<()>();
-        let settings = ServerSettings { bind: SocketAddr::from(([127, 0, 0, 1], 0)), ..ServerSettings::default() };
+        let settings =
+            ServerSettings { bind: SocketAddr::from(([127, 0, 0, 1], 0)), ..ServerSettings::default() };
         let running = tokio::spawn(async move {
             // Nobody waits for the address any more when the command was interrupted.
             let on_ready = move |address| drop(ready.send(address));
@@ -78,7 +79,9 @@ fn running_server(store: &Path) -> anyhow::Result<Option<SocketAddr>> {
             process.pid
         );
     };
-    Ok(Some(address.parse().with_context(|| format!("process {} noted the address `{address}`", process.pid))?))
+    Ok(Some(
+        address.parse().with_context(|| format!("process {} noted the address `{address}`", process.pid))?,
+    ))
 }
 
 /// How the project's node is to be opened.

@@ -5,6 +5,7 @@
 
 mod case;
 mod doors;
+mod exact;
 mod files;
 
 use crate::output;

@@ -33,9 +33,18 @@ const FILES: [(&str, &[u8]); 12] = [
     ("features/sources.yaml", include_bytes!("../../../../examples/flights/features/sources.yaml")),
     ("features/views.yaml", include_bytes!("../../../../examples/flights/features/views.yaml")),
     ("features/service.yaml", include_bytes!("../../../../examples/flights/features/service.yaml")),
-    ("data/departed/history.parquet", include_bytes!("../../../../examples/flights/data/departed/history.parquet")),
-    ("data/arrived/history.parquet", include_bytes!("../../../../examples/flights/data/arrived/history.parquet")),
-    ("data/weather/weather.parquet", include_bytes!("../../../../examples/flights/data/weather/weather.parquet")),
+    (
+        "data/departed/history.parquet",
+        include_bytes!("../../../../examples/flights/data/departed/history.parquet"),
+    ),
+    (
+        "data/arrived/history.parquet",
+        include_bytes!("../../../../examples/flights/data/arrived/history.parquet"),
+    ),
+    (
+        "data/weather/weather.parquet",
+        include_bytes!("../../../../examples/flights/data/weather/weather.parquet"),
+    ),
     ("data/labels.parquet", include_bytes!("../../../../examples/flights/data/labels.parquet")),
     ("data/next/departed.parquet", include_bytes!("../../../../examples/flights/data/next/departed.parquet")),
     ("data/next/arrived.parquet", include_bytes!("../../../../examples/flights/data/next/arrived.parquet")),
@@ -66,7 +75,10 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let mut page = Page::new();
     let same = tell(&project, &mut page).await?;
     if args.dir.is_some() {
-        page.text(&format!("The project is in {}; look around with `springhouse -C` and that folder.", project.display()));
+        page.text(&format!(
+            "The project is in {}; look around with `springhouse -C` and that folder.",
+            project.display()
+        ));
     }
     Ok(if same { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -102,7 +114,8 @@ async fn tell(project: &Path, page: &mut Page) -> anyhow::Result<bool> {
     let node = Node::open(opened.node_options(shared)).await?;
 
     page.step("Build a training set from history");
-    let training = train(&node, project, "data/labels.parquet", "training.parquet", &snapshot.definition_hash).await?;
+    let training =
+        train(&node, project, "data/labels.parquet", "training.parquet", &snapshot.definition_hash).await?;
     page.text(&format!(
         "{} past flights, each with its features as they were known an hour before departure: late events count from \
          when they arrived, so nothing leaks from the future.",
@@ -111,7 +124,10 @@ async fn tell(project: &Path, page: &mut Page) -> anyhow::Result<bool> {
 
     page.step("Load history into the online store");
     for outcome in node.materialize(None, None, &output::Quiet).await? {
-        page.text(&format!("{:<24} {:>6} rows -> {:>5} entities", outcome.view, outcome.rows, outcome.entities));
+        page.text(&format!(
+            "{:<24} {:>6} rows -> {:>5} entities",
+            outcome.view, outcome.rows, outcome.entities
+        ));
     }
 
     page.step("Serve, while the day goes on");

@@ -5,7 +5,7 @@ use crate::session::Session;
 use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::{Map, Value as Json, json};
-use springhouse_api::{ExplainBody, ServiceList, ViewList};
+use springhouse_api::{ExplainBody, ViewList};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
@@ -42,9 +42,8 @@ pub(crate) async fn run(args: GetArgs, project: &Path) -> anyhow::Result<ExitCod
 }
 
 async fn show(session: &Session, args: &GetArgs) -> anyhow::Result<()> {
-    let services: ServiceList = serde_json::from_value(session.client.get("/v1/services").await?)?;
     let views: ViewList = serde_json::from_value(session.client.get("/v1/views").await?)?;
-    let types = key_types(&services, &views, args);
+    let types = text_names(&views);
     let mut body = Map::new();
     match &args.service {
         Some(service) => body.insert("service".to_owned(), json!(service)),
@@ -67,16 +66,10 @@ async fn show(session: &Session, args: &GetArgs) -> anyhow::Result<()> {
 }
 
 /// The names whose values are text, so that `tail=123` can be the string 123.
-fn key_types(services: &ServiceList, views: &ViewList, args: &GetArgs) -> BTreeSet<String> {
-    let mut text = BTreeSet::new();
-    for view in &views.views {
-        text.extend(view.keys.iter().filter(|key| !is_number(&key.1.to_string())).map(|key| key.0.clone()));
-    }
-    for service in services.services.iter().filter(|s| Some(&s.name) == args.service.as_ref()) {
-        let fields = service.request_fields.iter();
-        text.extend(fields.filter(|f| !is_number(&f.value_type.to_string())).map(|f| f.name.clone()));
-    }
-    text
+fn text_names(views: &ViewList) -> BTreeSet<String> {
+    let keys = views.entities.iter().flat_map(|entity| &entity.keys);
+    let fields = views.views.iter().flat_map(|view| &view.request_fields);
+    keys.chain(fields).filter(|field| !is_number(&field.value_type)).map(|field| field.name.clone()).collect()
 }
 
 fn is_number(value_type: &str) -> bool {
@@ -125,13 +118,17 @@ async fn explain(session: &Session, args: &GetArgs, views: &ViewList, answer: &J
     let shown: BTreeSet<&str> =
         answer["features"].as_object().map(|f| f.keys().map(String::as_str).collect()).unwrap_or_default();
     for view in &views.views {
-        if !view.features.iter().any(|f| shown.contains(f.name.as_str()) || shown.contains(format!("{}:{}", view.name, f.name).as_str())) {
+        let is_shown =
+            |name: &str| shown.contains(name) || shown.contains(format!("{}:{name}", view.name).as_str());
+        let entity = views.entities.iter().find(|entity| Some(&entity.name) == view.entity.as_ref());
+        // A request view has no entity, and nothing stored to explain.
+        let Some(entity) = entity.filter(|_| view.features.iter().any(|f| is_shown(&f.name))) else {
             continue;
-        }
+        };
         let mut query = format!("/v1/explain?view={}", encode(&view.name));
         for pair in &args.keys {
             let (name, value) = pair.split_once('=').context("keys are NAME=VALUE")?;
-            if view.keys.iter().any(|key| key.0 == name) {
+            if entity.keys.iter().any(|key| key.name == name) {
                 query.push_str(&format!("&{}={}", encode(name), encode(value.trim_matches('"'))));
             }
         }

@@ -11,7 +11,11 @@ use std::time::Duration;
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Starts the job `kind` (a path segment) and follows it to its end.
-pub(crate) async fn follow(session: &Session, kind: &str, request: &JobRequestBody) -> anyhow::Result<JobBody> {
+pub(crate) async fn follow(
+    session: &Session,
+    kind: &str,
+    request: &JobRequestBody,
+) -> anyhow::Result<JobBody> {
     let started = session.client.post(&format!("/v1/admin/{kind}"), &serde_json::to_value(request)?).await?;
     let mut job: JobBody = serde_json::from_value(started).context("the answer is no job")?;
     let bar = output::bar();

@@ -29,7 +29,8 @@ pub(crate) async fn run(args: StatusArgs, project: &Path) -> anyhow::Result<Exit
         return Ok(ExitCode::SUCCESS);
     }
     let status: StatusBody = serde_json::from_value(status).context("the answer is no status")?;
-    let server = if remote { format!("server at http://{address}") } else { "no server is running".to_owned() };
+    let server =
+        if remote { format!("server at http://{address}") } else { "no server is running".to_owned() };
     output::data(&format!("snapshot {} ({}), {server}", status.snapshot, status.definition));
     let mut table = output::table(&["view", "entity", "source", "applied up to", "age", "p95 target", ""]);
     for view in &status.views {

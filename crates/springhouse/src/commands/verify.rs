@@ -33,7 +33,12 @@ pub(crate) async fn run(args: VerifyArgs, project: &Path) -> anyhow::Result<Exit
     for difference in &verified.differences {
         output::data(&format!(
             "{}:{} {} at {}: online {}, offline {}",
-            difference.view, difference.feature, difference.key, difference.at, difference.online, difference.offline
+            difference.view,
+            difference.feature,
+            difference.key,
+            difference.at,
+            difference.online,
+            difference.offline
         ));
     }
     output::data(&format!(

@@ -1,5 +1,6 @@
 //! The case format, and what it means as definitions.
 
+use super::exact::Exact;
 use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
 use serde_json::Value as Json;
@@ -9,7 +10,7 @@ use springhouse_core::definition::{
     TableFormat, TableLocation, Tier, ViewKind, WindowFeature, aggregate_output_type,
 };
 use springhouse_core::time::HOUR;
-use springhouse_core::{Micros, Value, ValueType};
+use springhouse_core::{Micros, ValueType};
 use std::collections::BTreeMap;
 
 /// More distinct values than any case holds.
@@ -71,21 +72,21 @@ struct CaseWhere {
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct CaseEvent {
     pub(crate) id: i64,
-    pub(crate) key: Vec<Json>,
+    pub(crate) key: Vec<Exact>,
     pub(crate) event_time: Micros,
     pub(crate) known_at: Micros,
-    pub(crate) row: BTreeMap<String, Json>,
+    pub(crate) row: BTreeMap<String, Exact>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct CaseQuery {
-    pub(crate) key: Vec<Json>,
+    pub(crate) key: Vec<Exact>,
     pub(crate) at: Micros,
 }
 
 #[derive(Debug, Deserialize)]
 pub(crate) struct CaseAnswer {
-    pub(crate) values: BTreeMap<String, Json>,
+    pub(crate) values: BTreeMap<String, Exact>,
     #[serde(default)]
     pub(crate) event_time: Option<Micros>,
     #[serde(default)]
@@ -119,8 +120,8 @@ impl Case {
 
     /// Names and types of the key parts, from the first query's.
     pub(crate) fn keys(&self) -> Vec<(String, ValueType)> {
-        let part = |(index, json): (usize, &Json)| {
-            let value_type = if json.is_i64() { ValueType::Int64 } else { ValueType::String };
+        let part = |(index, part): (usize, &Exact)| {
+            let value_type = if part.is_int() { ValueType::Int64 } else { ValueType::String };
             (format!("key{index}"), value_type)
         };
         self.queries[0].key.iter().enumerate().map(part).collect()
@@ -293,20 +294,4 @@ fn filter_sql(filter: &CaseWhere) -> anyhow::Result<String> {
         other => bail!("a `where` compares with a string or a number, not {other}"),
     };
     Ok(format!("{} {} {value}", filter.column, filter.op))
-}
-
-/// A case's JSON value as a value of the type; NaN is spelled "NaN".
-pub(crate) fn typed(json: &Json, value_type: &ValueType) -> anyhow::Result<Value> {
-    Ok(match (value_type, json) {
-        (_, Json::Null) => Value::Null,
-        (ValueType::Float64, Json::String(text)) if text == "NaN" => Value::Float64(f64::NAN),
-        (ValueType::Float64, Json::Number(number)) => {
-            Value::Float64(number.as_f64().with_context(|| format!("{number} is no float64"))?)
-        }
-        (ValueType::Int64, Json::Number(number)) => {
-            Value::Int64(number.as_i64().with_context(|| format!("{number} is no int64"))?)
-        }
-        (ValueType::String, Json::String(text)) => Value::string(text.as_str()),
-        (expected, got) => bail!("{got} is no {expected}"),
-    })
 }

@@ -2,12 +2,12 @@
 
 use super::DoorResult;
 use super::case::{
-    Case, CaseAnswer, CaseAvailability, CaseEvent, CaseQuery, ID, KNOWN_AT, SERVICE, SOURCE, VIEW, typed,
+    Case, CaseAnswer, CaseAvailability, CaseEvent, CaseQuery, EVENT_TIME, ID, KNOWN_AT, SERVICE, SOURCE, VIEW,
 };
+use super::exact::Exact;
 use super::files;
 use crate::output::Quiet;
 use anyhow::{Context, bail, ensure};
-use serde_json::{Value as Json, json};
 use springhouse_core::definition::SourceKind;
 use springhouse_core::{Clock, Micros, Value, ValueStatus};
 use springhouse_ingest::{PushRequest, PushRows};
@@ -247,14 +247,13 @@ impl Session<'_> {
 
     async fn push(&self, case: &Case, event: &CaseEvent, at: Micros) -> anyhow::Result<()> {
         self.clock.set(self.clock.now().max(at));
-        let mut row = serde_json::Map::new();
+        let mut row = event.row.clone();
         for ((name, _), part) in case.keys().iter().zip(&event.key) {
             row.insert(name.clone(), part.clone());
         }
-        row.insert(ID.to_owned(), json!(event.id));
-        row.insert("event_time".to_owned(), json!(event.event_time));
-        row.insert(KNOWN_AT.to_owned(), Json::Null);
-        row.extend(event.row.iter().map(|(name, value)| (name.clone(), value.clone())));
+        row.insert(ID.to_owned(), Exact::int(event.id)?);
+        row.insert(EVENT_TIME.to_owned(), Exact::int(event.event_time)?);
+        row.insert(KNOWN_AT.to_owned(), Exact::null());
         let request = PushRequest {
             source: SOURCE.to_owned(),
             rows: PushRows::Json(serde_json::to_vec(&[row])?.into()),
@@ -279,7 +278,7 @@ impl Session<'_> {
         self.clock.set(self.clock.now().max(query.at));
         let mut entities = BTreeMap::new();
         for ((name, value_type), part) in case.keys().iter().zip(&query.key) {
-            entities.insert(name.clone(), vec![typed(part, value_type)?]);
+            entities.insert(name.clone(), vec![part.typed(value_type)?]);
         }
         let request = FeatureRequest {
             selection: Selection::Service(SERVICE.to_owned()),
@@ -319,7 +318,7 @@ fn compare_values(
 ) {
     for (feature, want) in &expected.values {
         let got = values.get(feature);
-        let same = got.is_some_and(|got| same(want, got));
+        let same = got.is_some_and(|got| want.is(got));
         note(result, case, query, feature, same, || format!("expected {want}, got {got:?}"));
     }
 }
@@ -335,29 +334,8 @@ fn note(
     if same {
         result.agreed += 1;
     } else {
-        let (key, at) = (Json::from(query.key.clone()), query.at);
+        let key: Vec<String> = query.key.iter().map(ToString::to_string).collect();
+        let (key, at) = (key.join(","), query.at);
         result.differences.push(format!("{} {VIEW}:{what} key={key} at={at}: {}", case.name, difference()));
-    }
-}
-
-/// The very same value: integers exactly, floats to the bit (a zero has no sign in JSON), lists and pairs in order.
-fn same(want: &Json, got: &Value) -> bool {
-    match (want, got) {
-        (Json::Null, Value::Null) => true,
-        (Json::String(want), Value::String(got)) => want.as_str() == got.as_ref(),
-        (Json::Number(want), Value::Int64(got)) => want.as_i64() == Some(*got),
-        (Json::Number(want), Value::Float64(got)) => want.as_f64() == Some(*got),
-        (Json::Array(want), Value::List(got)) => {
-            want.len() == got.len() && want.iter().zip(got.iter()).all(|(want, got)| same(want, got))
-        }
-        (Json::Array(want), Value::Map(got)) => {
-            let pair =
-                |(want, (key, value)): (&Json, &(Value, Value))| match want.as_array().map(Vec::as_slice) {
-                    Some([k, v]) => same(k, key) && same(v, value),
-                    _ => false,
-                };
-            want.len() == got.len() && want.iter().zip(got.iter()).all(pair)
-        }
-        _ => false,
     }
 }

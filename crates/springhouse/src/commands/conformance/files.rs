@@ -1,12 +1,12 @@
 //! A case's Parquet files.
 
-use super::case::{Case, CaseEvent, EVENT_TIME, ID, KNOWN_AT, ROW_COLUMNS, typed};
+use super::case::{Case, CaseEvent, EVENT_TIME, ID, KNOWN_AT, ROW_COLUMNS};
+use super::exact::Exact;
 use anyhow::Context;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Field, Schema};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use serde_json::Value as Json;
 use springhouse_core::{Definitions, Value, ValueType};
 use springhouse_kernel::{array_from_values, arrow_type, value_at};
 use std::collections::BTreeMap;
@@ -26,7 +26,8 @@ pub(crate) fn write_events(case: &Case, events: &[CaseEvent], path: &Path) -> an
     let known_at = events.iter().map(|event| Value::Timestamp(event.known_at)).collect();
     columns.push((KNOWN_AT.to_owned(), ValueType::Timestamp, known_at));
     for (name, value_type) in &ROW_COLUMNS {
-        let cell = |event: &CaseEvent| typed(event.row.get(*name).unwrap_or(&Json::Null), value_type);
+        let cell =
+            |event: &CaseEvent| event.row.get(*name).map_or(Ok(Value::Null), |value| value.typed(value_type));
         let values = events.iter().map(cell).collect::<anyhow::Result<_>>()?;
         columns.push(((*name).to_owned(), value_type.clone(), values));
     }
@@ -40,11 +41,11 @@ pub(crate) fn write_labels(case: &Case, path: &Path) -> anyhow::Result<()> {
     write(columns, path)
 }
 
-fn key_columns<'a>(case: &Case, keys: impl Iterator<Item = &'a [Json]>) -> anyhow::Result<Vec<Filled>> {
+fn key_columns<'a>(case: &Case, keys: impl Iterator<Item = &'a [Exact]>) -> anyhow::Result<Vec<Filled>> {
     let mut columns: Vec<Filled> = case.keys().into_iter().map(|(name, t)| (name, t, Vec::new())).collect();
     for key in keys {
         for ((_, value_type, values), part) in columns.iter_mut().zip(key) {
-            values.push(typed(part, value_type)?);
+            values.push(part.typed(value_type)?);
         }
     }
     Ok(columns)

@@ -182,7 +182,9 @@ pub(crate) async fn show_ages(node: &Node, clock: &SettableClock, page: &Page) -
     let views = vec!["origin_weather".to_owned()];
     let start = clock.now();
     node.materialize(Some(&views), Some(start), &Quiet).await?;
-    for (after, note) in [(0, "now"), (HOUR, "an hour later"), (2 * HOUR, "two hours later"), (3 * HOUR, "three hours later")] {
+    for (after, note) in
+        [(0, "now"), (HOUR, "an hour later"), (2 * HOUR, "two hours later"), (3 * HOUR, "three hours later")]
+    {
         clock.set(start + after);
         page.text(&weather(node, note).await?);
     }
@@ -203,11 +205,20 @@ async fn weather(node: &Node, note: &str) -> anyhow::Result<String> {
     let answer = node.serving().features(&request).await?;
     let column = &answer.columns[0];
     let age = column.ages[0].map_or_else(|| "-".to_owned(), |age| format!("{} min", age / MINUTE));
-    Ok(format!("{note:<20} | temperature at JFK {:>6} | {:>8} old | {:?}", show(&column.values[0]), age, column.statuses[0]))
+    Ok(format!(
+        "{note:<20} | temperature at JFK {:>6} | {:>8} old | {:?}",
+        show(&column.values[0]),
+        age,
+        column.statuses[0]
+    ))
 }
 
 /// Compares what was served with the training set made afterwards, value by value.
-pub(crate) fn compare(told: &Told, definitions: &Definitions, file: &Path) -> anyhow::Result<(usize, Vec<String>)> {
+pub(crate) fn compare(
+    told: &Told,
+    definitions: &Definitions,
+    file: &Path,
+) -> anyhow::Result<(usize, Vec<String>)> {
     let rows = read(file)?;
     let service = &definitions.feature_services[SERVICE];
     let (mut compared, mut differences) = (0, Vec::new());
@@ -220,7 +231,10 @@ pub(crate) fn compare(told: &Told, definitions: &Definitions, file: &Path) -> an
             let offline = column_values(&rows.slice(*row as usize, 1), &column.name, &column.value_type)?;
             compared += 1;
             if offline[0] != column.values[0] {
-                differences.push(format!("{feature}, row {row}: served {:?}, training {:?}", column.values[0], offline[0]));
+                differences.push(format!(
+                    "{feature}, row {row}: served {:?}, training {:?}",
+                    column.values[0], offline[0]
+                ));
             }
         }
     }

@@ -4,7 +4,7 @@ use crate::output;
 use crate::project::{Mistakes, Project};
 use clap::Args;
 use springhouse_node::{Node, SystemClock};
-use springhouse_server::{ServerSettings, serve};
+use springhouse_server::{ServerSettings, serve, shutdown_signal};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
@@ -37,20 +37,7 @@ pub(crate) async fn run(args: ServeArgs, project: &Path) -> anyhow::Result<ExitC
         // Programs that started the server read this line to learn the address.
         output::data(&format!("listening on http://{address}"));
     };
-    serve(node, server, on_ready, stop_signal()).await?;
+    serve(node, server, on_ready, shutdown_signal()).await?;
     output::note("stopped: everything acknowledged is in the lake");
     Ok(ExitCode::SUCCESS)
-}
-
-/// Ends at SIGINT or SIGTERM.
-async fn stop_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        // Without the handler the signal ends the process, which loses nothing acknowledged.
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
-    }
 }

@@ -37,7 +37,7 @@ pub(crate) async fn run(args: ServeArgs, project: &Path) -> anyhow::Result<ExitC
         // Programs that started the server read this line to learn the address.
         output::data(&format!("listening on http://{address}"));
     };
-    serve(node, server, on_ready, shutdown_signal()).await?;
+    serve(node, server, on_ready, shutdown_signal()?).await?;
     output::note("stopped: everything acknowledged is in the lake");
     Ok(ExitCode::SUCCESS)
 }

@@ -3,7 +3,7 @@
 
 use crate::complete::complete;
 use crate::declared::DefinitionFile;
-use crate::definition::{Definitions, Derived, ViewKind};
+use crate::definition::{Definitions, Derived, FeatureRef, ViewKind};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::read::{FromNode, Reader, Spans};
 use crate::resolve::{Resolved, mentions, resolve};
@@ -124,10 +124,11 @@ fn mark_untyped(reader: &mut Reader, problems: &[ExpressionProblem]) {
 fn report_problems(reader: &mut Reader, resolved: &Resolved, problems: Vec<ExpressionProblem>) {
     for problem in problems {
         let path = reader.spans.canonical(&problem.path).into_owned();
+        let untyped = untyped_names(reader, &resolved.definitions, &path);
         let follows = match sql_at(&resolved.definitions, &problem.path) {
-            Some(sql) => mentions(sql, &untyped_names(reader, &resolved.definitions, &path)),
+            Some(sql) => mentions(sql, &untyped),
             // Not about a text of SQL but about a column or function: reported more exactly before, if at all.
-            None => reader.is_broken_below(&path),
+            None => reader.is_broken_below(&path) || !untyped.is_empty(),
         };
         if follows || reader.is_broken(&path) {
             continue;
@@ -171,23 +172,55 @@ fn sql_at<'a>(definitions: &'a Definitions, path: &str) -> Option<&'a str> {
 /// The names that SQL at `path` may use and that have no type, because of a mistake of their own.
 fn untyped_names(reader: &Reader, definitions: &Definitions, path: &str) -> Vec<String> {
     let parts: Vec<&str> = path.split('.').collect();
-    let source = match parts.as_slice() {
-        ["sources", source, ..] => Some(*source),
-        ["feature_views", view, ..] => definitions.feature_views.get(*view).map(|v| v.source.as_str()),
-        _ => None,
+    match parts.as_slice() {
+        ["sources", source, ..] => untyped_columns(reader, source, None, path),
+        ["feature_views", view, ..] => definitions
+            .feature_views
+            .get(*view)
+            .map(|found| untyped_columns(reader, &found.source, Some(view), path))
+            .unwrap_or_default(),
+        ["request_views", view, ..] => {
+            let Some(found) = definitions.request_views.get(*view) else { return vec![] };
+            let mut names = Vec::new();
+            for key in ["fields", "features"] {
+                names.extend(untyped_below(reader, &format!("request_views.{view}.{key}"), path));
+            }
+            let inputs =
+                found.inputs.iter().filter(|(_, input)| is_untyped_feature(reader, definitions, input));
+            names.extend(inputs.map(|(name, _)| name.clone()));
+            names
+        }
+        _ => vec![],
+    }
+}
+
+/// The columns of a source, and those derived in a view of it, that have no type.
+fn untyped_columns(reader: &Reader, source: &str, view: Option<&str>, except: &str) -> Vec<String> {
+    let mut sections = vec![format!("sources.{source}.columns"), format!("sources.{source}.derived")];
+    sections.extend(view.map(|view| format!("feature_views.{view}.derived")));
+    sections.iter().flat_map(|section| untyped_below(reader, section, except)).collect()
+}
+
+fn untyped_below(reader: &Reader, section: &str, except: &str) -> Vec<String> {
+    let below = reader.spans.names_below(section);
+    let untyped = below.iter().filter(|at| *at != except && reader.is_untyped(at));
+    untyped.filter_map(|at| Some(at.rsplit_once('.')?.1.to_owned())).collect()
+}
+
+fn is_untyped_feature(reader: &Reader, definitions: &Definitions, feature: &FeatureRef) -> bool {
+    let FeatureRef { view, feature } = feature;
+    let Some(stored) = definitions.feature_views.get(view) else {
+        return reader.is_untyped(&format!("request_views.{view}.features.{feature}"));
     };
-    let mut sections: Vec<String> = Vec::new();
-    for key in ["columns", "derived"] {
-        sections.extend(source.map(|source| format!("sources.{source}.{key}")));
-    }
-    for key in ["derived", "fields", "inputs", "features"] {
-        sections.push(format!("{}.{}.{key}", parts[0], parts.get(1).unwrap_or(&"")));
-    }
-    let names = sections.iter().flat_map(|section| reader.spans.names_below(section));
-    names
-        .filter(|at| at != path && reader.is_untyped(at))
-        .filter_map(|at| Some(at.rsplit_once('.')?.1.to_owned()))
-        .collect()
+    let columns: Vec<&String> = match &stored.kind {
+        ViewKind::Latest(all) => all.iter().filter(|f| f.name == *feature).map(|f| &f.column).collect(),
+        ViewKind::Windows(all) => {
+            let found = all.iter().filter(|f| f.name == *feature);
+            found.flat_map(|f| f.column.iter().chain(&f.group_by)).collect()
+        }
+    };
+    let untyped = untyped_columns(reader, &stored.source, Some(view), "");
+    columns.into_iter().any(|column| untyped.contains(column))
 }
 
 /// The JSON Schema of definition files, for editors.

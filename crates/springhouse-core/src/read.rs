@@ -224,7 +224,7 @@ impl Reader {
 
     /// True when the type of the column or feature at `path` is not known.
     pub(crate) fn is_untyped(&self, path: &str) -> bool {
-        self.untyped.contains(path) || self.is_broken_below(path)
+        self.untyped.contains(path) || self.is_broken(path)
     }
 
     /// Says nothing more of `path`.

@@ -69,9 +69,8 @@ fn stepped_windows(out: &mut String, view: &FeatureView, changes: &[&Change], is
     let changed = |name: &str| {
         let path = format!("feature_views.{}.features.{name}", view.name);
         let is_raised = changes.iter().any(|c| c.path == format!("feature_views.{}.version", view.name));
-        is_new
-            || is_raised
-            || changes.iter().any(|c| c.path == path || c.path.starts_with(&format!("{path}.")))
+        let parts = [path.clone(), format!("{path}.window"), format!("{path}.hop")];
+        is_new || is_raised || changes.iter().any(|c| parts.contains(&c.path))
     };
     let mut told: BTreeSet<(i64, i64)> = BTreeSet::new();
     for feature in features.iter().filter(|f| changed(&f.name) && f.hop != HOP_EXACT) {

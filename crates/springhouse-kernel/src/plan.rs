@@ -169,6 +169,11 @@ impl ViewPlan {
         &self.features
     }
 
+    /// A number for all that the meaning of a stored state depends on; plans of one number read each other's states.
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+
     /// True for a view of latest values.
     pub fn is_latest(&self) -> bool {
         matches!(self.kind, PlanKind::Latest(_))

@@ -4,7 +4,7 @@ use crate::error::invalid;
 use springhouse_kernel::ViewPlan;
 use springhouse_online::{StoreError, ViewHandle, ViewStatus};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The longest view id and lane name in bytes; with a generation beside it, what LMDB can index.
 pub(crate) const NAME_BYTES_MAX: usize = 440;
@@ -29,8 +29,9 @@ pub(crate) struct Slot {
     pub(crate) has_rows: bool,
     /// True once the file knows the slot.
     pub(crate) saved: bool,
-    /// What the states mean; known from the first write on.
-    pub(crate) plan: Option<Arc<ViewPlan>>,
+    /// What the states mean; known from the first write or the first row read on. All plans used with it have the
+    /// fingerprint of this one.
+    pub(crate) plan: OnceLock<Arc<ViewPlan>>,
 }
 
 impl Catalog {
@@ -38,17 +39,16 @@ impl Catalog {
         self.views.get(view_id)?.get(&generation)
     }
 
-    /// The slot of a view that is about to be written.
-    pub(crate) fn slot_for_write(&mut self, view: &ViewHandle) -> &Slot {
+    /// Gives a view that is about to be written a slot, if it has none.
+    pub(crate) fn add_slot(&mut self, view: &ViewHandle) {
         let next_slot = &mut self.next_slot;
         let generations = self.views.entry(Arc::clone(&view.id)).or_default();
-        let slot = generations.entry(view.generation).or_insert_with(|| {
+        generations.entry(view.generation).or_insert_with(|| {
             let number = *next_slot;
             *next_slot += 1;
-            Slot { number, has_rows: false, saved: false, plan: None }
+            let plan = OnceLock::from(Arc::clone(&view.plan));
+            Slot { number, has_rows: false, saved: false, plan }
         });
-        slot.plan = Some(Arc::clone(&view.plan));
-        slot
     }
 
     pub(crate) fn slots_mut(&mut self) -> impl Iterator<Item = (&Arc<str>, u32, &mut Slot)> {

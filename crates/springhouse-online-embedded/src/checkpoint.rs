@@ -133,7 +133,7 @@ fn take_snapshot(shared: &Shared) -> Result<Snapshot, StoreError> {
         if !slot.saved {
             new_slots.push((Arc::clone(view_id), generation, slot.number));
         }
-        if let Some(plan) = &slot.plan {
+        if let Some(plan) = slot.plan.get() {
             slots.insert(slot.number, SnapshotSlot { view_id: Arc::clone(view_id), plan: Arc::clone(plan) });
         }
     }

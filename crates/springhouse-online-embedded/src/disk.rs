@@ -19,7 +19,7 @@ use springhouse_core::EntityKey;
 use springhouse_online::{StoreError, ViewStatus};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The layout that this program writes and reads.
 pub(crate) const FORMAT: u32 = 1;
@@ -117,6 +117,12 @@ impl Disk {
         self.rows.get(txn, buffer).map_err(from_lmdb(action))
     }
 
+    /// The bytes of any row of a slot.
+    pub(crate) fn any_row<'t>(&self, txn: &'t RoTxn<'_>, slot: u32) -> Result<Option<&'t [u8]>, StoreError> {
+        let mut rows = self.rows.prefix_iter(txn, &slot.to_be_bytes()).map_err(from_lmdb("read"))?;
+        rows.next().map(|row| row.map(|(_, value)| value).map_err(from_lmdb("read"))).transpose()
+    }
+
     /// Writes one row. `append` when its key is greater than all others.
     pub(crate) fn put_row(
         &self,
@@ -205,7 +211,7 @@ impl Disk {
             if let Some(rest) = key.strip_prefix(b"slot/") {
                 let (view_id, generation) = view_generation(rest, action)?;
                 let number = u32::from_le_bytes(unseal_array(key, value, action)?);
-                let slot = Slot { number, has_rows: true, saved: true, plan: None };
+                let slot = Slot { number, has_rows: true, saved: true, plan: OnceLock::new() };
                 catalog.views.entry(view_id).or_default().insert(generation, slot);
             } else if let Some(rest) = key.strip_prefix(b"status/") {
                 let note = text(unseal(key, value, action)?, action)?.to_owned();
@@ -401,4 +407,74 @@ fn unseal_array<const N: usize>(
 
 fn damaged(action: &'static str) -> StoreError {
     corrupt(action, "the store's catalog is damaged; remove the store and rebuild")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use springhouse_online::StoreErrorKind;
+
+    fn settings() -> EmbeddedSettings {
+        EmbeddedSettings { map_size_bytes: 4 << 20, ..EmbeddedSettings::default() }
+    }
+
+    #[test]
+    fn an_unknown_format_is_refused_by_its_number() {
+        let folder = tempfile::tempdir().unwrap();
+        {
+            let disk = Disk::open(folder.path(), &settings()).unwrap();
+            let mut txn = disk.write("test").unwrap();
+            disk.put_sealed(&mut txn, disk.catalog, b"format", &2u32.to_le_bytes(), "test").unwrap();
+            txn.commit().unwrap();
+        }
+        for result in
+            [Disk::open(folder.path(), &settings()), Disk::open_read_only(folder.path(), &settings())]
+        {
+            let error = result.map(drop).unwrap_err();
+            assert_eq!(error.kind, StoreErrorKind::Corrupt);
+            assert!(error.to_string().contains("has format 2, this program reads format 1"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_position_is_never_taken_for_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Disk::open(folder.path(), &settings()).unwrap();
+        let mut txn = disk.write("test").unwrap();
+        disk.put_lane(&mut txn, "log", 7).unwrap();
+        let sealed = disk.lanes.get(&txn, b"log").unwrap().unwrap().to_vec();
+        for byte in 0..sealed.len() {
+            let mut damaged = sealed.clone();
+            damaged[byte] ^= 0x10;
+            disk.lanes.put(&mut txn, b"log", &damaged).unwrap();
+            assert_eq!(disk.lanes(&txn, "test").unwrap_err().kind, StoreErrorKind::Corrupt, "byte {byte}");
+        }
+        // A value under another key, or cut off, is none either.
+        disk.lanes.put(&mut txn, b"log", &sealed[..3]).unwrap();
+        assert!(disk.lanes(&txn, "test").is_err());
+        disk.lanes.put(&mut txn, b"log", &sealed).unwrap();
+        assert_eq!(disk.lanes(&txn, "test").unwrap(), BTreeMap::from([("log".into(), 7)]));
+        disk.lanes.put(&mut txn, b"log2", &sealed).unwrap();
+        assert!(disk.lanes(&txn, "test").is_err());
+    }
+
+    #[test]
+    fn rows_of_a_dropped_slot_go_in_portions_and_leave_their_neighbours() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Disk::open(folder.path(), &settings()).unwrap();
+        let key = |i: u8| EntityKey::from_encoded(&[i]).unwrap();
+        let mut txn = disk.write("test").unwrap();
+        let mut buffer = Vec::new();
+        for slot in [1, 2, 3] {
+            assert!(disk.ends_before(&txn, slot).unwrap());
+            for i in 0..10 {
+                disk.put_row(&mut txn, slot, &key(i), &[i], true, &mut buffer).unwrap();
+            }
+        }
+        assert!(!disk.ends_before(&txn, 3).unwrap());
+        let portions: Vec<_> = (0..4).map(|_| disk.delete_rows(&mut txn, 2, 4).unwrap()).collect();
+        assert_eq!(portions, [4, 4, 2, 0]);
+        let left = |slot| disk.keys(&txn, slot, 100).unwrap().len();
+        assert_eq!([left(1), left(2), left(3)], [10, 0, 10]);
+    }
 }

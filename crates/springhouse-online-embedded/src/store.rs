@@ -10,7 +10,7 @@ use crate::reader::EmbeddedReader;
 use crate::settings::EmbeddedSettings;
 use futures::channel::oneshot;
 use springhouse_core::{EntityKey, Micros};
-use springhouse_kernel::EntityState;
+use springhouse_kernel::{CodecError, EntityState};
 use springhouse_online::{
     BoxFuture, Lane, OnlineStore, StoreError, StoreStatistics, ViewHandle, ViewStatus, Write,
 };
@@ -154,6 +154,41 @@ impl Shared {
         Ok(catalog.slot(view_id, generation).map(|slot| slot.number))
     }
 
+    /// Number of a view's slot, and whether the file may hold rows of it; checks that its states mean the same.
+    fn slot(&self, view: &ViewHandle, is_write: bool) -> Result<Option<(u32, bool)>, StoreError> {
+        let catalog = self.catalog.read().map_err(|_| poisoned("read"))?;
+        let Some(slot) = catalog.slot(&view.id, view.generation) else { return Ok(None) };
+        match slot.plan.get() {
+            Some(plan) if plan.fingerprint() == view.plan.fingerprint() => {}
+            Some(_) => {
+                return Err(corrupt("use a view", format!("view `{}`: {}", view.id, CodecError::Plan)));
+            }
+            None => {
+                let txn = self.disk.read("read")?;
+                let row = self.disk.any_row(&txn, slot.number)?;
+                // A damaged row is no reason to refuse all others.
+                if let Some(Err(error @ (CodecError::Plan | CodecError::Version(_)))) =
+                    row.map(|bytes| view.plan.decode(bytes))
+                {
+                    return Err(corrupt("use a view", format!("view `{}`: {error}", view.id)));
+                }
+                if row.is_some() || is_write {
+                    slot.plan.get_or_init(|| Arc::clone(&view.plan));
+                }
+            }
+        }
+        Ok(Some((slot.number, slot.has_rows)))
+    }
+
+    fn slot_for_write(&self, view: &ViewHandle) -> Result<(u32, bool), StoreError> {
+        loop {
+            if let Some(slot) = self.slot(view, true)? {
+                return Ok(slot);
+            }
+            self.catalog.write().map_err(|_| poisoned("write"))?.add_slot(view);
+        }
+    }
+
     fn get_many(
         &self,
         view: &ViewHandle,
@@ -162,13 +197,7 @@ impl Shared {
         let mut states = vec![None; keys.len()];
         // Before the catalog: if no checkpoint is completed from here on, `has_rows` holds for the look into memory.
         let completed = self.memory.completed();
-        let (slot, has_rows) = {
-            let catalog = self.catalog.read().map_err(|_| poisoned("read"))?;
-            match catalog.slot(&view.id, view.generation) {
-                Some(slot) => (slot.number, slot.has_rows),
-                None => return Ok(states),
-            }
-        };
+        let Some((slot, has_rows)) = self.slot(view, false)? else { return Ok(states) };
         let mut in_file = Vec::new();
         for (index, key) in keys.iter().enumerate() {
             let hash = self.memory.hash(slot, key);
@@ -225,12 +254,10 @@ impl Shared {
         if gate.lanes.get(&lane.name).is_some_and(|reached| *reached >= lane.position) {
             return Ok(false);
         }
-        for Write { view, deltas } in writes {
-            let (slot, has_rows) = {
-                let mut catalog = self.catalog.write().map_err(|_| poisoned("write"))?;
-                let slot = catalog.slot_for_write(&view);
-                (slot.number, slot.has_rows)
-            };
+        // All of them before the first merge, so that a write that is refused changes nothing.
+        let slots = writes.iter().map(|write| self.slot_for_write(&write.view));
+        let slots = slots.collect::<Result<Vec<_>, _>>()?;
+        for (Write { view, deltas }, (slot, has_rows)) in writes.into_iter().zip(slots) {
             for (key, delta) in deltas {
                 self.memory.merge(slot, has_rows, &view.plan, key, delta, now)?;
             }

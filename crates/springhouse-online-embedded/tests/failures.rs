@@ -171,27 +171,35 @@ fn a_damaged_value_is_corrupt_and_names_its_view() {
     let mut world = World::new(3);
     let view = world.views()[0].clone();
     let store = open(folder.path());
-    // Until one of them has a text that can be found in the file.
+    // Many, so that some of them have a text that can be found in the file.
     for position in 1..20 {
         write(&store, &world.batch_of("log", position, &[(0, 0)]));
     }
+    write(&store, &world.batch_of("other", 1, &[(0, 1)]));
     block_on(store.checkpoint()).expect("checkpoint");
     drop(store);
     let path = folder.path().join("data.mdb");
     let mut bytes = std::fs::read(&path).expect("read");
-    let mark = b"text ";
-    let places: Vec<_> =
-        bytes.windows(mark.len()).enumerate().filter(|(_, w)| w == mark).map(|(at, _)| at).collect();
-    assert!(!places.is_empty(), "the value is in the file");
-    for at in places {
-        bytes[at + 1] ^= 0x20;
+    let all = |bytes: &[u8], wanted: &[u8]| -> Vec<usize> {
+        bytes.windows(wanted.len()).enumerate().filter(|(_, w)| *w == wanted).map(|(at, _)| at).collect()
+    };
+    let mut damaged = 0;
+    for row in all(&bytes, world.entity(0).as_bytes()) {
+        // The value follows its key.
+        for place in all(&bytes[row..row + 400], b"text ").into_iter().take(1) {
+            bytes[row + place + 1] ^= 0x20;
+            damaged += 1;
+        }
     }
+    assert!(damaged > 0, "the value is in the file");
     std::fs::write(&path, bytes).expect("write");
     let store = open(folder.path());
     let key = [world.entity(0).clone()];
     let error = block_on(store.get_many(&view, &key)).expect_err("damaged");
     assert_eq!(error.kind, StoreErrorKind::Corrupt);
     assert!(error.to_string().contains(&*view.id), "{error}");
+    // Others are not.
+    assert!(block_on(store.get_many(&view, &[world.entity(1).clone()])).expect("get")[0].is_some());
     // Nothing is built on it either: the checkpoint that would have to merge with it fails.
     write(&store, &world.batch_of("log", 20, &[(0, 0)]));
     let error = block_on(store.checkpoint()).expect_err("damaged");

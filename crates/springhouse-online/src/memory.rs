@@ -4,7 +4,7 @@ use crate::store::{
     BoxFuture, Lane, OnlineStore, StoreError, StoreErrorKind, StoreStatistics, ViewHandle, ViewStatus, Write,
 };
 use springhouse_core::{EntityKey, Micros};
-use springhouse_kernel::{EntityState, ViewPlan};
+use springhouse_kernel::{CodecError, EntityState, ViewPlan};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::future::ready;
@@ -33,6 +33,7 @@ type Shard = HashMap<EntityKey, Arc<EntityState>, ahash::RandomState>;
 
 /// The rows of one generation of a view.
 struct Table {
+    fingerprint: u64,
     hasher: ahash::RandomState,
     shards: [RwLock<Shard>; SHARDS],
 }
@@ -47,18 +48,31 @@ impl MemoryStore {
         self.notes.lock().map_err(|_| poisoned("write"))
     }
 
-    fn table(&self, view_id: &str, generation: u32) -> Result<Option<Arc<Table>>, StoreError> {
+    fn table(&self, view: &ViewHandle) -> Result<Option<Arc<Table>>, StoreError> {
         let tables = self.tables.read().map_err(|_| poisoned("read"))?;
-        Ok(tables.get(view_id).and_then(|generations| generations.get(&generation)).cloned())
+        let table = tables.get(&view.id).and_then(|generations| generations.get(&view.generation)).cloned();
+        match table {
+            Some(table) if table.fingerprint != view.plan.fingerprint() => Err(StoreError {
+                kind: StoreErrorKind::Corrupt,
+                action: "use a view",
+                store: "memory",
+                detail: format!("view `{}`: {}", view.id, CodecError::Plan),
+            }),
+            table => Ok(table),
+        }
     }
 
     fn table_or_new(&self, view: &ViewHandle) -> Result<Arc<Table>, StoreError> {
-        if let Some(table) = self.table(&view.id, view.generation)? {
+        if let Some(table) = self.table(view)? {
             return Ok(table);
         }
         let mut tables = self.tables.write().map_err(|_| poisoned("write"))?;
         let generations = tables.entry(Arc::clone(&view.id)).or_default();
-        Ok(Arc::clone(generations.entry(view.generation).or_insert_with(|| Arc::new(Table::new()))))
+        Ok(Arc::clone(
+            generations
+                .entry(view.generation)
+                .or_insert_with(|| Arc::new(Table::new(view.plan.fingerprint()))),
+        ))
     }
 
     fn get_now(
@@ -66,7 +80,7 @@ impl MemoryStore {
         view: &ViewHandle,
         keys: &[EntityKey],
     ) -> Result<Vec<Option<Arc<EntityState>>>, StoreError> {
-        let Some(table) = self.table(&view.id, view.generation)? else {
+        let Some(table) = self.table(view)? else {
             return Ok(vec![None; keys.len()]);
         };
         keys.iter().map(|key| Ok(table.read(key)?.get(key).cloned())).collect()
@@ -77,8 +91,9 @@ impl MemoryStore {
         if notes.lanes.get(&lane.name).is_some_and(|reached| *reached >= lane.position) {
             return Ok(false);
         }
-        for write in writes {
-            let table = self.table_or_new(&write.view)?;
+        let tables = writes.iter().map(|write| self.table_or_new(&write.view));
+        let tables = tables.collect::<Result<Vec<_>, _>>()?;
+        for (write, table) in writes.into_iter().zip(tables) {
             for (key, delta) in write.deltas {
                 table.merge(&write.view.plan, key, delta, now)?;
             }
@@ -89,7 +104,7 @@ impl MemoryStore {
 
     fn sample_now(&self, view: &ViewHandle, limit: usize) -> Result<Vec<EntityKey>, StoreError> {
         let mut keys = Vec::new();
-        if let Some(table) = self.table(&view.id, view.generation)? {
+        if let Some(table) = self.table(view)? {
             for shard in &table.shards {
                 let shard = shard.read().map_err(|_| poisoned("read"))?;
                 keys.extend(shard.keys().take(limit - keys.len()).cloned());
@@ -110,8 +125,12 @@ impl MemoryStore {
 }
 
 impl Table {
-    fn new() -> Self {
-        Self { hasher: ahash::RandomState::new(), shards: std::array::from_fn(|_| RwLock::default()) }
+    fn new(fingerprint: u64) -> Self {
+        Self {
+            fingerprint,
+            hasher: ahash::RandomState::new(),
+            shards: std::array::from_fn(|_| RwLock::default()),
+        }
     }
 
     fn shard(&self, key: &EntityKey) -> &RwLock<Shard> {

@@ -66,6 +66,8 @@ pub struct StoreStatistics {
 /// - A write is atomic with its lane: after a crash either all of it is there or nothing. It may be lost by a crash
 ///   until `checkpoint` returns; then the lane's position is also the older one, so that the writer can do it again.
 /// - A write whose lane is at or below the stored position changes nothing and returns `Ok(false)`.
+/// - The states of a generation have one meaning: reading or writing it with a plan of another
+///   [`ViewPlan::fingerprint`] fails as [`StoreErrorKind::Corrupt`] and changes nothing. (Fill the next generation.)
 /// - Merging is [`ViewPlan::merge`] followed by [`ViewPlan::compact`] at `now`.
 pub trait OnlineStore: fmt::Debug + Send + Sync + 'static {
     /// The states of `keys` in `view`.

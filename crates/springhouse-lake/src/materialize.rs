@@ -268,7 +268,7 @@ impl Run<'_> {
         let group = EventGroup::new(&[self.job], vec![0], Payload::Inputs, true)?;
         let bytes = rows.saturating_mul(group.row_bytes() + 64);
         // A bucket is folded in memory, where a state takes several times the bytes of its events.
-        let by_budget = bytes.saturating_mul(8) / self.request.memory_budget.max(1 << 20);
+        let by_budget = bytes.saturating_mul(8) / self.request.memory_budget.max(1 << 16);
         plan.buckets =
             (rows / BUCKET_ROWS).max(by_budget).saturating_add(1).next_power_of_two().min(BUCKETS_MAX);
         Ok(Some(plan))

@@ -27,11 +27,11 @@ impl Budget {
     }
 
     fn add(&self, bytes: u64) -> bool {
-        self.used.fetch_add(bytes, Ordering::Relaxed) + bytes <= self.limit
+        self.used.fetch_add(bytes, Ordering::AcqRel) + bytes <= self.limit
     }
 
     fn subtract(&self, bytes: u64) {
-        self.used.fetch_sub(bytes, Ordering::Relaxed);
+        self.used.fetch_sub(bytes, Ordering::AcqRel);
     }
 }
 
@@ -184,8 +184,10 @@ impl Partitions {
 
     fn account(&self, batch: &RecordBatch) -> bool {
         let bytes = batch.get_array_memory_size() as u64;
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.budget.add(bytes)
+        // In this order: a spill in another thread must never give back more than was taken.
+        let fits = self.budget.add(bytes);
+        self.bytes.fetch_add(bytes, Ordering::AcqRel);
+        fits
     }
 
     /// Writes everything in memory to the file: slices share memory, so that only all of them together free it.
@@ -199,7 +201,7 @@ impl Partitions {
             let segment = self.file.write(&concat_batches(&self.schema, &batches)?)?;
             part.stored.push(Stored::Spilled(segment));
         }
-        self.budget.subtract(self.bytes.swap(0, Ordering::Relaxed));
+        self.budget.subtract(self.bytes.swap(0, Ordering::AcqRel));
         Ok(())
     }
 

@@ -197,7 +197,7 @@ async fn world(random: &mut Random, count: usize) -> World {
 }
 
 /// The sequence number of a table row, as documented.
-fn table_seq(file: &str, row: usize) -> i64 {
+pub(crate) fn table_seq(file: &str, row: usize) -> i64 {
     let hash31 = xxhash_rust::xxh3::xxh3_64(file.as_bytes()) & 0x7fff_ffff;
     (1u64 << 63 | hash31 << 32 | row as u64) as i64
 }

@@ -12,6 +12,7 @@ use crate::exact::ExactSum;
 use crate::plan::Event;
 use crate::sketch::{DistinctSketch, QuantileScale, QuantileSketch, SKETCH_BUCKETS_MAX};
 use springhouse_core::{Micros, Value};
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 
 /// The most groups of an aggregate with a second column; past it the value is null with the status `over_cap`.
@@ -55,6 +56,24 @@ pub(crate) struct Slot {
     pub(crate) predicate: Option<usize>,
     /// The input grouped by, and the most groups.
     pub(crate) group: Option<(usize, usize)>,
+}
+
+/// What of an event counts for a slot: neither is null or NaN; none where the slot has no such column.
+pub(crate) struct Taken<V> {
+    value: Option<V>,
+    group: Option<V>,
+}
+
+impl<V: Borrow<Value>> Taken<V> {
+    /// The value aggregated; null for slots of whole events.
+    pub(crate) fn value(&self) -> &Value {
+        self.value.as_ref().map_or(&Value::Null, Borrow::borrow)
+    }
+
+    /// The group; null for slots without groups.
+    pub(crate) fn group(&self) -> &Value {
+        self.group.as_ref().map_or(&Value::Null, Borrow::borrow)
+    }
 }
 
 /// The state of a slot.
@@ -373,48 +392,49 @@ impl Slot {
         Self { kind: self.kind.without_cap(), group, ..self.clone() }
     }
 
-    /// The value and group of an event for this slot; None when the event does not count.
-    pub(crate) fn taken<'v>(&self, values: &'v [Value]) -> Option<(&'v Value, &'v Value)> {
-        const NOTHING: &Value = &Value::Null;
-        if self.predicate.is_some_and(|input| !matches!(values[input], Value::Bool(true))) {
+    /// What of an event counts for this slot; None when nothing does. `value` gives an input's value.
+    pub(crate) fn taken<V: Borrow<Value>>(&self, value: impl Fn(usize) -> V) -> Option<Taken<V>> {
+        if let Some(input) = self.predicate
+            && !matches!(value(input).borrow(), Value::Bool(true))
+        {
             return None;
         }
+        let some = |input: usize| Some(value(input)).filter(|v| !v.borrow().is_null_or_nan());
         let group = match self.group {
-            None => NOTHING,
-            Some((input, _)) if values[input].is_null_or_nan() => return None,
-            Some((input, _)) => &values[input],
+            None => None,
+            Some((input, _)) => Some(some(input)?),
         };
-        match self.column {
-            None => Some((NOTHING, group)),
-            Some(input) if values[input].is_null_or_nan() => None,
-            Some(input) => Some((&values[input], group)),
-        }
+        let value = match self.column {
+            None => None,
+            Some(input) => Some(some(input)?),
+        };
+        Some(Taken { value, group })
     }
 
     /// Adds an event, if it counts.
     pub(crate) fn insert(&self, state: &mut State, event: &Event) {
-        if let Some((value, group)) = self.taken(&event.values) {
-            self.insert_taken(state, &event.stamp, value, group);
+        if let Some(taken) = self.taken(|input| &event.values[input]) {
+            self.insert_taken(state, &event.stamp, &taken);
         }
     }
 
     /// Adds what [`Self::taken`] gave.
-    pub(crate) fn insert_taken(&self, state: &mut State, stamp: &Stamp, value: &Value, group: &Value) {
+    pub(crate) fn insert_taken<V: Borrow<Value>>(&self, state: &mut State, stamp: &Stamp, taken: &Taken<V>) {
         match state {
             State::Grouped(groups) => {
-                if !groups.insert(self, stamp, value, group) {
+                if !groups.insert(self, stamp, taken.value(), taken.group()) {
                     *state = State::OverCap;
                 }
             }
-            state => self.kind.insert(state, stamp, value),
+            state => self.kind.insert(state, stamp, taken.value()),
         }
     }
 
     /// Takes away what was added. Only for slots with [`Kind::can_remove`], without caps.
-    pub(crate) fn remove_taken(&self, state: &mut State, value: &Value, group: &Value) {
+    pub(crate) fn remove_taken<V: Borrow<Value>>(&self, state: &mut State, taken: &Taken<V>) {
         match state {
-            State::Grouped(groups) => groups.remove(self, value, group),
-            state => self.kind.remove(state, value),
+            State::Grouped(groups) => groups.remove(self, taken.value(), taken.group()),
+            state => self.kind.remove(state, taken.value()),
         }
     }
 

@@ -3,6 +3,7 @@
 mod grouped;
 mod latest;
 mod suffix;
+mod timeline;
 mod windows;
 
 use crate::plan::{PlanKind, ViewPlan};

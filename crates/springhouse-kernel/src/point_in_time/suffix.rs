@@ -5,7 +5,7 @@
 //! an insertion into each of its ancestors. Late events and exact tails need nothing special.
 
 use crate::Stamp;
-use crate::aggregate::{Slot, State};
+use crate::aggregate::{Slot, State, Taken};
 use springhouse_core::Value;
 
 /// A complete binary tree, root at 1; leaves from `leaves` on.
@@ -23,10 +23,10 @@ impl<'p> SuffixTree<'p> {
     }
 
     /// Makes the event at a place visible.
-    pub(super) fn insert(&mut self, place: usize, stamp: &Stamp, value: &Value, group: &Value) {
+    pub(super) fn insert(&mut self, place: usize, stamp: &Stamp, taken: &Taken<Value>) {
         let mut node = self.leaves + place;
         while node > 0 {
-            self.slot.insert_taken(&mut self.nodes[node], stamp, value, group);
+            self.slot.insert_taken(&mut self.nodes[node], stamp, taken);
             node /= 2;
         }
     }

@@ -2,10 +2,10 @@
 
 use super::grouped::{Asked, Grouped, Happened, sort_by_key};
 use super::suffix::SuffixTree;
+use super::timeline::Timeline;
 use super::{EventColumns, LabelColumns, TrainingColumns};
-use crate::Stamp;
 use crate::aggregate::{Kind, Slot, State};
-use crate::arrow_values::{array_from_values, value_at};
+use crate::arrow_values::array_from_values;
 use crate::plan::{ViewPlan, WindowReader, WindowsPlan};
 use arrow::array::{ArrayRef, Float64Array, Int64Array};
 use arrow::buffer::{BooleanBuffer, NullBuffer};
@@ -35,66 +35,18 @@ pub(super) fn answer(
     let slides = slides(windows);
     let mut out: Vec<Column> =
         plan.features.iter().map(|(_, value_type)| Column::new(value_type, labels.at.len())).collect();
-    let mut timeline = Timeline::default();
+    let mut timeline = Timeline::new(plan, events);
     for entity in 0..entity_count {
         let asked = asked.of(entity);
         if asked.is_empty() {
             continue;
         }
         sort_by_key(asked, |label| label.at);
-        timeline.fill(plan, windows, events, happened.of(entity), asked);
+        timeline.fill(windows, events, happened.of(entity), asked);
         slides.iter().for_each(|slide| slide.run(&timeline, asked, &mut out));
     }
     let (values, statuses) = out.into_iter().map(Column::finish).unzip();
     TrainingColumns { values, statuses, event_times: None }
-}
-
-/// The events of one entity that some label may see.
-#[derive(Default)]
-struct Timeline {
-    /// By event time.
-    stamps: Vec<Stamp>,
-    /// The values of each event's inputs, event after event.
-    values: Vec<Value>,
-    inputs: usize,
-    /// Places in `stamps`, in the order in which they become visible.
-    by_visibility: Vec<u32>,
-}
-
-impl Timeline {
-    fn fill(
-        &mut self,
-        plan: &ViewPlan,
-        windows: &WindowsPlan,
-        events: &EventColumns<'_>,
-        happened: &mut [Happened],
-        asked: &[Asked],
-    ) {
-        let (first, last) = (asked[0].at, asked[asked.len() - 1].at);
-        // What no window of the first label reaches, and what even the last label can't see, is left out.
-        let low = windows.readers.iter().map(|reader| reader.window.bounds(first).low).min();
-        let low = low.unwrap_or(Micros::MIN);
-        sort_by_key(happened, |event| event.event_time);
-        let from = happened.partition_point(|event| event.event_time < low);
-        let seen = happened[from..].iter().filter(|event| event.visible_at < last);
-        self.inputs = plan.inputs.len();
-        self.stamps.clear();
-        self.values.clear();
-        self.by_visibility.clear();
-        for event in seen {
-            let row = event.row as usize;
-            self.by_visibility.push(self.stamps.len() as u32);
-            self.stamps.push(events.stamp(row));
-            let inputs = events.inputs.iter().zip(&plan.inputs);
-            self.values.extend(inputs.map(|(array, input)| value_at(array, row, input.value_type())));
-        }
-        let stamps = &self.stamps;
-        sort_by_key(&mut self.by_visibility, |place| stamps[*place as usize].visible_at());
-    }
-
-    fn values(&self, place: usize) -> &[Value] {
-        &self.values[place * self.inputs..(place + 1) * self.inputs]
-    }
 }
 
 /// A feature's column and function.
@@ -156,9 +108,8 @@ impl Slide<'_> {
             let bounds = self.reader.window.bounds(label.at);
             while tail < places && timeline.stamps[tail].event_time < bounds.low {
                 if self.way == Way::Slide && is_in[tail] {
-                    let taken = self.open.taken(timeline.values(tail));
-                    let (value, group) = taken.expect("only what was taken was added");
-                    self.open.remove_taken(&mut state, value, group);
+                    let taken = self.open.taken(|input| timeline.value(tail, input));
+                    self.open.remove_taken(&mut state, &taken.expect("only what was taken was added"));
                 }
                 tail += 1;
             }
@@ -168,14 +119,13 @@ impl Slide<'_> {
                 let place = *place as usize;
                 let stamp = &timeline.stamps[place];
                 // The tail never moves back: what is behind it now stays outside.
-                let (true, Some((value, group))) =
-                    (bounds.contains(stamp), self.open.taken(timeline.values(place)))
-                else {
+                if !bounds.contains(stamp) {
                     continue;
-                };
+                }
+                let Some(taken) = self.open.taken(|input| timeline.value(place, input)) else { continue };
                 match &mut tree {
-                    Some(tree) => tree.insert(place, stamp, value, group),
-                    None => self.open.insert_taken(&mut state, stamp, value, group),
+                    Some(tree) => tree.insert(place, stamp, &taken),
+                    None => self.open.insert_taken(&mut state, stamp, &taken),
                 }
                 if self.way == Way::Slide {
                     is_in[place] = true;

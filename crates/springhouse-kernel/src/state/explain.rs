@@ -56,7 +56,8 @@ fn when(stamp: &Stamp) -> String {
 }
 
 fn event_line(slot: &Slot, event: &Event) -> Option<String> {
-    let (value, group) = slot.taken(&event.values)?;
+    let taken = slot.taken(|input| &event.values[input])?;
+    let (value, group) = (taken.value(), taken.group());
     let group = if slot.group.is_some() { format!(" [{}]", value_text(group)) } else { String::new() };
     let value = if slot.column.is_some() { format!(": {}", value_text(value)) } else { String::new() };
     Some(format!("event {}{group}{value}", when(&event.stamp)))

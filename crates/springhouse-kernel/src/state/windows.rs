@@ -94,9 +94,9 @@ impl Level {
         }
         let mut place = None;
         for (index, slot) in self.slots.iter().enumerate() {
-            let Some((value, group)) = slot.taken(&event.values) else { continue };
+            let Some(taken) = slot.taken(|input| &event.values[input]) else { continue };
             let at = *place.get_or_insert_with(|| self.place_of(tiles, start));
-            slot.insert_taken(&mut tiles[at].states[index], &event.stamp, value, group);
+            slot.insert_taken(&mut tiles[at].states[index], &event.stamp, &taken);
         }
     }
 
@@ -196,12 +196,15 @@ impl WindowsPlan {
     }
 
     fn is_used(&self, values: &[Value]) -> bool {
-        self.levels.iter().flat_map(|level| &level.slots).any(|slot| slot.taken(values).is_some())
+        self.levels
+            .iter()
+            .flat_map(|level| &level.slots)
+            .any(|slot| slot.taken(|input| &values[input]).is_some())
     }
 
     fn is_used_exactly(&self, values: &[Value]) -> bool {
         let exact = self.levels.iter().filter(|level| matches!(level.tiling, Tiling::Exact(_)));
-        exact.flat_map(|level| &level.slots).any(|slot| slot.taken(values).is_some())
+        exact.flat_map(|level| &level.slots).any(|slot| slot.taken(|input| &values[input]).is_some())
     }
 
     fn fold(&self, state: &mut WindowsState, mut event: Event, horizon: Micros) {

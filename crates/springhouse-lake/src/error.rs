@@ -31,7 +31,7 @@ impl LakeError {
     /// A file that can't be opened or read.
     pub(crate) fn unreadable(path: &Path, error: &std::io::Error) -> Self {
         let hint = match error.kind() {
-            std::io::ErrorKind::NotFound => "check the path; relative paths start at the project's directory",
+            std::io::ErrorKind::NotFound => "check the path",
             std::io::ErrorKind::PermissionDenied => "give this user read permission on it",
             _ => "check the disk and the file, then run the command again",
         };
@@ -41,7 +41,7 @@ impl LakeError {
     /// A file whose bytes are not what its format says.
     pub(crate) fn corrupt(name: &str, format: &str, error: &dyn std::fmt::Display) -> Self {
         Self::new("file_corrupt", format!("`{name}` is not a sound {format} file: {error}"))
-            .hint("write the file again, or remove it from the source's path")
+            .hint("write the file again, or leave it out")
     }
 
     /// A temporary file that failed.

@@ -303,7 +303,7 @@ fn from_text(cells: &StringArray, declared: &ValueType, place: Place<'_>) -> Res
                 cells.value(row).chars().take(80).collect::<String>()
             ),
         )
-        .hint("correct the cell, or declare the column as string")
+        .hint("correct the cell, or the type that the column is declared with")
     };
     match declared {
         ValueType::Timestamp => {

@@ -160,7 +160,7 @@ impl Labels {
             file: &self.name,
             column: self.schema.field(column).name(),
             zone: self.zone,
-            zone_fix: "`--time-zone UTC` (or the zone they are in)",
+            zone_fix: "`--time-zone UTC` (or the zone it is)",
             local_time_errors_are_null: false,
             first_row,
             // A CSV file's times stay texts until they are read as moments.
@@ -332,7 +332,7 @@ impl LabelFile {
                             file: &file.name,
                             column: projected.field(position).name(),
                             zone,
-                            zone_fix: "`--time-zone UTC` (or the zone they are in)",
+                            zone_fix: "`--time-zone UTC` (or the zone it is)",
                             local_time_errors_are_null: false,
                             first_row,
                             text: true,

@@ -63,6 +63,13 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    // For kill tests: makes this process die at a named point. Settings are read nowhere below `main`.
+    if let Ok(point) = std::env::var("SPRINGHOUSE_CRASH_AT")
+        && let Err(error) = springhouse_core::crash_point::arm(&point)
+    {
+        output::error(&error, None);
+        return ExitCode::FAILURE;
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -280,7 +280,10 @@ impl Node {
         let applied = self.applied();
         let until = until.unwrap_or_else(|| self.ingest.read_now());
         let mut outcomes = Vec::new();
-        for name in chosen_views(&applied.definitions, views)? {
+        let names = chosen_views(&applied.definitions, views)?;
+        self.remember_history(&applied, names.iter().map(|name| &applied.definitions.feature_views[name]))
+            .await?;
+        for name in names {
             let view = &applied.definitions.feature_views[&name];
             let handle = &applied.views[&name];
             let progress_now = self.frontiers.progress(&handle.id);
@@ -376,15 +379,19 @@ impl Node {
         let applied = self.applied();
         let now = self.ingest.read_now();
         let lanes = self.store.lanes().await?;
-        for view in applied.definitions.feature_views.values() {
-            let handle = &applied.views[&view.name];
-            let progress = view_progress(&applied, &lanes, view, handle);
-            let is_stream = applied.definitions.sources[&view.source].is_stream();
-            if is_stream && progress.stream_start.is_none() {
-                // The first pushes wait in front of this: a new view starts where the log ends now.
-                let end = self.ingest.positions().log_end;
-                note_stream_start(self.store.as_ref(), handle, end, now).await?;
-            }
+        let is_new = |view: &&FeatureView| {
+            let progress = view_progress(&applied, &lanes, view, &applied.views[&view.name]);
+            applied.definitions.sources[&view.source].is_stream() && progress.stream_start.is_none()
+        };
+        let new: Vec<&FeatureView> = applied.definitions.feature_views.values().filter(is_new).collect();
+        if let Err(error) = self.remember_history(&applied, new.iter().copied()).await {
+            // Serving must not wait for a history that can't be read; materialising it will say so again.
+            tracing::warn!(%error, "a stream's history can't be read yet: pushed events of it would count twice");
+        }
+        for view in new {
+            // A new view starts where the log ends now; ingestion brings it the rows from there on.
+            let end = self.ingest.positions().log_end;
+            note_stream_start(self.store.as_ref(), &applied.views[&view.name], end, now).await?;
         }
         self.store.checkpoint().await?;
         let lanes = self.store.lanes().await?;
@@ -408,6 +415,22 @@ impl Node {
         };
         let views: HashMap<_, _> = applied.definitions.feature_views.values().map(of).collect();
         self.frontiers.set_views(views);
+        Ok(())
+    }
+
+    /// Makes ingestion know the events that lie in the streams' history tables, before they can be pushed again.
+    async fn remember_history(
+        &self,
+        applied: &Applied,
+        views: impl Iterator<Item = &FeatureView>,
+    ) -> Result<(), NodeError> {
+        let sources: std::collections::BTreeSet<&String> = views.map(|view| &view.source).collect();
+        for source in sources.into_iter().map(|name| &applied.definitions.sources[name]) {
+            if source.is_stream() && source.table().is_some() && source.event_id.is_some() {
+                let ids = self.lake.history_event_ids(source).await?;
+                self.ingest.remember_ids(&source.name, &ids)?;
+            }
+        }
         Ok(())
     }
 

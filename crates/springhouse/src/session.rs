@@ -44,7 +44,9 @@ impl Session {
             ServerSettings { bind: SocketAddr::from(([127, 0, 0, 1], 0)), ..ServerSettings::default() };
         let running = tokio::spawn(async move {
             // Nobody waits for the address any more when the command was interrupted.
-            let on_ready = move |address| drop(ready.send(address));
+            let on_ready = move |address| {
+                let _ = ready.send(address);
+            };
             let until = async move { drop(stopped.await) };
             serve(node, settings, on_ready, until).await.map_err(anyhow::Error::from)
         });

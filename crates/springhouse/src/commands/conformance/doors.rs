@@ -10,13 +10,19 @@ use crate::output::Quiet;
 use anyhow::{Context, bail, ensure};
 use springhouse_core::definition::SourceKind;
 use springhouse_core::{Clock, Micros, Value, ValueStatus};
-use springhouse_ingest::{PushRequest, PushRows};
+use springhouse_ingest::{PushRequest, PushRows, PushSettings};
 use springhouse_lake::{Availability, Lake, TrainingRequest};
-use springhouse_node::{Node, NodeOptions, NodePaths, SettableClock, open_registry};
+use springhouse_node::{Node, NodeError, NodeOptions, NodePaths, SettableClock, open_registry};
 use springhouse_serving::{FeatureRequest, Selection};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// A case's clock runs through months between an event and its redelivery; here ids are remembered for ever.
+const IDEMPOTENCY_WINDOW_S: u64 = 100_000 * 86_400;
+/// How often, a millisecond apart, a restarted project is opened while the tasks of the stopped node end.
+const REOPEN_ATTEMPTS_MAX: usize = 5_000;
 
 /// A way from events to answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -137,7 +143,8 @@ async fn online(
         files::write_events(case, &events, &place.join("events.parquet"))?;
     }
     let clock = Arc::new(SettableClock::default());
-    clock.set(Micros::MIN / 4);
+    let moments = case.queries.iter().map(|query| query.at).chain(arrivals.iter().map(|arrival| arrival.at));
+    clock.set(moments.min().unwrap_or_default());
     open_registry(&NodePaths::in_project(place).registry)?
         .put(&definitions, None, Default::default())
         .await
@@ -217,7 +224,7 @@ async fn open(place: &Path, clock: &Arc<SettableClock>) -> anyhow::Result<Arc<No
     let clock: Arc<dyn Clock> = clock.clone();
     let options = NodeOptions {
         paths: NodePaths::in_project(place),
-        push: Default::default(),
+        push: PushSettings { idempotency_window_s: IDEMPOTENCY_WINDOW_S, ..PushSettings::default() },
         serving: springhouse_serving::ServingSettings { store_timeout_ms: 30_000, ..Default::default() },
         online: Default::default(),
         memory_budget: 64 << 20,
@@ -235,8 +242,18 @@ impl Session<'_> {
         self.node()?.shutdown().await?;
         // The lock of the old node must be gone before the new one asks for it.
         self.node = None;
-        self.node = Some(open(self.place, &self.clock).await?);
-        Ok(())
+        for _ in 0..REOPEN_ATTEMPTS_MAX {
+            match open(self.place, &self.clock).await {
+                Err(error) if error.downcast_ref::<NodeError>().is_some_and(|e| e.code == "store_locked") => {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                opened => {
+                    self.node = Some(opened?);
+                    return Ok(());
+                }
+            }
+        }
+        bail!("the stopped node keeps its lock")
     }
 
     async fn materialize(&self, until: Micros) -> anyhow::Result<()> {

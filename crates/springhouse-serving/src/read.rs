@@ -110,11 +110,13 @@ fn row_count(signature: &Signature, request: &FeatureRequest) -> Result<usize, S
     }
     for (name, column) in &request.request {
         match found {
-            Some((first, rows)) if column.len() != rows && column.len() != 1 => {
+            Some((first, rows))
+                if column.len() != rows && column.len() != 1 && (rows != 1 || !signature.keys.is_empty()) =>
+            {
                 return Err(mismatch(first, rows, name, column.len()));
             }
+            Some(_) if column.len() == 1 || !signature.keys.is_empty() => {}
             // Without entity keys the fields alone say how many rows there are; one value goes with any number.
-            Some((_, rows)) if !signature.keys.is_empty() || column.len() == 1 || rows != 1 => {}
             _ => found = Some((name, column.len())),
         }
     }

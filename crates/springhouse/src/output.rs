@@ -1,10 +1,6 @@
 //! Data goes to stdout, talk goes to stderr; the one place that prints.
 
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a command line prints, here and nowhere else"
-)]
+#![expect(clippy::print_stderr, reason = "a command line prints, here and nowhere else")]
 
 use crate::client::Refused;
 use comfy_table::{ContentArrangement, Table, presets};
@@ -12,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use springhouse_lake::{LakeError, Progress};
 use springhouse_node::NodeError;
 use springhouse_registry::RegistryError;
+use std::io::Write;
 
 /// How a command prints its data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -68,7 +65,11 @@ impl Progress for Bar {
 
 /// Data, for people or programs.
 pub(crate) fn data(text: &str) {
-    println!("{text}");
+    if let Err(error) = writeln!(std::io::stdout(), "{text}") {
+        // A reader that has seen enough (`| head`) closes the pipe; anything else must not look like success.
+        let enough = error.kind() == std::io::ErrorKind::BrokenPipe;
+        std::process::exit(if enough { 0 } else { 1 });
+    }
 }
 
 /// Talk: what is being done.

@@ -281,3 +281,6 @@ fn size_of(outcome: &PushOutcome) -> usize {
     });
     200 + exceptions.sum::<usize>()
 }
+
+#[cfg(test)]
+mod tests;

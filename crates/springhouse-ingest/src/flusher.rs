@@ -146,7 +146,9 @@ impl Flusher {
                 return Ok(from);
             }
             let log = self.progress.log.clone();
-            let mut reader = place.reader.take().unwrap_or_else(|| LogReader::new(log, from));
+            // A flush that was given up half way (its task was aborted) leaves a reader that is ahead of the lake.
+            let at_place = place.reader.take().filter(|reader| reader.position() == from);
+            let mut reader = at_place.unwrap_or_else(|| LogReader::new(log, from));
             let (reader, records) = blocking(move || {
                 let records = reader.read(end, FLUSH_BYTES);
                 (reader, records)
@@ -271,6 +273,10 @@ impl Flusher {
 }
 
 fn delete_segment(log: &Log, first: i64) -> Result<(), PushError> {
+    if log.first() != first {
+        // Someone who was given up did it meanwhile.
+        return Ok(());
+    }
     let mut ids = SegmentIds::default();
     log.visit_segment(first, &mut |record| ids.add(record))?;
     if !ids.is_empty() {

@@ -368,3 +368,6 @@ impl LogWriter {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -44,7 +44,7 @@ pub struct Ingest {
     closing: AtomicBool,
     /// Writer and applier.
     threads: Mutex<Vec<JoinHandle<()>>>,
-    flush_task: tokio::task::JoinHandle<()>,
+    flush_task: Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
 
 /// A source as pushes see it.
@@ -158,7 +158,7 @@ impl Ingest {
             applier: to_applier,
             closing: AtomicBool::new(false),
             threads: Mutex::new(threads),
-            flush_task,
+            flush_task: Mutex::new(Some(flush_task)),
         })
     }
 
@@ -325,7 +325,12 @@ impl Ingest {
         let _ = self.writer.send(ToWriter::Stop { clean: true });
         let threads = std::mem::take(&mut *self.threads.lock());
         blocking(move || threads.into_iter().for_each(|thread| drop(thread.join()))).await?;
-        self.flush_task.abort();
+        let flush_task = self.flush_task.lock().take();
+        if let Some(task) = flush_task {
+            task.abort();
+            // Its end is being aborted.
+            let _ = task.await;
+        }
         let flushed = self.flush().await;
         let kept_up = self.flusher.upkeep().await;
         self.progress.log.release();
@@ -336,7 +341,9 @@ impl Ingest {
 impl Drop for Ingest {
     fn drop(&mut self) {
         self.closing.store(true, SeqCst);
-        self.flush_task.abort();
+        if let Some(task) = self.flush_task.lock().take() {
+            task.abort();
+        }
         // Gone already after a shutdown.
         let _ = self.writer.send(ToWriter::Stop { clean: false });
         for thread in self.threads.lock().drain(..) {

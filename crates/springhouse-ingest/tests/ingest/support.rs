@@ -252,3 +252,34 @@ impl Random {
         self.0 % bound
     }
 }
+
+/// The ids of all rows of `clicks` in the lake, sorted.
+pub(crate) fn ids_in_lake(folder: &Path) -> Vec<Option<i64>> {
+    use arrow::array::AsArray;
+    let mut ids = Vec::new();
+    for entry in std::fs::read_dir(folder.join("lake/clicks")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|e| e != "parquet") || !is_live(folder, &path) {
+            continue;
+        }
+        let file = std::fs::File::open(path).unwrap();
+        let builder = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+        for batch in builder.build().unwrap() {
+            let batch = batch.unwrap();
+            let column = batch.column_by_name("id").unwrap();
+            ids.extend(column.as_primitive::<arrow::datatypes::Int64Type>().iter());
+        }
+    }
+    ids.sort_unstable();
+    ids
+}
+
+/// True when a commit of the table names the file: one that was written without its commit is no part of it.
+fn is_live(folder: &Path, file: &Path) -> bool {
+    let name = file.file_name().unwrap().to_str().unwrap();
+    let log = folder.join("lake/clicks/_delta_log");
+    std::fs::read_dir(log).unwrap().any(|entry| {
+        let path = entry.unwrap().path();
+        path.extension().is_some_and(|e| e == "json") && std::fs::read_to_string(path).unwrap().contains(name)
+    })
+}

@@ -1,9 +1,14 @@
 """A newcomer's first hour: `init`, then every step on the project that it made, with the built program."""
 import subprocess
 import tempfile
+import time
 import unittest
 
 from springhouse_testing import Client, Project, program
+
+
+def stamp():
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 class FreshProjectTest(unittest.TestCase):
@@ -27,6 +32,10 @@ class FreshProjectTest(unittest.TestCase):
                 self.assertIn("springhouse_", client.call("GET", "/metrics"))
                 views = client.call("GET", "/v1/views")
                 self.assertTrue(views["views"])
+                client.push("orders", [{"order_id": "o1", "customer_id": 7, "ordered_at": stamp(), "amount": 20.0}])
+            shown = project.run("get", "--service", "checkout", "-k", "customer_id=7", "-r", "basket=40", "--explain")
+            for expected in ("orders_1h", "fresh", "basket_to_usual", "2.0", "customer_orders@1"):
+                self.assertIn(expected, shown.stdout)
             # A second process beside the running server: no hang, no second writer.
             self.assertIn("view", project.run("status", timeout=60).stdout.lower())
             verified = project.run("verify", timeout=120)

@@ -129,7 +129,7 @@ async fn explain(session: &Session, args: &GetArgs, views: &ViewList, answer: &J
         for pair in &args.keys {
             let (name, value) = pair.split_once('=').context("keys are NAME=VALUE")?;
             if entity.keys.iter().any(|key| key.name == name) {
-                query.push_str(&format!("&{}={}", encode(name), encode(value.trim_matches('"'))));
+                query.push_str(&format!("&key.{}={}", encode(name), encode(value.trim_matches('"'))));
             }
         }
         let explained: ExplainBody = serde_json::from_value(session.client.get(&query).await?)?;

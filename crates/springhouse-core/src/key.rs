@@ -115,6 +115,29 @@ impl fmt::Debug for EntityKey {
     }
 }
 
+/// Which entity an encoded key is of, as 128 bits.
+///
+/// A key of up to 15 bytes is its own identity (its bytes and its length). Longer keys have 120 bits of XXH3 with a
+/// length byte that no short key has: two of a billion such keys meet by chance with a probability below 1e-17.
+pub fn identity(key: &[u8]) -> u128 {
+    const HASHED: u128 = 0xff;
+    if key.len() <= 15 {
+        let mut bytes = [0; 16];
+        bytes[1..=key.len()].copy_from_slice(key);
+        u128::from_be_bytes(bytes) | (key.len() as u128) << 120
+    } else {
+        xxhash_rust::xxh3::xxh3_128(key) >> 8 | HASHED << 120
+    }
+}
+
+/// A well-mixed 64-bit hash of an [`identity`]. It is stored (it orders the rows of the embedded store), so it must never
+/// change. History is cut into buckets by its low bits, and stores keep those that share low bits together.
+pub fn spread(identity: u128) -> u64 {
+    let folded = (identity as u64) ^ ((identity >> 64) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let product = u128::from(folded ^ 0x2545_f491_4f6c_dd1d) * 0xd6e8_feb8_6659_fd93_u128;
+    (product as u64) ^ (product >> 64) as u64
+}
+
 /// Appends a bool key part.
 pub fn push_bool(out: &mut Vec<u8>, value: bool) {
     out.push(u8::from(value));
@@ -187,6 +210,20 @@ fn take_bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_spread_of_a_key_stays_what_it_is_in_stored_files() {
+        let spread_of = |key: &[u8]| spread(identity(key));
+        assert_eq!(
+            [spread_of(b""), spread_of(b"user-1"), spread_of(&[7; 15]), spread_of(&[7; 16])],
+            [
+                3_510_798_166_141_586_122,
+                3_552_469_871_198_310_670,
+                16_978_241_122_984_057_808,
+                9_989_538_991_761_069_653
+            ]
+        );
+    }
 
     #[test]
     fn a_key_decodes_to_its_values() {

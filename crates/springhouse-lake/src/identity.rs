@@ -1,7 +1,4 @@
 //! Which entity a row is about, as 128 bits: what partitions are made by and what labels and events meet on.
-//!
-//! An encoded key of up to 15 bytes is its own identity (its bytes and its length). Longer keys have 120 bits of XXH3 with a
-//! length byte that no short key has: two of a billion such keys meet by chance with a probability below 1e-17.
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{Date32Type, Int32Type, Int64Type, TimestampMicrosecondType};
@@ -11,26 +8,7 @@ use springhouse_core::{EntityKey, ValueType};
 /// An entity's identity.
 pub(crate) type Identity = u128;
 
-/// The length byte of a hashed identity.
-const HASHED: u128 = 0xff;
-
-/// The identity of an encoded key.
-pub(crate) fn identity_of(key: &[u8]) -> Identity {
-    if key.len() <= 15 {
-        let mut bytes = [0; 16];
-        bytes[1..=key.len()].copy_from_slice(key);
-        u128::from_be_bytes(bytes) | (key.len() as u128) << 120
-    } else {
-        xxhash_rust::xxh3::xxh3_128(key) >> 8 | HASHED << 120
-    }
-}
-
-/// A well-mixed 64-bit hash of an identity.
-pub(crate) fn mix(identity: Identity) -> u64 {
-    let folded = (identity as u64) ^ ((identity >> 64) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let product = u128::from(folded ^ 0x2545_f491_4f6c_dd1d) * 0xd6e8_feb8_6659_fd93_u128;
-    (product as u64) ^ (product >> 64) as u64
-}
+pub(crate) use springhouse_core::key::{identity as identity_of, spread as mix};
 
 /// The encoded key of each row; None where a part is null or the key is too long. The bytes are those of
 /// [`springhouse_kernel::encode_keys`] (a test compares them), made without an allocation per row.

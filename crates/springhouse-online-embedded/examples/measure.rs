@@ -11,6 +11,7 @@ use springhouse_core::definition::{
     AggregateFunction, DefaultValue, FeatureView, FreshnessSlo, LatestFeature, Meta, ViewKind, WindowFeature,
     default_hop,
 };
+use springhouse_core::key::{identity, spread};
 use springhouse_core::time::{DAY, HOUR, MINUTE, SECOND};
 use springhouse_core::{EntityKey, Micros, Value, ValueType};
 use springhouse_kernel::{EntityState, Event, Stamp, ViewPlan};
@@ -126,15 +127,16 @@ fn open(folder: &Path, settings: &EmbeddedSettings) -> EmbeddedStore {
     EmbeddedStore::open(folder, settings).expect("open")
 }
 
-/// As a materialisation does it: buckets of entities in no order, one write each, then a checkpoint.
+/// As a materialisation does it: one bucket of entities after the other, one write each, then a checkpoint.
 fn bulk_load(folder: &Path, view: &ViewHandle, entities: u64, settings: EmbeddedSettings) {
     const BUCKETS: u64 = 16;
     let store = open(folder, &settings);
     let (mut in_store, mut cpu) = (Duration::ZERO, 0.0);
     let wall = Instant::now();
     for bucket in 0..BUCKETS {
-        let members = (0..entities).filter(|entity| entity % BUCKETS == bucket);
-        let deltas = members.map(|entity| (key(entity), delta(view, entity as i64, NOW))).collect();
+        let is_member = |key: &EntityKey| spread(identity(key.as_bytes())) % BUCKETS == bucket;
+        let members = (0..entities).map(|entity| (key(entity), entity)).filter(|(key, _)| is_member(key));
+        let deltas = members.map(|(key, entity)| (key, delta(view, entity as i64, NOW))).collect();
         let (begin, cpu_before) = (Instant::now(), cpu_seconds());
         let lane = Lane { name: format!("materialize/{bucket}").into(), position: 1 };
         block_on(store.write(vec![Write { view: view.clone(), deltas }], lane, NOW)).expect("write");

@@ -4,6 +4,7 @@
 //! in the way of whoever runs on the caller's thread.
 
 use crate::catalog::CatalogChange;
+use crate::disk::place_of;
 use crate::error::{copy, corrupt, from_lmdb, poisoned, unavailable};
 use crate::memory::DirtyRow;
 use crate::store::Shared;
@@ -103,9 +104,7 @@ fn checkpoint(
     {
         return Ok(());
     }
-    snapshot
-        .rows
-        .sort_unstable_by(|a, b| a.row.slot.cmp(&b.row.slot).then_with(|| a.row.key.cmp(&b.row.key)));
+    snapshot.rows.sort_by_cached_key(|DirtyRow { row, .. }| (row.slot, place_of(&row.key), row.key.clone()));
     if let Err(error) = write_snapshot(shared, &snapshot, saved_lanes, change.as_ref()) {
         shared.memory.give_back(snapshot.rows)?;
         return Err(error);
@@ -197,7 +196,7 @@ fn write_rows(
     let slot = rows[0].row.slot;
     let SnapshotSlot { view_id, plan } =
         snapshot.slots.get(&slot).expect("a dirty row came through a write, which noted its slot and plan");
-    let append = shared.disk.ends_before(txn, slot)?;
+    let append = shared.disk.ends_before(txn, slot, &rows[0].row.key)?;
     let (mut key, mut value) = (Vec::new(), Vec::new());
     for DirtyRow { row, state, whole } in rows {
         value.clear();

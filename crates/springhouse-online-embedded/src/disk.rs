@@ -1,7 +1,7 @@
 //! The lower level: the LMDB file, its layout and its versions. Format 1:
 //!
-//! - database `rows`: slot number (u32, big endian), then the entity key; the value is the kernel's codec bytes, which
-//!   carry their own checksum;
+//! - database `rows`: slot number (u32, big endian), place (u16, big endian, see [`place_of`]), then the entity key; the
+//!   value is the kernel's codec bytes, which carry their own checksum;
 //! - database `lanes`: lane name; the value is the position (i64, little endian);
 //! - database `catalog`: `format` (u32); `next_slot` (u32); `slot/<view id>\0<generation>` (u32);
 //!   `status/<view id>\0<generation>` (text); `active/<view id>` (u32); `garbage/<slot>` (nothing). Numbers in keys
@@ -15,7 +15,7 @@ use crate::error::{corrupt, from_lmdb, invalid, unavailable};
 use crate::settings::EmbeddedSettings;
 use heed::types::Bytes;
 use heed::{Database, Env, EnvFlags, EnvOpenOptions, PutFlags, RoTxn, RwTxn, WithTls};
-use springhouse_core::EntityKey;
+use springhouse_core::{EntityKey, key};
 use springhouse_online::{StoreError, ViewStatus};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,6 +25,7 @@ use std::sync::{Arc, OnceLock};
 pub(crate) const FORMAT: u32 = 1;
 const DATABASES: u32 = 3;
 const CHECKSUM_BYTES: usize = 4;
+const PLACE_BYTES: usize = size_of::<u16>();
 /// LMDB wants a whole number of pages; whatever a page is, this is a multiple.
 const MAP_SIZE_UNIT: u64 = 1 << 20;
 
@@ -138,10 +139,17 @@ impl Disk {
         self.rows.put_with_flags(txn, flags, buffer, value).map_err(from_lmdb("checkpoint"))
     }
 
-    /// True when no row has a slot at or above `slot`, so that its rows can be appended.
-    pub(crate) fn ends_before(&self, txn: &RoTxn<'_>, slot: u32) -> Result<bool, StoreError> {
+    /// True when no row has a key at or above this, so that it can be appended.
+    pub(crate) fn ends_before(
+        &self,
+        txn: &RoTxn<'_>,
+        slot: u32,
+        key: &EntityKey,
+    ) -> Result<bool, StoreError> {
+        let mut first = Vec::new();
+        row_key(slot, key, &mut first);
         let last = self.rows.last(txn).map_err(from_lmdb("checkpoint"))?;
-        Ok(last.is_none_or(|(key, _)| key < &slot.to_be_bytes()[..]))
+        Ok(last.is_none_or(|(key, _)| key < first.as_slice()))
     }
 
     /// The entity keys of a slot, up to `limit`.
@@ -156,7 +164,8 @@ impl Disk {
         let rows = self.rows.prefix_iter(txn, &prefix).map_err(from_lmdb(action))?;
         let key = |row: heed::Result<(&[u8], &[u8])>| {
             let (key, _) = row.map_err(from_lmdb(action))?;
-            EntityKey::from_encoded(&key[prefix.len()..]).map_err(|error| corrupt(action, error.to_string()))
+            let key = key.get(prefix.len() + PLACE_BYTES..).ok_or_else(|| damaged(action))?;
+            EntityKey::from_encoded(key).map_err(|error| corrupt(action, error.to_string()))
         };
         rows.take(limit).map(key).collect()
     }
@@ -354,7 +363,17 @@ fn open_env(folder: &Path, settings: &EmbeddedSettings, flags: EnvFlags) -> Resu
 fn row_key(slot: u32, key: &EntityKey, buffer: &mut Vec<u8>) {
     buffer.clear();
     buffer.extend_from_slice(&slot.to_be_bytes());
+    buffer.extend_from_slice(&place_of(key).to_be_bytes());
     buffer.extend_from_slice(key.as_bytes());
+}
+
+/// Where a key's row stands among those of its slot, before the order of the keys themselves.
+///
+/// Jobs that load history write one bucket of entities after the other, and a bucket has the entities whose spread has
+/// the same low bits. Turned round, these bits put a bucket's rows side by side in the file, whatever the number of buckets
+/// (a power of two): a checkpoint then touches the pages of its buckets and not a page for every row.
+pub(crate) fn place_of(key: &EntityKey) -> u16 {
+    (key::spread(key::identity(key.as_bytes())) as u16).reverse_bits()
 }
 
 fn view_key(kind: &str, view_id: &str, generation: u32) -> Vec<u8> {
@@ -465,16 +484,37 @@ mod tests {
         let key = |i: u8| EntityKey::from_encoded(&[i]).unwrap();
         let mut txn = disk.write("test").unwrap();
         let mut buffer = Vec::new();
+        let mut in_order: Vec<_> = (0..10).map(key).collect();
+        in_order.sort_by_key(|key| (place_of(key), key.clone()));
         for slot in [1, 2, 3] {
-            assert!(disk.ends_before(&txn, slot).unwrap());
-            for i in 0..10 {
-                disk.put_row(&mut txn, slot, &key(i), &[i], true, &mut buffer).unwrap();
+            for key in &in_order {
+                assert!(disk.ends_before(&txn, slot, key).unwrap());
+                disk.put_row(&mut txn, slot, key, b"state", true, &mut buffer).unwrap();
+                assert!(!disk.ends_before(&txn, slot, key).unwrap());
             }
         }
-        assert!(!disk.ends_before(&txn, 3).unwrap());
+        assert!(!disk.ends_before(&txn, 2, &in_order[0]).unwrap());
         let portions: Vec<_> = (0..4).map(|_| disk.delete_rows(&mut txn, 2, 4).unwrap()).collect();
         assert_eq!(portions, [4, 4, 2, 0]);
         let left = |slot| disk.keys(&txn, slot, 100).unwrap().len();
         assert_eq!([left(1), left(2), left(3)], [10, 0, 10]);
+        assert_eq!(disk.keys(&txn, 3, 100).unwrap(), in_order);
+    }
+
+    #[test]
+    fn a_bucket_of_a_job_stands_together_in_the_file() {
+        let keys: Vec<_> =
+            (0..4096_u32).map(|i| EntityKey::from_encoded(&i.to_be_bytes()).unwrap()).collect();
+        for buckets in [2, 16, 1024_u64] {
+            let bucket = |key: &EntityKey| key::spread(key::identity(key.as_bytes())) & (buckets - 1);
+            let mut in_order = keys.clone();
+            in_order.sort_by_key(|key| (place_of(key), key.clone()));
+            let mut runs: Vec<_> = in_order.iter().map(bucket).collect();
+            runs.dedup();
+            let mut distinct = runs.clone();
+            distinct.sort_unstable();
+            distinct.dedup();
+            assert_eq!(runs.len(), distinct.len(), "each of {buckets} buckets is one run");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use crate::{Node, NodeError};
 use serde::Serialize;
 use springhouse_core::{EntityKey, Micros, Value, ValueStatus, ValueType};
-use springhouse_kernel::EntityAnswer;
+use springhouse_kernel::{EntityAnswer, READ_BACK};
 use springhouse_lake::Cut;
 use springhouse_online::ViewHandle;
 use std::time::Duration;
@@ -46,8 +46,8 @@ pub const DIFFERENCES_MAX: usize = 1_000;
 /// How often a read is tried again because events were applied during it.
 const READ_ATTEMPTS_MAX: usize = 50;
 
-/// How long to wait for the applied frontier to pass the moment of the read.
-const FRONTIER_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long to wait for events that are on their way.
+const RETRY_DELAY: Duration = Duration::from_millis(20);
 
 /// The online answers of a few entities at one moment, with the cut that they have seen.
 struct OnlineRead {
@@ -95,8 +95,8 @@ pub(crate) async fn verify(
     Ok(outcome)
 }
 
-/// Reads all keys at one moment, after everything known at that moment has been applied and with no event applied
-/// between the first key and the last.
+/// Reads all keys at one moment before which everything has been applied, with no event applied between the first key and
+/// the last.
 async fn read_online(
     node: &Node,
     handle: &ViewHandle,
@@ -104,10 +104,10 @@ async fn read_online(
     is_stream: bool,
 ) -> Result<OnlineRead, NodeError> {
     for _ in 0..READ_ATTEMPTS_MAX {
-        let at = node.ingest().read_now();
-        if is_stream {
-            wait_for_frontier(node, at).await;
-        }
+        let Some(at) = moment(node, is_stream) else {
+            tokio::time::sleep(RETRY_DELAY).await;
+            continue;
+        };
         let before = node.ingest().positions().applied_end;
         let states = node.store().get_many(handle, keys).await?;
         if node.ingest().positions().applied_end != before {
@@ -121,18 +121,20 @@ async fn read_online(
     }
     Err(NodeError::new(
         "verify_busy",
-        "events kept arriving during every read, so no moment could be compared",
+        "events kept arriving during every read, or are applied too late, so no moment could be compared",
         "run `springhouse verify` with fewer entities, or when fewer events arrive",
     ))
 }
 
-async fn wait_for_frontier(node: &Node, at: Micros) {
-    let step = Duration::from_millis(1);
-    let mut waited = Duration::ZERO;
-    while node.ingest().positions().applied_frontier <= at && waited < FRONTIER_WAIT_MAX {
-        tokio::time::sleep(step).await;
-        waited += step;
+/// The newest moment that the applied events can answer for; none while they are further behind than a state reads back.
+fn moment(node: &Node, is_stream: bool) -> Option<Micros> {
+    let now = node.ingest().read_now();
+    if !is_stream {
+        return Some(now);
     }
+    // What is visible at the frontier itself may still be on its way.
+    let at = node.ingest().positions().applied_frontier - 1;
+    (at >= now - READ_BACK / 2).then_some(at)
 }
 
 fn compare(

@@ -37,7 +37,11 @@ impl Session {
         if let Some(address) = running_server(&options.paths.online)? {
             return Ok(Self { client: Client::new(address), own: None });
         }
-        let node = Node::open(options).await?;
+        Self::serve(Node::open(options).await?).await
+    }
+
+    /// Starts a server for an open node on a free loopback port.
+    pub(crate) async fn serve(node: Arc<Node>) -> anyhow::Result<Self> {
         let (ready, address) = oneshot::channel();
         let (stop, stopped) = oneshot::channel::<()>();
         let settings =

@@ -8,6 +8,7 @@ mod replay;
 
 use crate::output;
 use crate::project::Project;
+use crate::session::Session;
 use anyhow::Context;
 use clap::Args;
 use page::Page;
@@ -131,6 +132,11 @@ async fn tell(project: &Path, page: &mut Page) -> anyhow::Result<bool> {
     }
 
     page.step("Serve, while the day goes on");
+    let session = Session::serve(node.clone()).await?;
+    page.text(&format!(
+        "A server listens on http://{} for as long as the demo runs.",
+        session.client.address()
+    ));
     let replay = Replay::open(project, begins, begins + DAY)?;
     let told = replay.run(&node, &clock, page).await?;
     page.text(&format!(
@@ -138,6 +144,9 @@ async fn tell(project: &Path, page: &mut Page) -> anyhow::Result<bool> {
         told.pushed,
         told.asked.len()
     ));
+
+    page.step("Ask the server, as a model would");
+    replay::ask_over_http(&session.client, page).await?;
 
     page.step("Watch a value age");
     replay::show_ages(&node, &clock, page).await?;
@@ -159,7 +168,7 @@ async fn tell(project: &Path, page: &mut Page) -> anyhow::Result<bool> {
         "`verify` read {} entities online and recomputed them from history: {} values, {} differ.",
         verified.entities, verified.values, verified.difference_count
     ));
-    node.shutdown().await?;
+    session.close().await?;
     page.end();
     Ok(differences.is_empty() && verified.difference_count == 0)
 }

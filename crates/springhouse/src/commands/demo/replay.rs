@@ -1,6 +1,7 @@
 //! The demo's day: events pushed at their minute, questions asked at theirs.
 
 use super::{SERVICE, local, page::Page};
+use crate::client::Client;
 use crate::output::Quiet;
 use anyhow::Context;
 use arrow::array::{Array, RecordBatch, UInt32Array};
@@ -91,7 +92,7 @@ impl Replay {
             while self.labels.order.get(question).is_some_and(|(at, _)| *at < minute + MINUTE) {
                 let (at, row) = self.labels.order[question];
                 clock.set(at);
-                let answer = node.serving().features(&self.request(node, row)?).await?;
+                let answer = node.serving().features(&self.request(node, row, at)?).await?;
                 if at >= shown {
                     page.text(&self.line(at, row, &answer)?);
                     shown = at + SHOWN_EVERY;
@@ -105,7 +106,7 @@ impl Replay {
     }
 
     /// The request for one label row: entity keys and request fields by name.
-    fn request(&self, node: &Node, row: u32) -> anyhow::Result<FeatureRequest> {
+    fn request(&self, node: &Node, row: u32, at: Micros) -> anyhow::Result<FeatureRequest> {
         let selection = Selection::Service(SERVICE.to_owned());
         let signature = node.serving().signature(&selection)?;
         let cell = |name: &str, value_type: &ValueType| {
@@ -118,7 +119,7 @@ impl Replay {
             selection,
             entities: keys.collect::<anyhow::Result<_>>()?,
             request: fields.collect::<anyhow::Result<_>>()?,
-            at: None,
+            at: Some(at),
             max_age: None,
             roles: Vec::new(),
         })
@@ -142,8 +143,8 @@ impl Replay {
             text("origin")?,
             text("carrier")?,
             text("tailnum")?,
-            feature("origin_departures_count_1h"),
-            feature("origin_late_count_1h"),
+            feature("origin_departures_1h"),
+            feature("origin_late_1h"),
             feature("origin_delay_mean_2h"),
             answer.level
         ))
@@ -174,6 +175,23 @@ async fn push_due(
     let outcome = node.ingest().push(request).await?;
     anyhow::ensure!(outcome.refused == 0, "{source}: rows were refused: {:?}", outcome.exceptions);
     Ok(outcome.accepted)
+}
+
+/// One request over HTTP, shown as it goes over the wire.
+pub(crate) async fn ask_over_http(client: &Client, page: &Page) -> anyhow::Result<()> {
+    let body = serde_json::json!({
+        "features": ["origin_departures:origin_departures_1h", "origin_departures:origin_delay_mean_2h", "origin_weather:temp"],
+        "entities": {"origin": ["JFK", "EWR"]},
+    });
+    let answer = client.post("/v1/features", &body).await?;
+    page.text(&format!("POST /v1/features  |  {body}"));
+    for (name, column) in answer["features"].as_object().into_iter().flatten() {
+        page.text(&format!(
+            "  {name:<24} | {} | {} | age {} s",
+            column["values"], column["status"], column["age_s"]
+        ));
+    }
+    Ok(())
 }
 
 /// One weather value as the hours pass without a report, and after the next one.

@@ -4,6 +4,7 @@ use crate::output;
 use crate::session::Session;
 use anyhow::{Context, bail};
 use clap::Args;
+use serde::Serialize;
 use serde_json::value::RawValue;
 use springhouse_api::PushBody;
 use std::io::Read;
@@ -12,6 +13,13 @@ use std::process::ExitCode;
 
 /// Rows sent in one push.
 const BATCH_ROWS: usize = 1_000;
+
+/// The body of one push; rows go as they came.
+#[derive(Serialize)]
+struct Body<'a> {
+    rows: &'a [&'a RawValue],
+    backfill: bool,
+}
 
 /// Arguments of `springhouse push`.
 #[derive(Debug, Args)]
@@ -58,7 +66,7 @@ async fn push_all(session: &Session, args: &PushArgs, rows: &[&RawValue]) -> any
     let bar = output::bar();
     let (mut accepted, mut duplicates, mut refused, mut done) = (0, 0, 0, 0);
     for batch in rows.chunks(BATCH_ROWS) {
-        let body = serde_json::to_vec(&serde_json::json!({"rows": batch, "backfill": args.backfill}))?;
+        let body = serde_json::to_vec(&Body { rows: batch, backfill: args.backfill })?;
         let answer = session.client.post_text(&format!("/v1/push/{}", args.source), body.into()).await?;
         let answer: PushBody = serde_json::from_value(answer).context("the answer is no push outcome")?;
         for exception in answer.exceptions.iter().filter(|e| e.code.is_some()) {

@@ -70,6 +70,10 @@ pub const ERROR_CODES: &[ErrorCode] = &[
     code("not_a_stream", 400, "the source is a table; only push streams take rows"),
     code("invalid_idempotency_key", 400, "the key is empty, too long, or differs between header and body"),
     code("overloaded", 429, "too much is waiting for the log; try again after `Retry-After`"),
+    code("schema_mismatch", 400, "the Arrow stream's columns are not the source's"),
+    code("store_failed", 500, "the online store refused a write; the server's log has the reason"),
+    code("lake_failed", 500, "the history could not be read or written; the server's log has the reason"),
+    code("log_corrupt", 500, "stored rows of the push log fail their checksum"),
     code("log_failed", 503, "the log could not be written; nothing of the batch is acknowledged"),
     code("shutting_down", 503, "the server is stopping; try another or again"),
     // Jobs.

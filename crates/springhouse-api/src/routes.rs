@@ -99,11 +99,14 @@ const PUSH: &[&str] = &[
     BODY[5],
     "invalid_query",
     "malformed_body",
+    "schema_mismatch",
     "unknown_source",
     "not_a_stream",
     "invalid_idempotency_key",
     "overloaded",
     "log_failed",
+    "log_corrupt",
+    "store_failed",
     "shutting_down",
 ];
 
@@ -116,6 +119,7 @@ const ADMIN: &[&str] = &[
     BODY[5],
     "forbidden_origin",
     "nothing_applied",
+    "lake_failed",
     "log_failed",
     "store_unavailable",
     "shutting_down",

@@ -96,6 +96,12 @@ pub struct PositionsBody {
     pub flushed_end: i64,
     /// Everything known before this moment is applied, RFC 3339.
     pub applied_frontier: String,
+    /// Bytes of log on disk.
+    pub log_bytes: u64,
+    /// True when the log takes no more rows; the server's log says why.
+    pub log_failing: bool,
+    /// True when the last flush to the lake failed; the server's log says why.
+    pub flush_failing: bool,
 }
 
 /// Sizes of the online store.

@@ -15,6 +15,8 @@ use futures::FutureExt;
 use hyper::body::Incoming;
 use springhouse_api::{ApiError, RouteName};
 use springhouse_node::Node;
+use std::convert::Infallible;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -81,16 +83,11 @@ impl App {
         } else {
             let mut request = request;
             request.extensions_mut().insert(Peer(peer));
-            match AssertUnwindSafe(router.call(request)).catch_unwind().await {
-                Ok(Ok(response)) => response,
-                Ok(Err(never)) => match never {},
+            match caught(router.call(request)).await {
+                Ok(response) => response,
                 Err(panic) => {
                     self.metrics.panics.inc();
-                    tracing::error!(
-                        trace_id,
-                        panic = panic_text(panic.as_ref()),
-                        "a request's handler panicked"
-                    );
+                    tracing::error!(trace_id, panic, "a request's handler panicked");
                     self.refuse(&ApiError::internal(), &trace_id)
                 }
             }
@@ -125,7 +122,37 @@ fn headers_bytes(headers: &HeaderMap) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
 }
 
+/// The response, or what a panic on the way to it said. What handlers share is either immutable or guarded by locks that
+/// the panic leaves in order, so going on is safe.
+async fn caught(response: impl Future<Output = Result<Response, Infallible>>) -> Result<Response, String> {
+    match AssertUnwindSafe(response).catch_unwind().await {
+        Ok(Ok(response)) => Ok(response),
+        Ok(Err(never)) => match never {},
+        Err(panic) => Err(panic_text(panic.as_ref()).to_owned()),
+    }
+}
+
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::Body;
+    use axum::routing::get;
+
+    #[tokio::test]
+    async fn a_panic_in_a_handler_is_caught_and_the_next_request_answered() {
+        #[expect(clippy::unused_async, reason = "a handler is async")]
+        async fn broken() -> Response {
+            panic!("the handler's own words")
+        }
+        let mut router = Router::new().route("/broken", get(broken)).route("/fine", get(|| async { "fine" }));
+        let request = |path: &str| Request::builder().uri(path).body(Body::empty()).unwrap();
+        let said = caught(router.call(request("/broken"))).await.unwrap_err();
+        assert_eq!(said, "the handler's own words");
+        assert_eq!(caught(router.call(request("/fine"))).await.unwrap().status(), 200);
+    }
 }

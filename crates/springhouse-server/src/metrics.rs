@@ -55,6 +55,11 @@ const FLUSHED_END: Metric =
     metric("springhouse_ingest_flushed_end_rows", "Rows in the lake; log_end - this waits for a flush");
 const APPLIED_AGE: Metric =
     metric("springhouse_ingest_applied_age_seconds", "How far the applied frontier is behind now");
+const LOG_BYTES: Metric = metric("springhouse_ingest_log_bytes", "Bytes of push log on disk");
+const INGEST_FAILING: Metric = metric(
+    "springhouse_ingest_failing",
+    "1 while a part of ingestion fails: `log` (pushes are refused), `flush` (rows wait for the lake)",
+);
 const VIEW_AGE: Metric = metric(
     "springhouse_view_age_seconds",
     "How far the view's frontier is behind now; absent until its history is loaded",
@@ -80,6 +85,8 @@ pub const METRICS: &[Metric] = &[
     APPLIED_END,
     FLUSHED_END,
     APPLIED_AGE,
+    LOG_BYTES,
+    INGEST_FAILING,
     VIEW_AGE,
     VIEW_SLO,
     STORE_ENTITIES,
@@ -124,6 +131,7 @@ labels! {
     LevelLabels { level }
     OutcomeLabels { outcome }
     CodeLabels { code }
+    PartLabels { part }
 }
 
 /// The metrics of one server.
@@ -143,6 +151,8 @@ pub(crate) struct Metrics {
     applied_end: Gauge,
     flushed_end: Gauge,
     applied_age: FloatGauge,
+    log_bytes: Gauge,
+    failing: Family<PartLabels, Gauge>,
     view_age: Family<ViewLabels, FloatGauge>,
     view_slo: Family<ViewLabels, FloatGauge>,
     store_entities: Gauge,
@@ -210,6 +220,8 @@ impl Metrics {
             applied_end: new!(APPLIED_END),
             flushed_end: new!(FLUSHED_END),
             applied_age: new!(APPLIED_AGE),
+            log_bytes: new!(LOG_BYTES),
+            failing: new!(INGEST_FAILING),
             view_age: new!(VIEW_AGE),
             view_slo: new!(VIEW_SLO),
             store_entities: new!(STORE_ENTITIES),
@@ -286,6 +298,11 @@ impl Metrics {
         self.flushed_end.set(status.positions.flushed_end);
         self.applied_age.set(seconds((status.now - status.positions.applied_frontier).max(0)));
         let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        self.log_bytes.set(count(status.positions.log_bytes));
+        let parts = [("log", &status.positions.log_error), ("flush", &status.positions.flush_error)];
+        for (part, error) in parts {
+            self.failing.get_or_create(&PartLabels { part: word(part) }).set(i64::from(error.is_some()));
+        }
         self.store_entities.set(count(status.store.entities_in_memory));
         self.store_bytes.set(count(status.store.bytes_in_memory));
         self.store_dirty.set(count(status.store.dirty_entities));
@@ -370,7 +387,15 @@ mod tests {
                 slo_p95: 1,
                 slo_p99: 2,
             }],
-            positions: IngestPositions { log_end: 3, applied_end: 2, flushed_end: 1, applied_frontier: 5 },
+            positions: IngestPositions {
+                log_end: 3,
+                applied_end: 2,
+                flushed_end: 1,
+                applied_frontier: 5,
+                log_bytes: 4,
+                flush_error: None,
+                log_error: Some("disk full".to_owned()),
+            },
             store: StoreStatistics::default(),
         }
     }
@@ -398,6 +423,8 @@ mod tests {
             "springhouse_serving_values_total{view=\"v\",status=\"over_cap\"} 2",
             "springhouse_view_age_seconds{view=\"v@1\"} 1.5",
             "springhouse_ingest_applied_age_seconds 0.000002",
+            "springhouse_ingest_failing{part=\"log\"} 1",
+            "springhouse_ingest_failing{part=\"flush\"} 0",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }

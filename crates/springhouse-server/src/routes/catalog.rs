@@ -101,6 +101,9 @@ fn status_body(status: &NodeStatus, definitions: &Definitions) -> StatusBody {
             applied_end: status.positions.applied_end,
             flushed_end: status.positions.flushed_end,
             applied_frontier: format_timestamp(status.positions.applied_frontier),
+            log_bytes: status.positions.log_bytes,
+            log_failing: status.positions.log_error.is_some(),
+            flush_failing: status.positions.flush_error.is_some(),
         },
         store: StoreBody {
             entities_in_memory: status.store.entities_in_memory,

@@ -54,8 +54,17 @@ fn state_checks(status: &Result<NodeStatus, NodeError>, frontier_lag_max_ms: u64
     let behind = (backlog > 0 && lag > lag_max).then(|| {
         format!("{backlog} pushed rows wait to be applied, the oldest for {}", format_duration(lag))
     });
-    let mut checks =
-        vec![check("store", true, None), check("log", true, None), check("frontier", true, behind)];
+    // Without its log a node takes no pushes, but it still answers: a model is not taken down for that. The reasons are
+    // for the server's log, they hold paths.
+    let log =
+        positions.log_error.as_ref().map(|_| "the log takes no more rows; pushes are refused".to_owned());
+    let flush = positions.flush_error.as_ref().map(|_| "the last flush to the lake failed".to_owned());
+    let mut checks = vec![
+        check("store", true, None),
+        check("log", false, log),
+        check("flush", false, flush),
+        check("frontier", true, behind),
+    ];
     for view in &status.views {
         let why = match view.age {
             None => Some("its history was never loaded; run `springhouse materialize`".to_owned()),

@@ -1,0 +1,17 @@
+//! The server as its callers see it: a real node in a folder of its own, a real socket, a real HTTP client.
+//!
+//! The clock stands where a test sets it, so that answers are the same in every run.
+
+#[path = "server/support.rs"]
+mod support;
+
+#[path = "server/errors.rs"]
+mod errors;
+#[path = "server/features.rs"]
+mod features;
+#[path = "server/lifecycle.rs"]
+mod lifecycle;
+#[path = "server/operate.rs"]
+mod operate;
+#[path = "server/push.rs"]
+mod push;

@@ -112,7 +112,8 @@ pub fn closest<'a, S: AsRef<str> + ?Sized + 'a>(
     known: impl IntoIterator<Item = &'a S>,
 ) -> Option<&'a str> {
     let lower = found.to_lowercase();
-    let scored = known.into_iter().map(|name| (strsim::jaro_winkler(&lower, name.as_ref()), name.as_ref()));
+    let closeness = |name: &str| strsim::jaro_winkler(&lower, &name.to_lowercase());
+    let scored = known.into_iter().map(|name| (closeness(name.as_ref()), name.as_ref()));
     let best = scored.max_by(|a, b| a.0.total_cmp(&b.0))?;
     (best.0 >= SIMILARITY_MIN).then_some(best.1)
 }

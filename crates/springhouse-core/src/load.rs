@@ -20,10 +20,10 @@ pub struct LoadedDefinitions {
     pub warnings: Vec<Diagnostic>,
 }
 
-/// What is wrong with an expression, as whoever plans SQL says it.
+/// What is wrong with an expression, as whoever plans SQL says it; or with a time zone, as whoever knows their rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExpressionProblem {
-    /// The expression's path, such as `feature_views.v.derived.x`.
+    /// The path of the expression or zone, such as `feature_views.v.derived.x`.
     pub path: String,
     /// What is wrong.
     pub message: String,
@@ -124,11 +124,12 @@ fn mark_untyped(reader: &mut Reader, problems: &[ExpressionProblem]) {
 fn report_problems(reader: &mut Reader, resolved: &Resolved, problems: Vec<ExpressionProblem>) {
     for problem in problems {
         let path = reader.spans.canonical(&problem.path).into_owned();
+        let is_zone = path.ends_with(".time_zone");
         let untyped = untyped_names(reader, &resolved.definitions, &path);
         let follows = match sql_at(&resolved.definitions, &problem.path) {
             Some(sql) => mentions(sql, &untyped),
             // Not about a text of SQL but about a column or function: reported more exactly before, if at all.
-            None => reader.is_broken_below(&path) || !untyped.is_empty(),
+            None => reader.is_broken_below(&path) || (!is_zone && !untyped.is_empty()),
         };
         if follows || reader.is_broken(&path) {
             continue;
@@ -138,7 +139,8 @@ fn report_problems(reader: &mut Reader, resolved: &Resolved, problems: Vec<Expre
             None => reader.spans.locate(&path),
         };
         reader.mark_broken(&path);
-        let mut diagnostic = Diagnostic::error("wrong_expression", location, problem.message);
+        let code = if is_zone { "unknown_time_zone" } else { "wrong_expression" };
+        let mut diagnostic = Diagnostic::error(code, location, problem.message);
         diagnostic.hint = problem.hint;
         reader.diagnostics.push(diagnostic);
     }

@@ -34,12 +34,12 @@ struct Place {
 impl Spans {
     /// Where the value at `path` stands, or the nearest thing around it that is there.
     pub fn locate(&self, path: &str) -> Location {
-        self.files.locate(self.place(path).map(|place| place.value).unwrap_or_default().from_start())
+        self.files.locate(self.place(path).map(|place| place.value).unwrap_or_default().showable())
     }
 
     /// Where the key of `path` stands, or of the nearest thing around it that is there.
     pub fn locate_key(&self, path: &str) -> Location {
-        self.files.locate(self.place(path).map(|place| place.key).unwrap_or_default().from_start())
+        self.files.locate(self.place(path).map(|place| place.key).unwrap_or_default().showable())
     }
 
     /// Where the `column`-th character (from 1) of the text at `path` stands; the whole text when it spans lines.
@@ -107,7 +107,7 @@ impl Spans {
 
 impl Span {
     /// A span that can be shown: the default one stands at the first character of the first file.
-    fn from_start(self) -> Self {
+    fn showable(self) -> Self {
         Self { line: self.line.max(1), column: self.column.max(1), ..self }
     }
 }

@@ -25,7 +25,7 @@ fn load(text: &str) -> Result<Definitions, String> {
         .map(|(at, part)| match at {
             0 => ("features.yaml".to_owned(), part.to_owned()),
             _ => {
-                let (name, text) = part.split_once('\n').unwrap();
+                let (name, text) = part.split_once('\n').expect("a file's name ends its line");
                 (name.to_owned(), text.to_owned())
             }
         })

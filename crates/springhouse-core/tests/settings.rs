@@ -21,7 +21,7 @@ impl Default for Limits {
 fn said(text: &str) -> String {
     let all = match load_settings("springhouse.yaml", text) {
         Err(all) => all,
-        Ok(settings) => settings.push.read::<Limits>().unwrap_err(),
+        Ok(settings) => settings.push.read::<Limits>().expect_err("wrong settings are read"),
     };
     all.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }

@@ -1,7 +1,7 @@
 //! The chain: order, conflicts, damage.
 
+use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
-use object_store::{ObjectStore, ObjectStoreExt};
 use springhouse_core::definition::{Definitions, Entity, Meta};
 use springhouse_core::{Value, ValueType};
 use springhouse_registry::{Registry, RegistryErrorKind, SnapshotMeta};
@@ -90,7 +90,8 @@ async fn three() -> (Arc<InMemory>, Registry) {
     let registry = Registry::open(store.clone(), "registry");
     for number in 1..=3u64 {
         let parent = (number > 1).then_some(number - 1);
-        registry.put(&definitions(&[&format!("e{number}")]), parent, meta("ann")).await.unwrap();
+        let put = registry.put(&definitions(&[&format!("e{number}")]), parent, meta("ann")).await;
+        put.expect("nobody else applies");
     }
     (store, registry)
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, bail};
 use serde::de::DeserializeOwned;
-use springhouse_core::diagnostic::Diagnostic;
+use springhouse_core::diagnostic::{Diagnostic, closest};
 use springhouse_core::settings::SettingsSection;
 use springhouse_core::{
     Clock, Definitions, ExpressionProblem, LoadedDefinitions, Settings, load_definitions, load_settings,
@@ -11,6 +11,7 @@ use springhouse_ingest::PushSettings;
 use springhouse_node::{NodeOptions, NodePaths};
 use springhouse_online_embedded::EmbeddedSettings;
 use springhouse_registry::Registry;
+use springhouse_server::ServerSettings;
 use springhouse_serving::ServingSettings;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -40,6 +41,8 @@ pub(crate) struct Project {
     pub(crate) serving: ServingSettings,
     /// Its section `online`.
     pub(crate) online: EmbeddedSettings,
+    /// Its section `server`.
+    pub(crate) server: ServerSettings,
 }
 
 /// Mistakes in the files of a project; prints each with its line.
@@ -80,10 +83,11 @@ impl Project {
         let push = read(&settings.push, &mut mistakes);
         let serving = read(&settings.serving, &mut mistakes);
         let online = read(&settings.online, &mut mistakes);
+        let server = read(&settings.server, &mut mistakes);
         if !mistakes.is_empty() {
             return Err(Mistakes(mistakes).into());
         }
-        Ok(Self { root: root.to_owned(), settings, push, serving, online })
+        Ok(Self { root: root.to_owned(), settings, push, serving, online, server })
     }
 
     /// Reads and checks everything below `features/`, SQL included.
@@ -155,18 +159,28 @@ fn read<T: DeserializeOwned + Default>(section: &SettingsSection, mistakes: &mut
     section.read().map_err(|found| mistakes.extend(found)).unwrap_or_default()
 }
 
-/// Plans the SQL of definitions, and fills in the types that follow from it.
+/// Plans the SQL of definitions, and fills in the types that follow from it; looks up time zones.
 fn resolve_types(definitions: &mut Definitions) -> Vec<ExpressionProblem> {
     let problems = springhouse_expr::resolve_types(definitions).err().unwrap_or_default();
-    problems
-        .into_iter()
-        .map(|(path, error)| ExpressionProblem {
-            path,
-            message: error.message,
-            hint: error.hint,
-            column: error.column,
+    let in_sql = problems.into_iter().map(|(path, error)| ExpressionProblem {
+        path,
+        message: error.message,
+        hint: error.hint,
+        column: error.column,
+    });
+    let unknown_zones = definitions.sources.values().filter_map(|source| {
+        let zone = source.time_zone.as_ref()?;
+        zone.parse::<chrono_tz::Tz>().err()?;
+        let known = chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name());
+        let hint = closest(zone, known).map(|meant| format!("did you mean `{meant}`?"));
+        Some(ExpressionProblem {
+            path: format!("sources.{}.time_zone", source.name),
+            message: format!("there is no time zone `{zone}`"),
+            hint: hint.or_else(|| Some("write a name such as `UTC` or `America/New_York`".to_owned())),
+            column: None,
         })
-        .collect()
+    });
+    in_sql.chain(unknown_zones).collect()
 }
 
 fn collect(folder: &Path, depth: usize, paths: &mut Vec<PathBuf>) -> anyhow::Result<()> {

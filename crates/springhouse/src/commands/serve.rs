@@ -1,10 +1,10 @@
 //! `springhouse serve`: one process with the API, push, the appliers and the flush to the lake.
 
 use crate::output;
-use crate::project::{Mistakes, Project};
+use crate::project::Project;
 use clap::Args;
 use springhouse_node::{Node, SystemClock};
-use springhouse_server::{ServerSettings, serve, shutdown_signal};
+use springhouse_server::{serve, shutdown_signal};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
@@ -24,7 +24,7 @@ pub(crate) async fn run(args: ServeArgs, project: &Path) -> anyhow::Result<ExitC
         .with_writer(std::io::stderr)
         .init();
     let project = Project::open(&std::path::absolute(project)?)?;
-    let mut server: ServerSettings = project.settings.server.read().map_err(Mistakes)?;
+    let mut server = project.server.clone();
     if let Some(bind) = args.bind {
         server.bind = bind;
     }

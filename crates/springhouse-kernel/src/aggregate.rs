@@ -254,21 +254,22 @@ impl Kind {
         }
     }
 
-    /// Adds one value (any where there is no column).
-    pub(crate) fn insert(&self, state: &mut State, stamp: &Stamp, value: &Value) {
+    /// Adds one value (any where there is no column). False when that leaves the state as it was, and would leave
+    /// every state as it was that holds this one's events and more.
+    pub(crate) fn insert(&self, state: &mut State, stamp: &Stamp, value: &Value) -> bool {
         match (self, &mut *state) {
-            (_, State::OverCap) => {}
+            (_, State::OverCap) => return false,
             (Self::Count, State::Count(count)) => *count += 1,
             (_, State::Integers(sums)) => sums.add(integer_of(value), false),
             (_, State::Floats(sums)) => sums.add(float_of(value), false),
-            (_, State::Extreme(held)) => self.insert_extreme(held, with_one_zero(value)),
-            (_, State::Picked(picked)) => self.pick(picked, (*stamp, value.clone())),
+            (_, State::Extreme(held)) => return self.insert_extreme(held, with_one_zero(value)),
+            (_, State::Picked(picked)) => return self.pick(picked, (stamp, value)),
             (_, State::Counted(counts)) => {
                 *counts.entry(with_one_zero(value)).or_default() += 1;
                 self.enforce_cap(state);
             }
             (Self::Distinct { precision }, State::Distinct(sketch)) => {
-                sketch.insert(&with_one_zero(value), *precision);
+                return sketch.insert(&with_one_zero(value), *precision);
             }
             (Self::Quantile { scale, .. }, State::Quantile(sketch)) => {
                 sketch.insert(float_of(value), *scale);
@@ -277,6 +278,7 @@ impl Kind {
             (_, State::NewestTime(newest)) => *newest = (*newest).max(Some(stamp.event_time)),
             (kind, state) => unreachable!("{kind:?} has no state {state:?}"),
         }
+        true
     }
 
     /// Takes away a value that was added. Only for kinds with [`Self::can_remove`], without cap.
@@ -312,7 +314,9 @@ impl Kind {
                 }
             }
             (State::Picked(picked), State::Picked(more)) => {
-                more.iter().for_each(|candidate| self.pick(picked, candidate.clone()));
+                more.iter().for_each(|(stamp, value)| {
+                    self.pick(picked, (stamp, value));
+                });
             }
             (State::Counted(counts), State::Counted(more)) => {
                 for (value, count) in more {
@@ -334,7 +338,7 @@ impl Kind {
         }
     }
 
-    fn insert_extreme(&self, held: &mut Option<Value>, value: Value) {
+    fn insert_extreme(&self, held: &mut Option<Value>, value: Value) -> bool {
         let wins = match held {
             None => true,
             Some(best) => match self {
@@ -345,19 +349,23 @@ impl Kind {
         if wins {
             *held = Some(value);
         }
+        wins
     }
 
     /// Keeps the list sorted and cut to `n`.
-    fn pick(&self, picked: &mut Vec<(Stamp, Value)>, candidate: (Stamp, Value)) {
+    fn pick(&self, picked: &mut Vec<(Stamp, Value)>, candidate: (&Stamp, &Value)) -> bool {
+        let order = |held: &(Stamp, Value)| (&held.0, &held.1).cmp(&candidate);
         let (n, at) = match self {
-            Self::Oldest { n } => (*n, picked.partition_point(|held| *held <= candidate)),
-            Self::Newest { n } => (*n, picked.partition_point(|held| *held >= candidate)),
+            Self::Oldest { n } => (*n, picked.partition_point(|held| order(held).is_le())),
+            Self::Newest { n } => (*n, picked.partition_point(|held| order(held).is_ge())),
             other => unreachable!("{other:?} picks nothing"),
         };
-        if at < n {
-            picked.insert(at, candidate);
-            picked.truncate(n);
+        if at == n {
+            return false;
         }
+        picked.truncate(n - 1);
+        picked.insert(at, (*candidate.0, candidate.1.clone()));
+        true
     }
 
     fn enforce_cap(&self, state: &mut State) {
@@ -418,13 +426,20 @@ impl Slot {
         }
     }
 
-    /// Adds what [`Self::taken`] gave.
-    pub(crate) fn insert_taken<V: Borrow<Value>>(&self, state: &mut State, stamp: &Stamp, taken: &Taken<V>) {
+    /// Adds what [`Self::taken`] gave. False as for [`Kind::insert`].
+    pub(crate) fn insert_taken<V: Borrow<Value>>(
+        &self,
+        state: &mut State,
+        stamp: &Stamp,
+        taken: &Taken<V>,
+    ) -> bool {
         match state {
             State::Grouped(groups) => {
-                if !groups.insert(self, stamp, taken.value(), taken.group()) {
+                let is_changed = groups.insert(self, stamp, taken.value(), taken.group());
+                if !groups.is_within_cap(self) {
                     *state = State::OverCap;
                 }
+                is_changed
             }
             state => self.kind.insert(state, stamp, taken.value()),
         }
@@ -442,7 +457,8 @@ impl Slot {
     pub(crate) fn merge(&self, state: &mut State, other: &State) {
         match (&mut *state, other) {
             (State::Grouped(groups), State::Grouped(more)) => {
-                if !groups.merge(self, more) {
+                groups.merge(self, more);
+                if !groups.is_within_cap(self) {
                     *state = State::OverCap;
                 }
             }

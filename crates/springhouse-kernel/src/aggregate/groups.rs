@@ -13,11 +13,10 @@ pub(crate) struct Groups {
 }
 
 impl Groups {
-    /// Adds a value to its group; false when there are too many groups now.
+    /// Adds a value to its group. False as for [`super::Kind::insert`].
     pub(super) fn insert(&mut self, slot: &Slot, stamp: &Stamp, value: &Value, group: &Value) -> bool {
         let state = self.states.entry(with_one_zero(group)).or_insert_with(|| slot.kind.empty());
-        slot.kind.insert(state, stamp, value);
-        self.is_within_cap(slot)
+        slot.kind.insert(state, stamp, value)
     }
 
     /// Takes away a value that was added.
@@ -30,8 +29,8 @@ impl Groups {
         }
     }
 
-    /// Adds all groups of another; false when there are too many groups now.
-    pub(super) fn merge(&mut self, slot: &Slot, other: &Self) -> bool {
+    /// Adds all groups of another.
+    pub(super) fn merge(&mut self, slot: &Slot, other: &Self) {
         for (group, more) in &other.states {
             match self.states.get_mut(group) {
                 Some(state) => slot.kind.merge(state, more),
@@ -40,10 +39,10 @@ impl Groups {
                 }
             }
         }
-        self.is_within_cap(slot)
     }
 
-    fn is_within_cap(&self, slot: &Slot) -> bool {
+    /// True unless there are more groups than the slot's cap.
+    pub(super) fn is_within_cap(&self, slot: &Slot) -> bool {
         slot.group.is_none_or(|(_, cap)| self.states.len() <= cap)
     }
 

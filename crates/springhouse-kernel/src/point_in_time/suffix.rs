@@ -25,8 +25,8 @@ impl<'p> SuffixTree<'p> {
     /// Makes the event at a place visible.
     pub(super) fn insert(&mut self, place: usize, stamp: &Stamp, taken: &Taken<Value>) {
         let mut node = self.leaves + place;
-        while node > 0 {
-            self.slot.insert_taken(&mut self.nodes[node], stamp, taken);
+        // A node that does not change has ancestors that don't either: most maxima stop after a step or two.
+        while node > 0 && self.slot.insert_taken(&mut self.nodes[node], stamp, taken) {
             node /= 2;
         }
     }

@@ -125,7 +125,9 @@ impl Slide<'_> {
                 let Some(taken) = self.open.taken(|input| timeline.value(place, input)) else { continue };
                 match &mut tree {
                     Some(tree) => tree.insert(place, stamp, &taken),
-                    None => self.open.insert_taken(&mut state, stamp, &taken),
+                    None => {
+                        self.open.insert_taken(&mut state, stamp, &taken);
+                    }
                 }
                 if self.way == Way::Slide {
                     is_in[place] = true;

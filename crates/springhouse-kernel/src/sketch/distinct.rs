@@ -37,27 +37,28 @@ impl DistinctSketch {
         Self::Sparse(Vec::new())
     }
 
-    /// Adds a value.
-    pub(crate) fn insert(&mut self, value: &Value, precision: u8) {
+    /// Adds a value; false when that leaves the registers as they were.
+    pub(crate) fn insert(&mut self, value: &Value, precision: u8) -> bool {
         let mut scratch = Vec::with_capacity(32);
         let (register, rank) = register_of(value, precision, &mut scratch);
-        self.raise(register, rank, precision);
+        self.raise(register, rank, precision)
     }
 
-    fn raise(&mut self, register: u16, rank: u8, precision: u8) {
-        match self {
-            Self::Dense(ranks) => {
-                let held = &mut ranks[usize::from(register)];
-                *held = (*held).max(rank);
-            }
+    fn raise(&mut self, register: u16, rank: u8, precision: u8) -> bool {
+        let held = match self {
+            Self::Dense(ranks) => &mut ranks[usize::from(register)],
             Self::Sparse(set) => match set.binary_search_by_key(&register, |pair| pair.0) {
-                Ok(at) => set[at].1 = set[at].1.max(rank),
+                Ok(at) => &mut set[at].1,
                 Err(at) => {
                     set.insert(at, (register, rank));
                     self.densify(precision);
+                    return true;
                 }
             },
-        }
+        };
+        let is_higher = *held < rank;
+        *held = (*held).max(rank);
+        is_higher
     }
 
     fn densify(&mut self, precision: u8) {
@@ -77,7 +78,9 @@ impl DistinctSketch {
                 ranks.iter_mut().zip(more).for_each(|(held, rank)| *held = (*held).max(*rank));
             }
             (_, Self::Sparse(more)) => {
-                more.iter().for_each(|(register, rank)| self.raise(*register, *rank, precision));
+                for (register, rank) in more {
+                    self.raise(*register, *rank, precision);
+                }
             }
             (Self::Sparse(set), Self::Dense(more)) => {
                 let mut ranks = more.clone();
@@ -177,7 +180,9 @@ mod tests {
 
     fn of(values: impl Iterator<Item = i64>, precision: u8) -> DistinctSketch {
         let mut sketch = DistinctSketch::empty();
-        values.for_each(|v| sketch.insert(&Value::Int64(v), precision));
+        for v in values {
+            sketch.insert(&Value::Int64(v), precision);
+        }
         sketch
     }
 

@@ -145,7 +145,6 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_in_a_handler_is_caught_and_the_next_request_answered() {
-        #[expect(clippy::unused_async, reason = "a handler is async")]
         async fn broken() -> Response {
             panic!("the handler's own words")
         }

@@ -2,6 +2,8 @@
 //!
 //! The clock stands where a test sets it, so that answers are the same in every run.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at what it does not expect, its helpers too")]
+
 #[path = "server/support.rs"]
 mod support;
 

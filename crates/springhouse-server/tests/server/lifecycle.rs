@@ -1,4 +1,9 @@
 use crate::support::{NOON, PATIENCE, Server, open};
+use axum::body::Bytes;
+use http_body_util::Full;
+use hyper::{Request, Version};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
 use springhouse_server::{ServerError, ServerSettings, serve};
 use std::future::pending;
 use std::time::{Duration, Instant};
@@ -148,6 +153,27 @@ async fn connections_beyond_the_cap_wait_their_turn() {
     assert!(early.is_err(), "the second waits while the first is open");
     drop(first);
     assert!(read_to_end(&mut second).await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn http_2_is_spoken_too() {
+    let mut server = Server::start().await;
+    let client = Client::builder(TokioExecutor::new()).http2_only(true).build_http::<Full<Bytes>>();
+    let ask = |path: &str, body: &'static str| {
+        let request = Request::post(format!("http://{}{path}", server.address))
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from_static(body.as_bytes())));
+        client.request(request.unwrap())
+    };
+    let push = ask("/v1/push/events", r#"[{"at":"2013-01-01T11:00:00Z","user":1}]"#);
+    let read = ask("/v1/features", r#"{"features":["activity"],"entities":{"user":[1]}}"#);
+    let flush = ask("/v1/admin/flush", "");
+    for answer in [push.await.unwrap(), read.await.unwrap(), flush.await.unwrap()] {
+        assert_eq!((answer.version(), answer.status().as_u16()), (Version::HTTP_2, 200));
+    }
+    // The connection is still open; it must not hold up the end.
+    server.tell_to_stop();
+    server.ended().await.unwrap();
 }
 
 #[tokio::test]

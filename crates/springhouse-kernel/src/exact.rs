@@ -142,12 +142,22 @@ impl ExactSum {
             return None;
         }
         let sign = if top >> 7 == 1 { u8::MAX } else { 0 };
-        let mut padded = vec![0u8; zeros % 8];
-        padded.extend_from_slice(bytes);
-        padded.resize(padded.len().next_multiple_of(8), sign);
-        let limb = |chunk: &[u8]| chunk.iter().rev().fold(0u64, |limb, byte| limb << 8 | u64::from(*byte));
-        let sum = Self { base: zeros / 8, limbs: padded.chunks(8).map(limb).collect() };
-        (sum.to_bytes() == (zeros, bytes.to_vec())).then_some(sum)
+        // Only the spelling that is written: no zeros below, no sign extension above.
+        let is_padded = match bytes {
+            [.., next, top] => *top == if next >> 7 == 1 { u8::MAX } else { 0 },
+            _ => false,
+        };
+        if bytes[0] == 0 || is_padded {
+            return None;
+        }
+        let mut limbs = vec![if sign == 0 { 0 } else { u64::MAX }; (zeros % 8 + bytes.len()).div_ceil(8)];
+        // The bits below the first byte are zeros, those above the last its sign.
+        limbs[0] = limbs[0].checked_shl(8 * (zeros % 8) as u32).unwrap_or(0);
+        for (at, byte) in bytes.iter().enumerate() {
+            let (limb, shift) = ((zeros % 8 + at) / 8, 8 * ((zeros % 8 + at) % 8));
+            limbs[limb] = limbs[limb] & !(0xff << shift) | u64::from(*byte) << shift;
+        }
+        Some(Self { base: zeros / 8, limbs })
     }
 
     /// The sum as an integer in its unit.

@@ -14,7 +14,7 @@ pub(crate) use cursor::TableCursor;
 use crate::error::{LakeError, Result};
 use crate::lake::Lake;
 use crate::progress::Progress;
-use crate::source::scan::{Origin, ScanCounts, ScanFile, ScanSpec, SourceFiles, SourceRows};
+use crate::source::scan::{Origin, ScanCounts, ScanFile, ScanSpec, SourceFiles, SourceRows, join};
 use crate::spill::{Budget, Partitions, SpillFile};
 use crate::training::gather::{EventGroup, Payload};
 use crate::training::plan::{ViewJob, view_job};
@@ -289,34 +289,34 @@ impl Run<'_> {
         blocking(|| self.scan(files, note, plan, &group, &partitions, &counts, &last_visible))?;
         let mut done = Done { skipped: counts.skipped(), ..Done::default() };
         let total: u64 = (0..buckets).map(|b| partitions.rows(b)).sum();
+        let with_ids = group.event_id_column().is_some();
+        // Identities are handed on even of buckets that were written before the job was killed.
+        let todo: Vec<usize> =
+            (0..buckets).filter(|b| partitions.rows(*b) > 0 && (with_ids || !is_done[*b])).collect();
         let mut since_checkpoint = 0;
         let mut seen = 0;
-        for (bucket, is_done) in is_done.into_iter().enumerate() {
-            let rows = partitions.rows(bucket);
-            seen += rows;
-            // Identities are handed on even of buckets that were written before the job was killed.
-            if rows == 0 || (is_done && group.event_id_column().is_none()) {
-                continue;
+        for round in todo.chunks(threads()) {
+            let folded = blocking(|| fold_round(self.job, &group, &partitions, plan, round, &is_done))?;
+            for (bucket, folded) in round.iter().zip(folded) {
+                seen += partitions.rows(*bucket);
+                done.event_ids.extend(folded.event_ids);
+                bound_ids(&mut done.event_ids);
+                if is_done[*bucket] {
+                    continue;
+                }
+                done.rows += folded.rows;
+                done.entities += folded.deltas.len() as u64;
+                since_checkpoint += folded.rows;
+                let write = Write { view: self.request.view.clone(), deltas: folded.deltas };
+                let lane = Lane { name: self.lane(plan.job, *bucket), position: 1 };
+                self.store.write(vec![write], lane, plan.until).await?;
+                crash_point("materialize_bucket_written");
+                if since_checkpoint >= CHECKPOINT_ROWS {
+                    self.store.checkpoint().await?;
+                    since_checkpoint = 0;
+                }
+                self.progress.report("loading", seen, total);
             }
-            let folded: Fold =
-                blocking(|| fold_bucket(self.job, &group, &partitions.load_one(bucket)?, plan, !is_done))?;
-            done.event_ids.extend(folded.event_ids);
-            bound_ids(&mut done.event_ids);
-            if is_done {
-                continue;
-            }
-            done.rows += folded.rows;
-            done.entities += folded.deltas.len() as u64;
-            let write = Write { view: self.request.view.clone(), deltas: folded.deltas };
-            let lane = Lane { name: self.lane(plan.job, bucket), position: 1 };
-            self.store.write(vec![write], lane, plan.until).await?;
-            crash_point("materialize_bucket_written");
-            since_checkpoint += rows;
-            if since_checkpoint >= CHECKPOINT_ROWS {
-                self.store.checkpoint().await?;
-                since_checkpoint = 0;
-            }
-            self.progress.report("loading", seen, total);
         }
         blocking(|| files.check_unchanged(self.lake))?;
         note.finish(plan, &files.files, &last_visible.into_inner());
@@ -386,6 +386,22 @@ impl Run<'_> {
             Ok(())
         })
     }
+}
+
+/// Folds some buckets, each on a thread of its own.
+fn fold_round(
+    job: &ViewJob<'_>,
+    group: &EventGroup<'_>,
+    partitions: &Partitions,
+    plan: &JobNote,
+    round: &[usize],
+    is_done: &[bool],
+) -> Result<Vec<Fold>> {
+    let one = |bucket: usize| fold_bucket(job, group, &partitions.load_one(bucket)?, plan, !is_done[bucket]);
+    std::thread::scope(|scope| {
+        let handles: Vec<_> = round.iter().map(|bucket| scope.spawn(|| one(*bucket))).collect();
+        handles.into_iter().map(join).collect()
+    })
 }
 
 /// Event times before this can't be seen by any read at or after `until - READ_BACK`.

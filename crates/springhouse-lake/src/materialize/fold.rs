@@ -9,7 +9,7 @@ use arrow::datatypes::{Decimal128Type, Int64Type};
 use hashbrown::HashMap;
 use springhouse_core::{EntityKey, Micros};
 use springhouse_expr::ProjectedRows;
-use springhouse_kernel::{EntityState, Stamp};
+use springhouse_kernel::{EntityState, READ_BACK, Stamp};
 
 /// A bucket, folded.
 pub(crate) struct Fold {
@@ -49,13 +49,18 @@ pub(crate) fn fold_bucket(
         key_columns: Vec::new(),
         inputs: group.inputs_of(0).iter().map(|c| rows.column(*c).clone()).collect(),
     };
+    let stamp_of = |row: usize| Stamp { event_time: event_time[row], known_at: known_at[row], seq: seq[row] };
+    fold.rows = kept.iter().filter(|kept| **kept).count() as u64;
+    let readable = if job.plan.is_latest() {
+        readable_rows(&kept, &|row| keys.value(row), &stamp_of, plan.until)
+    } else {
+        (0..rows.num_rows()).filter(|row| kept[*row]).collect()
+    };
     let mut states: HashMap<&[u8], EntityState, ahash::RandomState> = HashMap::default();
-    for row in (0..rows.num_rows()).filter(|row| kept[*row]) {
-        let stamp = Stamp { event_time: event_time[row], known_at: known_at[row], seq: seq[row] };
-        let event = job.projection.event(&inputs, row, stamp);
+    for row in readable {
+        let event = job.projection.event(&inputs, row, stamp_of(row));
         let state = states.entry(keys.value(row)).or_insert_with(|| job.plan.empty());
         job.plan.insert(state, event, plan.until);
-        fold.rows += 1;
     }
     fold.deltas.reserve(states.len());
     for (key, state) in states {
@@ -66,6 +71,33 @@ pub(crate) fn fold_bucket(
     // Stores write in key order.
     fold.deltas.sort_unstable_by(|a, b| a.0.cmp(&b.0));
     Ok(fold)
+}
+
+/// The rows of a latest view that some read at or after `until - READ_BACK` can see: of each entity the greatest that is
+/// visible at that moment, and all that become visible later. The kernel would drop the others one by one.
+fn readable_rows<'a>(
+    kept: &[bool],
+    key_of: &dyn Fn(usize) -> &'a [u8],
+    stamp_of: &dyn Fn(usize) -> Stamp,
+    until: Micros,
+) -> Vec<usize> {
+    let first_read = until.saturating_sub(READ_BACK);
+    let mut greatest: HashMap<&[u8], (Stamp, usize), ahash::RandomState> = HashMap::default();
+    let mut readable = Vec::new();
+    for row in (0..kept.len()).filter(|row| kept[*row]) {
+        let stamp = stamp_of(row);
+        if !stamp.is_visible_to_latest(first_read) {
+            readable.push(row);
+            continue;
+        }
+        let held = greatest.entry(key_of(row)).or_insert((stamp, row));
+        if stamp > held.0 {
+            *held = (stamp, row);
+        }
+    }
+    readable.extend(greatest.into_values().map(|(_, row)| row));
+    readable.sort_unstable();
+    readable
 }
 
 /// Which rows count: those that were not loaded before, and of each identity the one with the least (known_at, seq), unless

@@ -335,7 +335,7 @@ pub(crate) fn in_parallel(
     }
     std::thread::scope(|scope| {
         let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        handles.into_iter().map(join).collect()
+        handles.into_iter().try_for_each(join)
     })
 }
 

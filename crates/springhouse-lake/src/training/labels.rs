@@ -15,7 +15,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondT
 use springhouse_core::time::{EVENT_TIME_MAX, EVENT_TIME_MIN};
 use springhouse_core::{Micros, ValueType};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 /// The at-column's usual name.
@@ -347,7 +347,7 @@ impl LabelFile {
     }
 }
 
-async fn label_files(lake: &Lake, path: &PathBuf) -> Result<(Vec<FileRef>, Option<i64>)> {
+async fn label_files(lake: &Lake, path: &Path) -> Result<(Vec<FileRef>, Option<i64>)> {
     if is_delta(path) {
         let table = delta::open(path).await?.ok_or_else(|| {
             LakeError::new("labels_unreadable", format!("`{}` is not a Delta table", path.display()))
@@ -370,7 +370,7 @@ async fn label_files(lake: &Lake, path: &PathBuf) -> Result<(Vec<FileRef>, Optio
         let format = springhouse_core::definition::TableFormat::Parquet;
         return Ok((crate::source::location::list_files(lake.project(), &text, format)?, None));
     }
-    Ok((vec![file_ref(lake.project(), path.clone())?], None))
+    Ok((vec![file_ref(lake.project(), path.to_owned())?], None))
 }
 
 fn empty(name: &str) -> LakeError {

@@ -13,6 +13,7 @@ use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowRowGroupWriterFactory,
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::types::ColumnPath;
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
@@ -58,6 +59,7 @@ struct Turn {
 }
 
 /// Assembles and writes all chunks; returns the rows written.
+#[expect(clippy::too_many_arguments, reason = "the pieces of one job, all borrowed")]
 pub(crate) fn write(
     out: &Path,
     schema: &SchemaRef,
@@ -103,13 +105,15 @@ fn write_to(
     out: &Path,
 ) -> Result<u64> {
     let fail = |e: parquet::errors::ParquetError| LakeError::unwritable(out, &e);
-    let properties = Arc::new(
-        WriterProperties::builder()
-            .set_compression(Compression::SNAPPY)
-            .set_created_by(format!("springhouse {}", env!("CARGO_PKG_VERSION")))
-            .set_key_value_metadata(Some(vec![arrow_schema_entry(schema)]))
-            .build(),
-    );
+    let mut properties = WriterProperties::builder()
+        .set_compression(Compression::SNAPPY)
+        .set_created_by(format!("springhouse {}", env!("CARGO_PKG_VERSION")))
+        .set_key_value_metadata(Some(vec![arrow_schema_entry(schema)]));
+    for field in schema.fields().iter().filter(|f| f.data_type().is_floating()) {
+        // Measured numbers seldom repeat: a dictionary of them is built only to be given up.
+        properties = properties.set_column_dictionary_enabled(ColumnPath::from(field.name().as_str()), false);
+    }
+    let properties = Arc::new(properties.build());
     let parquet_schema = ArrowSchemaConverter::new().convert(schema).map_err(fail)?;
     let writer =
         SerializedFileWriter::new(BufWriter::new(file), parquet_schema.root_schema_ptr(), properties)

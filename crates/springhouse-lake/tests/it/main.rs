@@ -1,5 +1,7 @@
 //! The lake from outside: files in, training sets and states out.
 
+#![allow(clippy::unwrap_used, reason = "a test that can't go on should stop where it is")]
+
 mod labels;
 mod materialize;
 mod stream;

@@ -1,7 +1,7 @@
 //! Training sets against the naive way, on random data, through every kind of source.
 
 use crate::support::*;
-use arrow::array::{Array, ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
 use springhouse_core::{Micros, Value, ValueStatus};
 use springhouse_lake::{Availability, StreamAppend};
 use std::collections::BTreeMap;

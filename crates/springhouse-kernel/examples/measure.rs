@@ -105,7 +105,7 @@ struct Table {
 /// Rows in time order over 90 days; one in eight is known up to an hour late.
 fn table(rows: usize, entity_count: usize) -> Table {
     let event_times: Vec<Micros> = (0..rows as i64).map(|i| i * 90 * DAY / rows as i64).collect();
-    let late = |(i, at): (usize, &Micros)| at + if mix(i as u64) % 8 == 0 { HOUR } else { SECOND };
+    let late = |(i, at): (usize, &Micros)| at + if mix(i as u64).is_multiple_of(8) { HOUR } else { SECOND };
     Table {
         entities: (0..rows as u64).map(|i| (mix(i) % entity_count as u64) as u32).collect(),
         known_at: event_times.iter().enumerate().map(late).collect(),

@@ -1,6 +1,7 @@
 //! SQL expressions over rows: checked when a definition is planned, evaluated over Arrow by DataFusion's scalar engine.
 //! No session, no I/O. Only deterministic scalar functions. A row on which an expression fails (division by zero, a cast
-//! that does not fit) gets null for it, the same on every path.
+//! that does not fit, an integer that overflows) gets null for it, the same on every path; floats follow IEEE 754, so
+//! `1.0 / 0` is infinite.
 //!
 //! NaN is null: a float column's NaN is null to every expression, a comparison never sees a NaN, and no computed float is
 //! one (a plain column passes through untouched, as it is). So a predicate over a NaN is not true, wherever it is asked.

@@ -90,10 +90,10 @@ fn resolve_view(view: &mut FeatureView, mut scope: Scope, path: &str, errors: &m
             let mut checked: BTreeSet<&str> = BTreeSet::new();
             for feature in features {
                 let path = format!("{path}.aggregate.{}", feature.name);
-                if let Some(sql) = &feature.filter {
-                    if checked.insert(sql) {
-                        check_filter(&scope, Some(sql), format!("{path}.where"), errors);
-                    }
+                if let Some(sql) = &feature.filter
+                    && checked.insert(sql)
+                {
+                    check_filter(&scope, Some(sql), format!("{path}.where"), errors);
                 }
                 let typed = |name: &Option<String>| name.as_deref().map(type_of).transpose();
                 let (column_type, group_type) = match (typed(&feature.column), typed(&feature.group_by)) {

@@ -1,4 +1,5 @@
 //! Types found by planning, and the way from a source's rows to a view's inputs.
+#![expect(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 use arrow::array::{Array, RecordBatch};
 use insta::assert_snapshot;

@@ -1,4 +1,5 @@
 //! What requests get: values, statuses, ages, policies, defaults, refusals, and what is computed.
+#![expect(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 mod errors;
 mod policies;

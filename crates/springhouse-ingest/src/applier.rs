@@ -393,7 +393,7 @@ impl Applier {
 fn fold(source: &SourceFeeds, feed: &Feed, rows: &StampedRows, now: Micros) -> Option<Write> {
     let later;
     let rows = if rows.offsets.first().is_some_and(|first| *first < feed.start) {
-        later = rows.from_offset(feed.start);
+        later = rows.since(feed.start);
         &later
     } else {
         rows

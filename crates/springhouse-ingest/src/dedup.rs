@@ -7,6 +7,7 @@ mod files;
 
 use crate::log::{LogError, Record};
 use crate::outcome::{PushOutcome, RowOutcome};
+use parking_lot::Mutex;
 use springhouse_core::Micros;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -86,27 +87,44 @@ impl Dedup {
         files::write_segment(directory, first, ids)
     }
 
-    /// Deletes the ids files of which nothing is remembered any more.
-    pub(crate) fn drop_old_files(&self, directory: &Path, now: Micros) -> Result<(), LogError> {
-        files::drop_old(directory, now.saturating_sub(self.window), self.pushed.keys_max)
+    /// Those of the (salted) identities that were not seen.
+    fn unseen(&self, ids: &[u128]) -> Vec<u128> {
+        ids.iter().copied().filter(|id| !self.contains(*id)).collect()
     }
+}
 
-    /// Remembers (salted) identities of history, durably.
-    pub(crate) fn remember_history(
-        &mut self,
-        directory: &Path,
-        ids: &[u128],
-        at: Micros,
-    ) -> Result<(), LogError> {
-        let new: Vec<u128> = ids.iter().copied().filter(|id| !self.contains(*id)).collect();
-        if new.is_empty() {
-            return Ok(());
-        }
-        files::write_history(directory, &new, at)?;
+/// Deletes the ids files of which nothing is remembered any more.
+pub(crate) fn drop_old_files(dedup: &Mutex<Dedup>, directory: &Path, now: Micros) -> Result<(), LogError> {
+    let (window, keys_max) = {
+        let dedup = dedup.lock();
+        (dedup.window, dedup.pushed.keys_max)
+    };
+    files::drop_old(directory, now.saturating_sub(window), keys_max)
+}
+
+/// Remembers (salted) identities of history, durably. The index is not locked while files are written: pushes go on. The
+/// caller sees to it that only one thread changes the directory's files.
+pub(crate) fn remember_history(
+    dedup: &Mutex<Dedup>,
+    directory: &Path,
+    ids: &[u128],
+    at: Micros,
+) -> Result<(), LogError> {
+    let new = dedup.lock().unseen(ids);
+    if new.is_empty() {
+        return Ok(());
+    }
+    let files = files::write_history(directory, &new, at)?;
+    let whole = {
+        let mut dedup = dedup.lock();
         for id in new {
-            self.history.insert(id, at);
+            dedup.history.insert(id, at);
         }
-        files::compact_history(directory, &self.history)
+        (files > files::HISTORY_FILES_MAX).then(|| dedup.history.to_runs())
+    };
+    match whole {
+        Some(runs) => files::compact_history(directory, runs),
+        None => Ok(()),
     }
 }
 
@@ -201,6 +219,12 @@ impl IdSet {
             self.forget(1);
         }
         true
+    }
+
+    /// Its members with the moment of each run, oldest first.
+    fn to_runs(&self) -> Vec<(Micros, Vec<u128>)> {
+        let mut order = self.order.iter().copied();
+        self.runs.iter().map(|(at, count)| (*at, order.by_ref().take(*count).collect())).collect()
     }
 
     fn expire(&mut self, oldest: Micros) {

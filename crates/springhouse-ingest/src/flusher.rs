@@ -1,7 +1,7 @@
 //! The task that moves logged rows to the lake, checkpoints the online store, and deletes log segments that neither needs.
 
 use crate::dead_letters;
-use crate::dedup::{Dedup, SegmentIds};
+use crate::dedup::{self, Dedup, SegmentIds};
 use crate::log::{Log, LogReader, Record};
 use crate::outcome::{DeadLetter, PushError};
 use crate::progress::Progress;
@@ -256,7 +256,8 @@ impl Flusher {
         }
         let (dedup, log) = (self.dedup.clone(), self.progress.log.clone());
         let now = self.progress.clock.now();
-        let dropped = blocking(move || log.while_held(|| dedup.lock().drop_old_files(log.directory(), now)));
+        let dropped =
+            blocking(move || log.while_held(|| dedup::drop_old_files(&dedup, log.directory(), now)));
         dropped.await?.transpose()?;
         Ok(())
     }
@@ -298,7 +299,7 @@ fn append_of(source: &Source, records: &[Record], position: i64) -> Result<Optio
     }
     let fields = source.columns.iter().map(|c| Field::new(&c.name, arrow_type(&c.value_type), true));
     let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-    let stamped = StampedRows::join(&schema, &pieces).map_err(damaged)?.from_offset(position + 1);
+    let stamped = StampedRows::join(&schema, &pieces).map_err(damaged)?.since(position + 1);
     let event_time = stamped.event_times(&source.event_time).map(<[_]>::to_vec).ok_or_else(|| {
         PushError::new("invalid_definition", format!("source `{}` has no event time", source.name))
     })?;

@@ -76,7 +76,7 @@ impl StampedRows {
     }
 
     /// The rows with an offset of at least `start`.
-    pub(crate) fn from_offset(&self, start: i64) -> Self {
+    pub(crate) fn since(&self, start: i64) -> Self {
         let first = self.offsets.partition_point(|offset| *offset < start);
         Self {
             rows: self.rows.slice(first, self.offsets.len() - first),

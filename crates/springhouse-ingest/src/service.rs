@@ -265,9 +265,8 @@ impl Ingest {
         let ids: Vec<u128> = ids.iter().map(|id| id ^ salt).collect();
         let directory = self.progress.log.directory();
         let now = self.progress.clock.now();
-        // The log's files first, then the index, as everywhere.
         let remembered =
-            self.progress.log.while_held(|| self.dedup.lock().remember_history(directory, &ids, now));
+            self.progress.log.while_held(|| dedup::remember_history(&self.dedup, directory, &ids, now));
         Ok(remembered.ok_or_else(shutting_down)??)
     }
 

@@ -14,7 +14,7 @@ use springhouse_core::Micros;
 use springhouse_core::time::format_instant;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
@@ -115,10 +115,7 @@ impl Writer {
         if self.progress.checking.load(SeqCst) == 0 {
             return None;
         }
-        match queue.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(message) => Some(message),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        queue.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok()
     }
 
     fn take(&mut self, submission: Submission, answers: &mut Vec<Answer>) {

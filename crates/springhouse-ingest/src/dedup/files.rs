@@ -1,6 +1,6 @@
 //! The ids files: identities of log segments that are gone, and of history.
 
-use super::{Dedup, IdSet, SegmentIds};
+use super::{Dedup, SegmentIds};
 use crate::log::{LogError, sync_directory};
 use crate::outcome::{PushOutcome, RowOutcome, known_code};
 use springhouse_core::Micros;
@@ -12,7 +12,7 @@ const MAGIC: [u8; 8] = *b"SPHSIDS\x01";
 const SUFFIX: &str = ".ids";
 const HISTORY_PREFIX: &str = "history-";
 /// So many files of history are rewritten as one.
-const HISTORY_FILES_MAX: usize = 32;
+pub(super) const HISTORY_FILES_MAX: usize = 32;
 
 /// The files with their numbers, in order.
 fn list(directory: &Path, prefix: &str) -> Result<Vec<(i64, PathBuf)>, LogError> {
@@ -61,28 +61,23 @@ pub(super) fn write_segment(directory: &Path, first: i64, ids: &SegmentIds) -> R
     write(directory, &format!("{first:020}{SUFFIX}"), ids)
 }
 
-pub(super) fn write_history(directory: &Path, ids: &[u128], at: Micros) -> Result<(), LogError> {
-    let number = list(directory, HISTORY_PREFIX)?.last().map_or(0, |(number, _)| number + 1);
+/// Writes one more file of history; returns how many there are.
+pub(super) fn write_history(directory: &Path, ids: &[u128], at: Micros) -> Result<usize, LogError> {
+    let files = list(directory, HISTORY_PREFIX)?;
+    let number = files.last().map_or(0, |(number, _)| number + 1);
     let ids = SegmentIds { runs: vec![(at, ids.to_vec())], batches: Vec::new() };
-    write(directory, &format!("{HISTORY_PREFIX}{number:020}{SUFFIX}"), &ids)
+    write(directory, &format!("{HISTORY_PREFIX}{number:020}{SUFFIX}"), &ids)?;
+    Ok(files.len() + 1)
 }
 
-/// Rewrites many files of history as one that holds what is still remembered.
-pub(super) fn compact_history(directory: &Path, history: &IdSet) -> Result<(), LogError> {
+/// Rewrites the files of history as one that holds what is still remembered.
+pub(super) fn compact_history(directory: &Path, runs: Vec<(Micros, Vec<u128>)>) -> Result<(), LogError> {
     let files = list(directory, HISTORY_PREFIX)?;
-    if files.len() <= HISTORY_FILES_MAX {
-        return Ok(());
-    }
-    let mut order = history.order.iter().copied();
-    let runs = history.runs.iter().map(|(at, count)| (*at, order.by_ref().take(*count).collect())).collect();
-    let (last, _) = files[files.len() - 1];
+    let Some(((last, _), older)) = files.split_last() else { return Ok(()) };
     // Replaces the newest; a stop before the others are gone only leaves identities twice.
-    write(
-        directory,
-        &format!("{HISTORY_PREFIX}{last:020}{SUFFIX}"),
-        &SegmentIds { runs, batches: Vec::new() },
-    )?;
-    for (_, path) in &files[..files.len() - 1] {
+    let name = format!("{HISTORY_PREFIX}{last:020}{SUFFIX}");
+    write(directory, &name, &SegmentIds { runs, batches: Vec::new() })?;
+    for (_, path) in older {
         std::fs::remove_file(path).map_err(LogError::io("deleting an ids file", path))?;
     }
     sync_directory(directory)

@@ -85,7 +85,7 @@ fn the_ids_of_deleted_segments_come_back_until_they_are_too_old() {
     assert_eq!(loaded.batch(10).unwrap().exceptions.len(), 2);
     assert_eq!(loaded.batch(20), None);
     // At 115 what is older than 15 is forgotten: the first file.
-    loaded.drop_old_files(directory.path(), 115).unwrap();
+    drop_old_files(&Mutex::new(loaded), directory.path(), 115).unwrap();
     let mut later = Dedup::new(WINDOW, 1000);
     later.load(directory.path(), i64::MAX).unwrap();
     assert!(!later.contains(1 ^ salt) && later.contains(11 ^ salt) && later.contains(21 ^ salt));
@@ -112,9 +112,9 @@ fn a_damaged_ids_file_is_an_error_that_names_it() {
 #[test]
 fn the_ids_of_history_survive_and_are_bounded() {
     let directory = tempfile::tempdir().unwrap();
-    let mut dedup = Dedup::new(WINDOW, 50);
+    let dedup = Mutex::new(Dedup::new(WINDOW, 50));
     for call in 0..100u128 {
-        dedup.remember_history(directory.path(), &[call * 2 + 1, call * 2 + 2], 10).unwrap();
+        remember_history(&dedup, directory.path(), &[call * 2 + 1, call * 2 + 2], 10).unwrap();
     }
     let files = std::fs::read_dir(directory.path()).unwrap().count();
     assert!(files <= 33, "{files} files");
@@ -126,7 +126,7 @@ fn the_ids_of_history_survive_and_are_bounded() {
     assert!(!loaded.contains(150));
     loaded.expire(10 + WINDOW + 1);
     assert!(!loaded.contains(200));
-    loaded.drop_old_files(directory.path(), 10 + WINDOW + 1).unwrap();
+    drop_old_files(&Mutex::new(loaded), directory.path(), 10 + WINDOW + 1).unwrap();
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
 }
 

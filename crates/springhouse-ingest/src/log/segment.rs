@@ -5,7 +5,7 @@ use super::{LogError, Segment};
 use springhouse_core::Micros;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Magic, format version, first offset, the newest `known_at` before it (so that it never falls, though older segments
 /// are deleted and the clock steps back), checksum.
@@ -217,12 +217,12 @@ fn find_magic(bytes: &[u8]) -> Option<usize> {
 
 /// Reads the frame at `at` from an open file; for readers below the durable end.
 pub(super) fn read_record(
-    path: &PathBuf,
+    path: &Path,
     input: &mut dyn std::io::Read,
     at: u64,
 ) -> Result<(Record, u64), LogError> {
     let corrupt =
-        |detail: &str| LogError::Corrupt { path: path.clone(), byte: at, detail: detail.to_owned() };
+        |detail: &str| LogError::Corrupt { path: path.to_owned(), byte: at, detail: detail.to_owned() };
     let mut frame = [0; FRAME_BYTES];
     input.read_exact(&mut frame).map_err(LogError::io("reading the log", path))?;
     let length = u32::from_le_bytes([frame[0], frame[1], frame[2], frame[3]]) as usize;

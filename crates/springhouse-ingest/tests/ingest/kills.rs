@@ -116,7 +116,8 @@ async fn child() {
         let (ingest, next, file) = (ingest.clone(), next.clone(), file.clone());
         pushers.push(tokio::spawn(async move {
             let mut random = Random::new(u64::from(std::process::id()) + pusher as u64);
-            loop {
+            // Far more than fit into its life.
+            for _ in 0..1_000_000 {
                 let count = 1 + random.below(40) as i64;
                 let first = next.fetch_add(count, Ordering::SeqCst);
                 let ids: Vec<i64> = (first..first + count).collect();

@@ -4,6 +4,7 @@
 
 mod labels;
 mod materialize;
+mod population;
 mod stream;
 mod support;
 mod training;

@@ -69,7 +69,7 @@ def rust():
 
 def python(folders):
     """The tests below tests/, which drive the built program from outside."""
-    if subprocess.run(["cargo", "build", "--quiet", "--locked", "--package", "springhouse"], cwd=ROOT).returncode != 0:
+    if subprocess.run(["cargo", "build", "--quiet", "--locked", "--workspace", "--bins"], cwd=ROOT).returncode != 0:
         print("the program does not build: its tests were not run", flush=True)
         return 0, 1
     sys.path.insert(0, str(ROOT / "tests"))

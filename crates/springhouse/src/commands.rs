@@ -12,6 +12,7 @@ pub(crate) mod push;
 pub(crate) mod registry;
 pub(crate) mod schema;
 pub(crate) mod serve;
+pub(crate) mod statistics;
 pub(crate) mod status;
 pub(crate) mod train;
 pub(crate) mod validate;

@@ -41,6 +41,8 @@ enum Command {
     Schema(commands::schema::SchemaArgs),
     /// Make a training set: the features of a service for every row of a label file, as known at its moment.
     Train(commands::train::TrainArgs),
+    /// Compute the population defaults of a service's features from labels, and apply them with their date.
+    Statistics(commands::statistics::StatisticsArgs),
     /// Load what is new in history into the online store.
     Materialize(commands::materialize::MaterializeArgs),
     /// Build the online store again from history, beside the served one, and switch when it is complete.
@@ -99,6 +101,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Registry(args) => commands::registry::run(args, &cli.project).await,
         Command::Schema(args) => commands::schema::run(args).await,
         Command::Train(args) => commands::train::run(args, project).await,
+        Command::Statistics(args) => commands::statistics::run(args, project).await,
         Command::Materialize(args) => commands::materialize::run(args, project).await,
         Command::Rebuild(args) => commands::materialize::run_rebuild(args, project).await,
         Command::Serve(args) => commands::serve::run(args, project).await,

@@ -1,6 +1,11 @@
 //! The lake from outside: files in, training sets and states out.
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on should stop where it is")]
+#![allow(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a random test takes its seed from the clock and prints it"
+)]
 
 mod labels;
 mod materialize;

@@ -1,5 +1,7 @@
 //! The commands around definitions, as a user runs them.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

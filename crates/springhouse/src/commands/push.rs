@@ -72,7 +72,7 @@ async fn push_all(session: &Session, args: &PushArgs, rows: &[&RawValue]) -> any
         for exception in answer.exceptions.iter().filter(|e| e.code.is_some()) {
             output::note(&format!(
                 "row {}: [{}] {}",
-                done + exception.row as usize + 1,
+                done + exception.row + 1,
                 exception.code.as_deref().unwrap_or_default(),
                 exception.reason.as_deref().unwrap_or_default()
             ));

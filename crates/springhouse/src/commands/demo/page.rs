@@ -1,7 +1,5 @@
 //! What the demo tells, as it happens.
 
-#![expect(clippy::disallowed_methods, reason = "the demo tells how long it really took")]
-
 use crate::output;
 use std::time::Instant;
 

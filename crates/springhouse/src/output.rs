@@ -5,6 +5,7 @@
 use crate::client::Refused;
 use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
+use springhouse_core::Value;
 use springhouse_lake::{LakeError, Progress};
 use springhouse_node::NodeError;
 use springhouse_registry::RegistryError;
@@ -105,6 +106,18 @@ pub(crate) fn failure(failure: &anyhow::Error) {
     match code {
         Some(code) => error(&format!("[{code}] {message}"), hint),
         None => error(&message, hint),
+    }
+}
+
+/// A value in a sentence.
+pub(crate) fn value(value: &Value) -> String {
+    match value {
+        Value::Null => "none".to_owned(),
+        Value::Int64(v) => v.to_string(),
+        Value::Int32(v) => v.to_string(),
+        Value::Float64(v) => format!("{v:.1}"),
+        Value::String(v) => v.to_string(),
+        other => format!("{other:?}"),
     }
 }
 

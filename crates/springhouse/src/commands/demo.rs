@@ -6,6 +6,7 @@
 mod page;
 mod replay;
 
+use super::statistics;
 use crate::output;
 use crate::project::Project;
 use crate::session::Session;
@@ -101,12 +102,20 @@ async fn tell(project: &Path, page: &mut Page) -> anyhow::Result<bool> {
         applied_by: "demo".to_owned(),
         message: "the flights example".to_owned(),
     };
-    let snapshot = registry.put(&definitions, None, meta).await?;
+    let first = registry.put(&definitions, None, meta.clone()).await?;
     page.text(&format!(
         "{} sources, {} feature views, 1 feature service: snapshot {} of the registry.",
         definitions.sources.len(),
         definitions.feature_views.len(),
-        snapshot.number
+        first.number
+    ));
+    let (definitions, lines) = statistics::compute(definitions, &opened.paths(), begins).await?;
+    let snapshot = registry.put(&definitions, Some(first.number), meta).await?;
+    page.text(&format!(
+        "{} features default to a statistic of their history, noted with its date in snapshot {}; such as {}.",
+        lines.len(),
+        snapshot.number,
+        lines.first().map_or("none", String::as_str)
     ));
 
     let clock = Arc::new(SettableClock::default());

@@ -4,9 +4,8 @@ use crate::output;
 use crate::session::{Session, node_options};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use springhouse_lake::{Availability, Lake, TrainingOutcome, TrainingRequest};
+use springhouse_lake::{Availability, Lake, TrainingRequest};
 use springhouse_node::open_registry;
-use springhouse_registry::Snapshot;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -16,29 +15,29 @@ use std::process::ExitCode;
 pub(crate) struct TrainArgs {
     /// The feature service.
     #[arg(long)]
-    pub(super) service: String,
+    service: String,
     /// Labels: a Parquet or CSV file or a Delta table with the entity keys and the moment asked for.
     #[arg(long, value_name = "FILE")]
-    pub(super) labels: PathBuf,
+    labels: PathBuf,
     /// Where the training set goes (Parquet); its manifest goes beside it.
     #[arg(long, value_name = "FILE")]
-    pub(super) out: PathBuf,
+    out: PathBuf,
     /// The labels' column with the moment asked for; `event_timestamp` or the only timestamp column when left out.
     #[arg(long, value_name = "COLUMN")]
-    pub(super) at_column: Option<String>,
+    at_column: Option<String>,
     /// The zone of label times that carry none, such as UTC or America/New_York.
     #[arg(long, value_name = "ZONE")]
-    pub(super) time_zone: Option<String>,
+    time_zone: Option<String>,
     /// Which of an event's two times count.
     #[arg(long, value_enum, default_value_t)]
-    pub(super) availability: AvailabilityArg,
+    availability: AvailabilityArg,
     /// Memory budget in MiB, instead of `memory_budget_mb` in springhouse.yaml.
     #[arg(long, value_name = "MIB")]
-    pub(super) memory_mb: Option<u32>,
+    memory_mb: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
-pub(super) enum AvailabilityArg {
+enum AvailabilityArg {
     /// An event counts from when it was known: what serving would have answered.
     #[default]
     Known,
@@ -47,15 +46,6 @@ pub(super) enum AvailabilityArg {
 }
 
 pub(crate) async fn run(args: TrainArgs, project: &Path) -> anyhow::Result<ExitCode> {
-    let out = args.out.clone();
-    let (_, outcome) = make(args, project).await?;
-    output::data(&format!("{} rows written to {}", outcome.rows, out.display()));
-    output::data(&format!("manifest: {}.manifest.json", out.display()));
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Makes the training set; gives the snapshot it was made for.
-pub(super) async fn make(args: TrainArgs, project: &Path) -> anyhow::Result<(Snapshot, TrainingOutcome)> {
     let options = node_options(project)?;
     // What was pushed and is still in the log belongs to history too.
     let session = Session::open(project).await?;
@@ -72,7 +62,7 @@ pub(super) async fn make(args: TrainArgs, project: &Path) -> anyhow::Result<(Sna
         labels: args.labels,
         at_column: args.at_column,
         time_zone: args.time_zone,
-        out: args.out,
+        out: args.out.clone(),
         availability: match args.availability {
             AvailabilityArg::Known => Availability::Known,
             AvailabilityArg::Event => Availability::Event,
@@ -84,5 +74,7 @@ pub(super) async fn make(args: TrainArgs, project: &Path) -> anyhow::Result<(Sna
     let outcome = lake.training_set(&request, &bar).await;
     bar.finish();
     let outcome = outcome?;
-    Ok((head, outcome))
+    output::data(&format!("{} rows written to {}", outcome.rows, args.out.display()));
+    output::data(&format!("manifest: {}.manifest.json", args.out.display()));
+    Ok(ExitCode::SUCCESS)
 }

@@ -2,7 +2,7 @@
 
 use super::{SERVICE, local, page::Page};
 use crate::client::Client;
-use crate::output::Quiet;
+use crate::output::{self, Quiet};
 use anyhow::Context;
 use arrow::array::{Array, RecordBatch, UInt32Array};
 use arrow::compute::{cast, concat_batches, take_record_batch};
@@ -135,7 +135,7 @@ impl Replay {
         };
         let feature = |name: &str| {
             let column = answer.columns.iter().find(|column| column.name.as_ref() == name);
-            column.map_or_else(|| "?".to_owned(), |column| show(&column.values[0]))
+            column.map_or_else(|| "?".to_owned(), |column| output::value(&column.values[0]))
         };
         Ok(format!(
             "{} | {} {} {:<6} | departures in the last hour {:>3}, late {:>2}, mean delay 2 h {:>6} | {:?}",
@@ -225,7 +225,7 @@ async fn weather(node: &Node, note: &str) -> anyhow::Result<String> {
     let age = column.ages[0].map_or_else(|| "-".to_owned(), |age| format!("{} min", age / MINUTE));
     Ok(format!(
         "{note:<20} | temperature at JFK {:>6} | {:>8} old | {:?}",
-        show(&column.values[0]),
+        output::value(&column.values[0]),
         age,
         column.statuses[0]
     ))
@@ -271,15 +271,4 @@ fn column_values(rows: &RecordBatch, name: &str, value_type: &ValueType) -> anyh
     let column = rows.column_by_name(name).with_context(|| format!("no column `{name}`"))?;
     let column = cast(column, &arrow_type(value_type))?;
     Ok((0..column.len()).map(|row| value_at(&column, row, value_type)).collect())
-}
-
-fn show(value: &Value) -> String {
-    match value {
-        Value::Null => "none".to_owned(),
-        Value::Int64(v) => v.to_string(),
-        Value::Int32(v) => v.to_string(),
-        Value::Float64(v) => format!("{v:.1}"),
-        Value::String(v) => v.to_string(),
-        other => format!("{other:?}"),
-    }
 }

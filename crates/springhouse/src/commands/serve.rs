@@ -5,10 +5,14 @@ use crate::project::Project;
 use clap::Args;
 use springhouse_node::{Node, SystemClock};
 use springhouse_server::{serve, shutdown_signal};
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+
+/// What is logged: the Delta reader tells of every snapshot it opens.
+const LOG_FILTER: &str = "info,buoyant_kernel=warn,buoyant_kernel_engine=warn,deltalake_core=warn";
 
 /// Arguments of `springhouse serve`.
 #[derive(Debug, Args)]
@@ -20,7 +24,8 @@ pub(crate) struct ServeArgs {
 
 pub(crate) async fn run(args: ServeArgs, project: &Path) -> anyhow::Result<ExitCode> {
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::new("info"))
+        .with_env_filter(tracing_subscriber::EnvFilter::new(LOG_FILTER))
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     let project = Project::open(&std::path::absolute(project)?)?;

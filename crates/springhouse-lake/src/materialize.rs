@@ -76,7 +76,7 @@ pub const EVENT_IDS_MAX: usize = 5_000_000;
 const CHECKPOINT_ROWS: u64 = 2_000_000;
 
 /// Rows that a bucket should have at most; with the budget decides how many buckets there are.
-const BUCKET_ROWS: u64 = 500_000;
+const BUCKET_ROWS: u64 = 64_000;
 /// Most buckets of a job.
 const BUCKETS_MAX: u64 = 4096;
 

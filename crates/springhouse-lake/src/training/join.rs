@@ -13,7 +13,7 @@ use arrow::datatypes::{DataType, Decimal128Type, Field, Int64Type, Schema, Schem
 use hashbrown::HashMap;
 use springhouse_core::{Micros, ValueStatus};
 use springhouse_kernel::{
-    EventColumns, LabelColumns, TrainingColumns, ViewPlan, arrow_type, training_values,
+    EventColumns, LabelColumns, TrainingColumns, ViewPlan, arrow_type, status_at_age, training_values,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -192,12 +192,11 @@ pub(crate) fn join_inputs(
 /// which a training set does not have).
 fn with_staleness(job: &ViewJob<'_>, columns: &mut TrainingColumns, at: &[Micros]) -> Vec<Vec<ValueStatus>> {
     let mut statuses = std::mem::take(&mut columns.statuses);
-    if let (Some(soft), Some(times)) = (job.view.soft_ttl, &columns.event_times) {
+    let (soft, hard) = (job.view.soft_ttl, job.view.hard_ttl);
+    if let (Some(_), Some(times)) = (soft, &columns.event_times) {
         for of_feature in &mut statuses {
             for ((status, time), at) in of_feature.iter_mut().zip(times).zip(at) {
-                if *status == ValueStatus::Fresh && time.is_some_and(|time| at.saturating_sub(time) > soft) {
-                    *status = ValueStatus::Stale;
-                }
+                *status = status_at_age(*status, time.map(|time| at.saturating_sub(time)), soft, hard);
             }
         }
     }

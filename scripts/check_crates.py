@@ -24,7 +24,8 @@ MAY_USE = {
     "springhouse-serving": ["core", "kernel", "expr", "online"],
     "springhouse-node": ["core", "kernel", "expr", "registry", "online", "online-embedded", "lake", "ingest", "serving"],
     "springhouse-api": ["core", "serving"],
-    "springhouse-server": ["core", "api", "node", "serving", "ingest", "lake"],
+    "springhouse-server": ["core", "api", "node", "serving", "ingest", "lake", "registry"],
+    "springhouse-python": ["core", "api", "registry", "lake", "node", "server", "online-embedded"],
     "springhouse": ["core", "kernel", "expr", "registry", "online", "online-embedded", "lake", "ingest", "serving", "node", "api", "server"],
 }
 

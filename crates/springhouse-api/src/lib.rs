@@ -2,6 +2,7 @@
 //! document. Knows JSON and the Arrow stream format; knows nothing of sockets, files, clocks or async.
 
 mod catalog;
+mod definitions;
 mod error;
 mod features;
 mod job;
@@ -19,6 +20,7 @@ mod write;
 pub use catalog::{
     EntityEntry, FeatureEntry, RequestField, ServiceEntry, ServiceList, ViewEntry, ViewList, tier_name,
 };
+pub use definitions::{DefinitionsBody, PlanBody};
 pub use error::{ApiError, ERROR_CODES, ErrorBody, ErrorCode, ErrorDetail, INTERNAL, http_status};
 pub use features::{
     AnswerFormat, EntityRows, FeatureColumnBody, FeatureRowBody, FeaturesBody, FeaturesRequestBody,
@@ -33,7 +35,7 @@ pub use openapi::openapi;
 pub use parse::{AnswerOptions, ParsedFeatures, parse_features};
 pub use position::from_object;
 pub use push::{
-    ARROW_STREAM, IDEMPOTENCY_KEY_BYTES_MAX, PushBatch, PushBody, PushEnvelope, PushExceptionBody,
+    ARROW_STREAM, IDEMPOTENCY_KEY_BYTES_MAX, MANIFEST_KEY, PushBatch, PushBody, PushEnvelope, PushExceptionBody,
     PushRequestBody, RowOutcomeKind, arrow_batches, batch_key, parse_push,
 };
 pub use query::{QueryPair, parse_query, value_from_text};

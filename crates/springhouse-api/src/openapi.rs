@@ -1,5 +1,6 @@
 //! The OpenAPI 3.1 document, generated from the route table and the wire types.
 
+use crate::definitions::{DefinitionsBody, PlanBody};
 use crate::error::{ERROR_CODES, ErrorBody, ErrorCode};
 use crate::features::{FeaturesBody, FeaturesRequestBody};
 use crate::job::{AdminBody, JobBody, JobRequestBody};
@@ -87,6 +88,10 @@ fn operation(route: &Route, error_schema: &Json, about: About) -> Json {
             content[ARROW_STREAM] = json!({"schema": {"type": "string", "contentMediaType": ARROW_STREAM}});
         }
         operation["requestBody"] = json!({"required": true, "content": content});
+    }
+    if route.name == RouteName::AdminTrainingSet {
+        let stream = json!({"schema": {"type": "string", "contentMediaType": ARROW_STREAM}});
+        operation["requestBody"] = json!({"required": true, "content": {ARROW_STREAM: stream}});
     }
     let parameters = parameters(route, about.query);
     if !parameters.is_empty() {
@@ -275,6 +280,38 @@ fn about(route: RouteName, schemas: &mut SchemaGenerator) -> About {
             schema!(JobRequestBody),
             schema!(JobBody),
         ),
+        RouteName::AdminPlan => About {
+            summary: "What applying definitions would change",
+            description: "Takes the texts of definition files and changes nothing.",
+            request: Some((
+                schema!(DefinitionsBody),
+                json!({"files": {"features/users.yaml": "entities: {user: {keys: {user_id: int64}}}"}}),
+            )),
+            response: (200, JSON, schema!(PlanBody), None),
+            query: &[],
+        },
+        RouteName::AdminApply => About {
+            summary: "Applies definitions and takes them up",
+            description: "All of it or nothing; a breaking change needs `allow_breaking`.",
+            request: Some((
+                schema!(DefinitionsBody),
+                json!({"files": {"features/users.yaml": "entities: {user: {keys: {user_id: int64}}}"}, "message": "users"}),
+            )),
+            response: (200, JSON, schema!(PlanBody), None),
+            query: &[],
+        },
+        RouteName::AdminTrainingSet => About {
+            summary: "A training set for labels",
+            description: "Takes the labels and answers with the training set, both as Arrow IPC streams, in the labels' \
+                          order. The schema's metadata has the manifest under `springhouse.manifest`.",
+            request: None,
+            response: (200, ARROW_STREAM, json!({"type": "string", "contentMediaType": ARROW_STREAM}), None),
+            query: &[
+                ("at_column", false, "the labels' column with the moment; `event_timestamp` or the only timestamp column"),
+                ("time_zone", false, "the zone of label times that carry none"),
+                ("availability", false, "`known` (default) or `event`: which of an event's times count"),
+            ],
+        },
         RouteName::AdminJob => plain("A job", "The newest 100 are kept.", schema!(JobBody)),
         RouteName::Health => {
             plain("Whether the process lives", "Looks at nothing else.", schema!(HealthBody))

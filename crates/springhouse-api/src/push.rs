@@ -15,6 +15,9 @@ use std::ops::Range;
 /// The content type of an Arrow IPC stream.
 pub const ARROW_STREAM: &str = "application/vnd.apache.arrow.stream";
 
+/// Where a training set's Arrow schema carries its manifest.
+pub const MANIFEST_KEY: &str = "springhouse.manifest";
+
 /// The longest idempotency key, in bytes.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 

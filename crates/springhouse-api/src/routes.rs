@@ -138,6 +138,48 @@ const JOB: &[&str] = &[
     "shutting_down",
 ];
 
+const DEFINITIONS: &[&str] = &[
+    BODY[0],
+    BODY[1],
+    BODY[2],
+    BODY[3],
+    BODY[4],
+    BODY[5],
+    "forbidden_origin",
+    "definitions_wrong",
+    "breaking_changes",
+    "registry_conflict",
+    "store_unavailable",
+];
+
+const TRAINING: &[&str] = &[
+    BODY[2],
+    BODY[3],
+    BODY[4],
+    BODY[5],
+    "forbidden_origin",
+    "invalid_query",
+    "malformed_body",
+    "unknown_service",
+    "job_running",
+    "labels_empty",
+    "labels_missing_at_column",
+    "labels_missing_key",
+    "labels_missing_field",
+    "labels_wrong_type",
+    "labels_column_taken",
+    "labels_bad_time",
+    "labels_unreadable",
+    "naive_timestamp",
+    "ambiguous_local_time",
+    "unknown_time_zone",
+    "source_not_found",
+    "source_changed",
+    "lake_failed",
+    "log_failed",
+    "shutting_down",
+];
+
 const EXPLAIN: &[&str] = &[
     "invalid_query",
     "unknown_view",
@@ -164,6 +206,9 @@ routes! {
     AdminMaterialize, "admin_materialize", Post, "/v1/admin/materialize", JOB;
     AdminRebuild, "admin_rebuild", Post, "/v1/admin/rebuild", JOB;
     AdminVerify, "admin_verify", Post, "/v1/admin/verify", JOB;
+    AdminPlan, "admin_plan", Post, "/v1/admin/plan", DEFINITIONS;
+    AdminApply, "admin_apply", Post, "/v1/admin/apply", DEFINITIONS;
+    AdminTrainingSet, "admin_training_set", Post, "/v1/admin/training-sets/{service}", TRAINING;
     AdminJob, "admin_job", Get, "/v1/admin/jobs/{id}", &["forbidden_origin", "unknown_job"];
     Health, "health", Get, "/health", &[];
     Ready, "ready", Get, "/ready", &[];

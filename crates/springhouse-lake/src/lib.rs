@@ -6,6 +6,7 @@
 mod delta;
 mod error;
 mod event_id;
+mod frames;
 mod identity;
 mod lake;
 mod materialize;
@@ -17,6 +18,7 @@ mod stream;
 mod training;
 
 pub use error::LakeError;
+pub use frames::{read_training_set, write_labels};
 pub use lake::Lake;
 pub use materialize::{EVENT_IDS_MAX, MaterializeOutcome, MaterializeRequest};
 pub use population::{SAMPLE_ROWS_MAX, fill_population_defaults};

@@ -97,7 +97,7 @@ impl Lake {
             &|_, _| true,
             &|rows, row| rows.event_time[row].max(rows.known_at[row]) <= as_of,
             &ScanCounts::default(),
-            &|_| {},
+            &|_| Ok(()),
             &events,
         )?;
         let features = job.plan.features();

@@ -18,7 +18,7 @@ use crate::error::{LakeError, Result};
 use crate::identity::{Presence, identities, mix};
 use crate::lake::Lake;
 use crate::materialize::TableCursor;
-use crate::progress::Progress;
+use crate::progress::{Progress, tell};
 use crate::source::scan::{Origin, ScanCounts, ScanSpec, SourceFiles};
 use crate::spill::{Budget, Partitions, SpillFile, partition_count, partition_of};
 use arrow::array::{ArrayRef, Decimal128Array, Int64Array, UInt64Array};
@@ -267,7 +267,7 @@ impl Lake {
                             || source.cursor.as_ref().is_none_or(|cursor| cursor.admits(rows, row)))
                 },
                 &source.counts,
-                &|done| progress.report("reading sources", done - before, total),
+                &|done| tell(progress, "reading sources", done - before, total),
                 &events,
             )?;
             match payload {
@@ -284,7 +284,7 @@ impl Lake {
                     &answers,
                     (&event_budget, &file),
                     threads,
-                    &|done| progress.report("reading features", done, total),
+                    &|done| tell(progress, "reading features", done, total),
                 )?,
             }
             source.files.check_unchanged(self)?;
@@ -309,9 +309,7 @@ impl Lake {
             chunk_rows,
             chunk_count,
             threads,
-            &|done| {
-                progress.report("writing", done, facts.rows);
-            },
+            &|done| tell(progress, "writing", done, facts.rows),
         )?;
         if written != facts.rows {
             return Err(LakeError::new(
@@ -402,7 +400,7 @@ fn read_labels(labels: &Labels, sets: &mut [LabelSet<'_>], progress: &dyn Progre
             ];
             set.partitions.push(&columns, &partition)?;
         }
-        progress.report("reading labels", facts.rows, total);
+        tell(progress, "reading labels", facts.rows, total)?;
     }
     if facts.rows == 0 {
         return Err(labels::no_rows(labels));

@@ -3,7 +3,7 @@
 use springhouse_ingest::PushError;
 use springhouse_lake::LakeError;
 use springhouse_online::{StoreError, StoreErrorKind};
-use springhouse_registry::RegistryError;
+use springhouse_registry::{RegistryError, RegistryErrorKind};
 use springhouse_serving::ServingError;
 
 /// Why the node can't open or a job failed.
@@ -65,6 +65,10 @@ impl From<ServingError> for NodeError {
 impl From<RegistryError> for NodeError {
     fn from(error: RegistryError) -> Self {
         let hint = error.hint().map(str::to_owned);
-        Self { code: "registry_failed", message: error.to_string(), hint }
+        let code = match error.kind() {
+            RegistryErrorKind::Conflict => "registry_conflict",
+            _ => "registry_failed",
+        };
+        Self { code, message: error.to_string(), hint }
     }
 }

@@ -5,10 +5,18 @@ mod clock;
 mod error;
 mod explain;
 mod node;
+mod plan;
 mod progress;
+mod project;
+mod training;
 mod verify;
 
 pub use clock::{SettableClock, SystemClock};
 pub use error::NodeError;
 pub use node::{JobOutcome, Node, NodeOptions, NodePaths, NodeStatus, ViewLine, open_registry};
+pub use plan::{Plan, Refusal};
+pub use project::{
+    FEATURES_FOLDER, Mistakes, Project, ProjectError, SETTINGS_FILE, STATE_FOLDER, load_files, read_section,
+};
+pub use training::TrainingOrder;
 pub use verify::{DIFFERENCES_MAX, Difference, VerifyOutcome};

@@ -222,6 +222,11 @@ impl Node {
         &self.ingest
     }
 
+    /// What is applied.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
     /// The history.
     pub fn lake(&self) -> &Lake {
         &self.lake

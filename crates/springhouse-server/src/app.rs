@@ -7,12 +7,12 @@ use crate::problem;
 use crate::routes;
 use crate::settings::ServerSettings;
 use crate::trace::TraceIds;
-use axum::Router;
+use axum::body::{Bytes, HttpBody};
+use axum::{BoxError, Router};
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::Response;
 use futures::FutureExt;
-use hyper::body::Incoming;
 use springhouse_api::{ApiError, RouteName};
 use springhouse_node::Node;
 use std::convert::Infallible;
@@ -31,6 +31,8 @@ pub(crate) struct App {
     pub(crate) settings: ServerSettings,
     pub(crate) metrics: Metrics,
     pub(crate) jobs: Arc<Jobs>,
+    /// Held while a training set is being made.
+    pub(crate) training: tokio::sync::Mutex<()>,
     /// The OpenAPI document, made once.
     pub(crate) document: Vec<u8>,
     /// Set when the server was told to stop.
@@ -53,6 +55,7 @@ impl App {
             settings,
             metrics: Metrics::new(),
             jobs: Arc::default(),
+            training: tokio::sync::Mutex::default(),
             document: serde_json::to_vec(&springhouse_api::openapi())
                 .expect("a JSON tree always becomes text"),
             draining: AtomicBool::new(false),
@@ -69,12 +72,16 @@ impl App {
     }
 
     /// Answers one request, whatever happens.
-    pub(crate) async fn answer(
+    pub(crate) async fn answer<B>(
         &self,
         mut router: Router,
-        request: Request<Incoming>,
+        request: Request<B>,
         peer: SocketAddr,
-    ) -> Response {
+    ) -> Response
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
         let started = Instant::now();
         let trace_id = self.traces.of(request.headers());
         let mut response = if headers_bytes(request.headers()) > self.settings.header_bytes_max {

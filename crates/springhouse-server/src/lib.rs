@@ -4,6 +4,7 @@
 mod app;
 mod body;
 mod connection;
+mod in_process;
 mod jobs;
 mod metrics;
 mod peer;
@@ -13,6 +14,7 @@ mod serve;
 mod settings;
 mod trace;
 
+pub use in_process::InProcess;
 pub use metrics::{METRICS, Metric};
 pub use serve::{ServerError, serve, shutdown_signal};
 pub use settings::ServerSettings;

@@ -2,10 +2,12 @@
 
 mod admin;
 mod catalog;
+mod definitions;
 mod explain;
 mod features;
 mod health;
 mod push;
+mod training;
 
 use crate::app::{App, Refused, Routed};
 use crate::problem::JSON;
@@ -71,6 +73,9 @@ fn method_router(method: Method, name: RouteName, app: &Arc<App>) -> MethodRoute
         RouteName::AdminMaterialize => handled_by!(admin::materialize),
         RouteName::AdminRebuild => handled_by!(admin::rebuild),
         RouteName::AdminVerify => handled_by!(admin::verify),
+        RouteName::AdminPlan => handled_by!(definitions::plan),
+        RouteName::AdminApply => handled_by!(definitions::apply),
+        RouteName::AdminTrainingSet => handled_by!(training::training_set),
         RouteName::AdminJob => handled_by!(admin::job),
         RouteName::Health => handled_by!(health::health),
         RouteName::Ready => handled_by!(health::ready),

@@ -102,7 +102,7 @@ fn a_folder_that_is_no_project_says_so() {
         assert_eq!(said.status, 1);
         insta::allow_duplicates! {
             insta::assert_snapshot!(said.err, @r"
-            error: . is no project: it has no springhouse.yaml
+            error: [no_project] . is no project: it has no springhouse.yaml
               = help: `springhouse init NAME` makes a project; `--project DIR` names one
             ");
         }

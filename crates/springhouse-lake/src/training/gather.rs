@@ -159,13 +159,12 @@ impl<'a> EventGroup<'a> {
         wanted: &(dyn Fn(usize, &ScanFile) -> bool + Sync),
         keep: &(dyn Fn(&SourceRows, usize) -> bool + Sync),
         counts: &ScanCounts,
-        report: &(dyn Fn(u64) + Sync),
+        report: &(dyn Fn(u64) -> Result<()> + Sync),
         partitions: &Partitions,
     ) -> Result<()> {
         files.for_each(spec, threads, wanted, counts, &|rows: SourceRows| {
             self.put_aside(&rows, present, keep, counts, partitions, &|_| false)?;
-            report(counts.rows_read.load(Ordering::Relaxed));
-            Ok(())
+            report(counts.rows_read.load(Ordering::Relaxed))
         })
     }
 

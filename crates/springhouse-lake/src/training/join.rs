@@ -216,7 +216,7 @@ pub(crate) fn join_references(
     answers: &[Answers],
     aside: (&Arc<Budget>, &Arc<SpillFile>),
     threads: usize,
-    report: &(dyn Fn(u64) + Sync),
+    report: &(dyn Fn(u64) -> Result<()> + Sync),
 ) -> Result<()> {
     debug_assert_eq!(group.payload, Payload::RowReference);
     let units = files.units();
@@ -274,7 +274,7 @@ pub(crate) fn join_references(
             let mut fetch = Fetch::new(job, &winners.load_one(number)?, &answers[*view]);
             let read = &read;
             let take: TakeRows<'_> = Box::new(move |rows| {
-                report(read.fetch_add(rows.row.len() as u64, Ordering::Relaxed) + rows.row.len() as u64);
+                report(read.fetch_add(rows.row.len() as u64, Ordering::Relaxed) + rows.row.len() as u64)?;
                 fetch.take(&rows)
             });
             Ok(take)

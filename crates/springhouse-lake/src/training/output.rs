@@ -68,7 +68,7 @@ pub(crate) fn write(
     chunk_rows: u64,
     chunk_count: usize,
     threads: usize,
-    report: &(dyn Fn(u64) + Sync),
+    report: &(dyn Fn(u64) -> Result<()> + Sync),
 ) -> Result<u64> {
     let partial = partial_path(out);
     let unwritable = |e: &dyn std::fmt::Display| LakeError::unwritable(out, e);
@@ -101,7 +101,7 @@ fn write_to(
     chunk_rows: u64,
     chunk_count: usize,
     threads: usize,
-    report: &(dyn Fn(u64) + Sync),
+    report: &(dyn Fn(u64) -> Result<()> + Sync),
     out: &Path,
 ) -> Result<u64> {
     let fail = |e: parquet::errors::ParquetError| LakeError::unwritable(out, &e);
@@ -144,8 +144,7 @@ fn write_to(
         changed.notify_all();
         let mut written = written.lock();
         *written += batch.num_rows() as u64;
-        report(*written);
-        Ok(())
+        report(*written)
     };
     in_parallel(threads, chunk_count, &|number| {
         one(number).inspect_err(|_| {

@@ -69,7 +69,7 @@ impl Lake {
                         || source.cursor.as_ref().is_none_or(|c| c.admits(rows, row))
                 },
                 &source.counts,
-                &|_| {},
+                &|_| Ok(()),
                 &events,
             )?;
             let joined = load_partition(&labels, &events, 0)?;

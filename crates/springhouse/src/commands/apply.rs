@@ -1,6 +1,6 @@
 //! `springhouse apply`: makes what the files say what is applied.
 
-use super::plan::Plan;
+use super::plan;
 use super::validate::Format;
 use crate::output;
 use crate::project::Project;
@@ -35,21 +35,15 @@ pub(crate) struct ApplyArgs {
 
 pub(crate) async fn run(args: ApplyArgs, project: &Path) -> anyhow::Result<ExitCode> {
     let project = Project::open(project)?;
-    let plan = Plan::make(&project).await?;
+    let plan = plan::make(&project).await?;
     if args.format == Format::Text {
         output::data(plan.text().trim_end());
     }
-    let refused: Vec<String> = plan
-        .breaking()
-        .filter(|change| !(args.allow_breaking && change.may_be_forced))
-        .map(|change| format!("  {}: {}", change.path, change.remedy.as_deref().unwrap_or(&change.text)))
-        .collect();
-    if !refused.is_empty() {
-        let may_all = plan.breaking().all(|change| change.may_be_forced);
-        let hint = if may_all { "\n  = help: `--allow-breaking` applies them all the same" } else { "" };
-        bail!("nothing was applied: these changes are breaking\n{}{hint}", refused.join("\n"));
+    if let Some(refusal) = plan.refusal(args.allow_breaking) {
+        let hint = if refusal.may_be_forced { "\n  = help: `--allow-breaking` applies them all the same" } else { "" };
+        bail!("nothing was applied: these changes are breaking\n{}{hint}", refusal.lines.join("\n"));
     }
-    let applied = if plan.is_empty() || args.dry_run {
+    let applied = if args.dry_run {
         None
     } else {
         let meta = SnapshotMeta {
@@ -57,8 +51,7 @@ pub(crate) async fn run(args: ApplyArgs, project: &Path) -> anyhow::Result<ExitC
             applied_by: args.by.unwrap_or_else(user),
             message: args.message,
         };
-        let parent = plan.head.as_ref().map(|head| head.number);
-        Some(project.registry()?.put(&plan.next, parent, meta).await?)
+        plan.apply(&project.registry()?, meta).await?
     };
     match (args.format, &applied) {
         (Format::Json, _) => {

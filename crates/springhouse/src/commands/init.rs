@@ -1,7 +1,7 @@
 //! `springhouse init NAME`: a small project that validates, applies and serves as it is.
 
 use crate::output;
-use crate::project::{FEATURES_FOLDER, SETTINGS_FILE, STATE_FOLDER};
+use springhouse_node::{FEATURES_FOLDER, SETTINGS_FILE, STATE_FOLDER};
 use anyhow::{Context, bail};
 use clap::Args;
 use springhouse_core::{definition_schema, settings::settings_schema};

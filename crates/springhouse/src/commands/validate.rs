@@ -1,9 +1,10 @@
 //! `springhouse validate`: every mistake in the files, at once.
 
 use crate::output;
-use crate::project::{Mistakes, Project};
+use crate::project::Project;
 use clap::{Args, ValueEnum};
 use springhouse_core::definition::{Definitions, ViewKind};
+use springhouse_node::Mistakes;
 use std::path::Path;
 use std::process::ExitCode;
 

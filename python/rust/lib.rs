@@ -1,0 +1,28 @@
+//! `springhouse._native`: the part of the Python package that is the program itself, in the caller's process.
+//!
+//! It has one idea: an embedded store answers the same HTTP contract as a server, without the socket. Everything that a
+//! user sees is Python, in `python/springhouse`, and is the same for both.
+
+mod error;
+mod project;
+mod stream;
+mod training;
+
+use pyo3::prelude::*;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[pymodule]
+fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add("NativeError", module.py().get_type::<error::NativeError>())?;
+    module.add_class::<project::NativeProject>()?;
+    module.add_function(wrap_pyfunction!(project::validate_files, module)?)?;
+    module.add_function(wrap_pyfunction!(stream::to_stream, module)?)?;
+    module.add_function(wrap_pyfunction!(stream::from_stream, module)?)?;
+    module.add_function(wrap_pyfunction!(training::training_set, module)?)?;
+    module.add_function(wrap_pyfunction!(training::labels_file, module)?)?;
+    module.add_function(wrap_pyfunction!(training::training_file, module)?)?;
+    Ok(())
+}

@@ -1,0 +1,563 @@
+"""A feature store: of a project in this process (:func:`open`), or of a running server (:func:`connect`). One API."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta, timezone
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+from urllib.parse import quote, urlencode
+
+from . import _native
+from .display import ProgressBar
+from .errors import InvalidInput, RowsRefused, SpringhouseError, from_answer, from_native
+from .features import Features
+from .table import columns_of, is_table, json_text
+from .training import TrainingSet
+from .transport import ARROW_STREAM, HttpTransport, InProcessTransport, Transport
+
+__all__ = ["Catalog", "Plan", "PushOutcome", "Status", "Store", "connect", "open"]
+
+#: How often a running job is asked how far it is, seconds.
+_JOB_POLL_SECONDS = 0.02
+#: Where the schema of a training set that came over HTTP carries its manifest.
+_MANIFEST_KEY = "springhouse.manifest"
+#: Rows sent in one push; larger pushes are sent in parts.
+PUSH_ROWS_MAX = 50_000
+
+
+@dataclass(frozen=True)
+class PushOutcome:
+    """What became of pushed rows.
+
+    ``exceptions`` lists the rows that were not accepted, each a dict with ``row`` (position in what was pushed),
+    ``outcome`` (``duplicate`` or ``refused``), ``code`` and ``reason``. ``end_offset`` is the log offset after the last row.
+    """
+
+    accepted: int
+    duplicates: int
+    refused: int
+    exceptions: list[dict[str, Any]]
+    end_offset: int | None
+
+    @property
+    def rows(self) -> int:
+        """Rows pushed."""
+        return self.accepted + self.duplicates + self.refused
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What applying definitions changes. True in a condition when something does."""
+
+    changes: list[dict[str, Any]]
+    breaking: int
+    text: str
+    definition_hash: str
+    is_empty: bool
+    #: The snapshot that was compared with; None before the first.
+    against: int | None = None
+    #: The new snapshot, when it was applied.
+    snapshot: int | None = None
+
+    def __bool__(self) -> bool:
+        return not self.is_empty
+
+    def __str__(self) -> str:
+        return self.text.rstrip()
+
+    @staticmethod
+    def _of(body: Mapping[str, Any]) -> Plan:
+        return Plan(
+            changes=list(body["changes"]),
+            breaking=body["breaking"],
+            text=body["text"],
+            definition_hash=body["definition_hash"],
+            is_empty=body["is_empty"],
+            against=body.get("against"),
+            snapshot=body.get("applied"),
+        )
+
+
+class Status(dict[str, Any]):
+    """How far everything is: the body of ``GET /v1/status``, shown as a table in notebooks."""
+
+    def _repr_html_(self) -> str:
+        from .display import status_html
+
+        return status_html(self)
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """What is applied: a list of dicts, one per service or view, shown as a table in notebooks."""
+
+    kind: Literal["services", "views"]
+    body: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def names(self) -> list[str]:
+        """The names."""
+        return [entry["name"] for entry in self.entries]
+
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        """The entries."""
+        return list(self.body[self.kind])
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, name: str) -> dict[str, Any]:
+        for entry in self.entries:
+            if entry["name"] == name:
+                return entry
+        raise KeyError(name)
+
+    def _repr_html_(self) -> str:
+        from .display import services_html, views_html
+
+        return services_html(self.body) if self.kind == "services" else views_html(self.body)
+
+
+def open(path: str | Path = ".") -> Store:
+    """The store of the project in a folder, in this process; no server is needed.
+
+    While a `springhouse serve` (or another process that offers an address) has the project open, the store talks to that
+    server instead, because one process at a time may write.
+
+    Raises :class:`NotFound` when the folder is no project, :class:`Conflict` when another process holds it and offers no
+    address.
+    """
+    try:
+        project = _native.NativeProject(str(path))
+        address = project.running_server()
+    except _native.NativeError as error:
+        raise from_native(error) from None
+    if address is not None:
+        return Store(HttpTransport(f"http://{address}"), project)
+    return Store(InProcessTransport(project), project)
+
+
+def connect(url: str, *, token: str | None = None, timeout: float = 30.0) -> Store:
+    """The store behind a running server, such as ``http://127.0.0.1:8765``.
+
+    ``token`` is sent as a bearer token. ``timeout`` is for one request, in seconds. Connections are kept and shared by
+    threads; a request that fails because a kept connection was closed is sent again on a new one.
+
+    Nothing is sent yet: an unreachable server is told by the first call, as :class:`Unavailable`.
+    """
+    return Store(HttpTransport(url, token=token, timeout=timeout), None)
+
+
+class Store:
+    """Features to train with, features to serve, events to push. Made by :func:`open` or :func:`connect`.
+
+    Safe to share between threads. Close it (or use it as a context manager) to let others open the project.
+    """
+
+    def __init__(self, transport: Transport, project: _native.NativeProject | None) -> None:
+        self._transport = transport
+        self._project = project
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Flushes and closes. Safe to call twice; a later call of another method opens again."""
+        self._transport.close()
+
+    def __repr__(self) -> str:
+        return f"Store({self._transport})"
+
+    # Definitions.
+
+    def validate(self, definitions: Any = None) -> list[dict[str, Any]]:
+        """Checks the project's files, or ``definitions`` written in Python; returns the warnings.
+
+        Raises :class:`DefinitionError` with every mistake, each with file, line and column.
+        """
+        files = self._files(definitions)
+        try:
+            checked = json.loads(_native.validate_files(files))
+        except _native.NativeError as error:
+            raise from_native(error) from None
+        return list(checked["mistakes"])
+
+    def plan(self, definitions: Any = None) -> Plan:
+        """What applying the project's files (or ``definitions``) would change; changes nothing."""
+        return self._plan(definitions, apply=False, message="", by="", allow_breaking=False)
+
+    def apply(
+        self, definitions: Any = None, *, message: str = "", by: str | None = None, allow_breaking: bool = False
+    ) -> Plan:
+        """Applies the project's files (or ``definitions``): all of it or nothing. The store takes them up at once.
+
+        Raises :class:`Conflict` (``breaking_changes``) when a change would break callers, unless ``allow_breaking``; a
+        change that what is stored would not survive is refused all the same.
+        """
+        return self._plan(
+            definitions, apply=True, message=message, by=by or getpass.getuser(), allow_breaking=allow_breaking
+        )
+
+    def _plan(self, definitions: Any, *, apply: bool, message: str, by: str, allow_breaking: bool) -> Plan:
+        files = self._files(definitions)
+        if self._project is not None and isinstance(self._transport, InProcessTransport):
+            try:
+                return Plan._of(json.loads(self._project.plan(files, apply, message, by, allow_breaking)))
+            except _native.NativeError as error:
+                raise from_native(error) from None
+        body: dict[str, Any] = {"files": dict(files)}
+        if apply:
+            body |= {"message": message, "by": by, "allow_breaking": allow_breaking}
+        return Plan._of(self._json("POST", "/v1/admin/apply" if apply else "/v1/admin/plan", body))
+
+    def _files(self, definitions: Any) -> list[tuple[str, str]]:
+        if definitions is not None:
+            to_yaml = getattr(definitions, "to_yaml", None)
+            if to_yaml is None:
+                raise InvalidInput(
+                    "invalid_argument",
+                    f"definitions are a springhouse.Definitions, not a {type(definitions).__name__}",
+                    "collect them with springhouse.Definitions.collect(...)",
+                )
+            return [("definitions.py", to_yaml())]
+        if self._project is None:
+            raise InvalidInput(
+                "invalid_argument",
+                "a connected store has no definition files of its own",
+                "give `definitions`, or open the project's folder with springhouse.open(path)",
+            )
+        try:
+            return self._project.definition_files()
+        except _native.NativeError as error:
+            raise from_native(error) from None
+
+    def services(self) -> Catalog:
+        """The feature services that are applied."""
+        return Catalog("services", self._json("GET", "/v1/services"))
+
+    def views(self) -> Catalog:
+        """The feature views that are applied, with their features."""
+        return Catalog("views", self._json("GET", "/v1/views"))
+
+    # Serving.
+
+    def features(
+        self,
+        features: str | Sequence[str],
+        entities: Any,
+        *,
+        request: Any = None,
+        max_age: str | timedelta | None = None,
+        metadata: bool = True,
+    ) -> Features:
+        """Features of entities, now.
+
+        ``features``: a feature service's name, or a list of ``"view"`` and ``"view:feature"``. ``entities`` and
+        ``request`` (request fields): one row as a dict of scalars, columns as a dict of sequences, a list of row dicts,
+        or a table (pandas, polars, pyarrow, anything with ``__arrow_c_stream__``). ``max_age``: older values count as
+        stale. ``metadata=False`` leaves statuses and ages out and is faster; values then come as JSON has them.
+
+        Raises :class:`InvalidInput`, :class:`NotFound`; :class:`Unavailable` where the service's policy is to fail.
+        """
+        return Features(self._json_text("POST", "/v1/features", _features_body(features, entities, request, max_age, metadata)))
+
+    async def features_async(
+        self,
+        features: str | Sequence[str],
+        entities: Any,
+        *,
+        request: Any = None,
+        max_age: str | timedelta | None = None,
+        metadata: bool = True,
+    ) -> Features:
+        """As :meth:`features`, without holding up the event loop: the call runs in a thread of the loop's executor."""
+        body = _features_body(features, entities, request, max_age, metadata)
+        return Features(await asyncio.to_thread(self._json_text, "POST", "/v1/features", body))
+
+    def explain(self, view: str, key: Mapping[str, Any]) -> dict[str, Any]:
+        """The tiles, rows and events inside a view's numbers for one entity, now."""
+        query = [("view", view)] + [(f"key.{name}", _query_text(value)) for name, value in key.items()]
+        return dict(self._json("GET", f"/v1/explain?{urlencode(query, quote_via=quote)}"))
+
+    # Events.
+
+    def push(
+        self,
+        source: str,
+        rows: Any,
+        *,
+        idempotency_key: str | None = None,
+        backfill: bool = False,
+        on_refused: Literal["raise", "return"] = "raise",
+    ) -> PushOutcome:
+        """Pushes events; returns when they are durable and served.
+
+        ``rows``: dicts (one or a list), or a table. Rows with an id that was seen count once; with ``idempotency_key`` the
+        same call can be made again after any failure and changes nothing. ``backfill``: old events, known by the source's
+        table rule instead of from now on. Over :data:`PUSH_ROWS_MAX` rows are sent in parts.
+
+        Raises :class:`RowsRefused` when a row was refused (the others are taken) unless ``on_refused="return"``.
+        """
+        parts = [_push_part(part) for part in _push_parts(rows)]
+        outcomes = []
+        path = f"/v1/push/{quote(source, safe='')}" + ("?backfill=true" if backfill else "")
+        for number, (body, kind, size) in enumerate(parts):
+            headers = {"content-type": kind}
+            if idempotency_key is not None:
+                headers["idempotency-key"] = idempotency_key if len(parts) == 1 else f"{idempotency_key}/{number}"
+            outcomes.append((json.loads(self._call("POST", path, body, headers)), size))
+        outcome = _joined(outcomes)
+        if outcome.refused and on_refused == "raise":
+            first = next(e for e in outcome.exceptions if e["outcome"] == "refused")
+            raise RowsRefused(
+                "rows_refused",
+                f"{outcome.refused} of {outcome.rows} rows were refused; row {first['row']}: "
+                f"[{first['code']}] {first['reason']}",
+                "`error.outcome.exceptions` has every one; the other rows were taken",
+                outcome,
+            )
+        return outcome
+
+    # Training sets.
+
+    def training_set(
+        self,
+        service: str,
+        labels: Any,
+        *,
+        at: str | None = None,
+        availability: Literal["known", "event"] = "known",
+        time_zone: str | None = None,
+        out: str | Path | None = None,
+        memory_mb: int | None = None,
+        progress: bool = True,
+    ) -> TrainingSet:
+        """The features of a service for every label row, as serving would have answered at its moment.
+
+        ``labels``: a table (pandas, polars, pyarrow, anything with ``__arrow_c_stream__``) or the path of a Parquet or CSV
+        file, with the entity keys, the request fields, and the moment asked for in column ``at`` (``event_timestamp`` or
+        the only timestamp column when left out). ``time_zone``: of moments that carry none. ``out``: keep the Parquet
+        file there, with its manifest beside it. Ctrl-C stops it and leaves nothing behind.
+
+        Raises :class:`InvalidInput` for labels that don't fit, :class:`NotFound` for an unknown service.
+        """
+        if isinstance(self._transport, InProcessTransport) and self._project is not None:
+            return self._training_set_here(service, labels, at, availability, time_zone, out, memory_mb, progress)
+        if memory_mb is not None:
+            raise InvalidInput(
+                "invalid_argument", "`memory_mb` is for an embedded store", "the server has its own budget"
+            )
+        query = {"at_column": at, "availability": availability, "time_zone": time_zone}
+        text = urlencode({name: value for name, value in query.items() if value is not None}, quote_via=quote)
+        path = f"/v1/admin/training-sets/{quote(service, safe='')}?{text}"
+        answer = self._call("POST", path, _native_bytes(_label_table(labels)), {"content-type": ARROW_STREAM})
+        table, manifest = _native.from_stream(answer, _MANIFEST_KEY)
+        made = TrainingSet(table, json.loads(manifest or "{}"))
+        if out is not None:
+            import pyarrow.parquet
+
+            pyarrow.parquet.write_table(made.to_arrow(), out)
+            Path(f"{out}.manifest.json").write_text(json.dumps(made.manifest, indent=2) + "\n")
+            made.path = Path(out)
+        return made
+
+    def _training_set_here(
+        self,
+        service: str,
+        labels: Any,
+        at: str | None,
+        availability: str,
+        time_zone: str | None,
+        out: str | Path | None,
+        memory_mb: int | None,
+        progress: bool,
+    ) -> TrainingSet:
+        assert self._project is not None
+        try:
+            with tempfile.TemporaryDirectory(prefix="springhouse-") as folder, ProgressBar(progress) as bar:
+                if isinstance(labels, str | Path):
+                    label_file = str(labels)
+                else:
+                    label_file = str(Path(folder) / "labels.parquet")
+                    _native.write_labels(_with_stream(labels), label_file)
+                target = str(out) if out is not None else str(Path(folder) / "training.parquet")
+                manifest = _native.training_set(
+                    self._project, service, label_file, target, at, time_zone, availability, memory_mb, bar.update
+                )
+                table = _native.read_training_set(target)
+        except _native.NativeError as error:
+            raise from_native(error) from None
+        return TrainingSet(table, json.loads(manifest), Path(out) if out is not None else None)
+
+    # Operating.
+
+    def materialize(
+        self, views: Sequence[str] | None = None, *, until: datetime | None = None, progress: bool = True
+    ) -> list[dict[str, Any]]:
+        """Loads what is new in history into the online store; returns per view what was loaded."""
+        body: dict[str, Any] = {} if views is None else {"views": list(views)}
+        if until is not None:
+            body["until"] = _timestamp_text(until)
+        return list(self._job("/v1/admin/materialize", body, progress).get("views") or [])
+
+    def rebuild(self, views: Sequence[str] | None = None, *, progress: bool = True) -> list[dict[str, Any]]:
+        """Builds views again from history, beside the served ones, and switches when they are complete."""
+        body: dict[str, Any] = {} if views is None else {"views": list(views)}
+        return list(self._job("/v1/admin/rebuild", body, progress).get("views") or [])
+
+    def verify(
+        self, views: Sequence[str] | None = None, *, entities_per_view: int = 100, progress: bool = True
+    ) -> dict[str, Any]:
+        """Compares online values with history, bit for bit: ``values``, ``entities``, ``difference_count``, ``differences``."""
+        body: dict[str, Any] = {"entities_per_view": entities_per_view}
+        if views is not None:
+            body["views"] = list(views)
+        return dict(self._job("/v1/admin/verify", body, progress)["verified"])
+
+    def _job(self, path: str, body: Mapping[str, Any], progress: bool) -> dict[str, Any]:
+        job = self._json("POST", path, body)
+        with ProgressBar(progress) as bar:
+            while job["state"] == "running":
+                time.sleep(_JOB_POLL_SECONDS)
+                job = self._json("GET", f"/v1/admin/jobs/{job['id']}")
+                if step := job.get("progress"):
+                    bar.update(step["stage"], step["done"], step["total"])
+        if job["state"] == "failed":
+            failed = job["error"]
+            raise from_native(Exception(failed["code"], failed["message"], failed.get("hint"), None))
+        return dict(job)
+
+    def status(self) -> Status:
+        """How far every view, the log and the lake are."""
+        return Status(self._json("GET", "/v1/status"))
+
+    def dead_letters(self, source: str, *, limit: int = 100) -> list[dict[str, Any]]:
+        """Refused rows of a source with their reasons, newest first."""
+        body = self._json("GET", f"/v1/dead-letters/{quote(source, safe='')}?limit={limit}")
+        return list(body["letters"] if "letters" in body else next(v for v in body.values() if isinstance(v, list)))
+
+    # The contract.
+
+    def _call(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> bytes:
+        status, answer = self._transport.call(method, path, body, headers)
+        if not 200 <= status < 300:
+            raise from_answer(status, answer)
+        return answer
+
+    def _json_text(self, method: str, path: str, body: str) -> Any:
+        return json.loads(self._call(method, path, body.encode(), {"content-type": "application/json"}))
+
+    def _json(self, method: str, path: str, body: Any = None) -> Any:
+        data = None if body is None else json_text(body).encode()
+        return json.loads(self._call(method, path, data, {"content-type": "application/json"}))
+
+
+def _features_body(
+    features: str | Sequence[str], entities: Any, request: Any, max_age: str | timedelta | None, metadata: bool
+) -> str:
+    body: dict[str, Any] = {"service": features} if isinstance(features, str) else {"features": list(features)}
+    body["entities"] = columns_of(entities)
+    if request is not None:
+        body["request"] = columns_of(request)
+    if max_age is not None:
+        body["max_age"] = f"{round(max_age.total_seconds() * 1000)}ms" if isinstance(max_age, timedelta) else max_age
+    if not metadata:
+        body["metadata"] = False
+    return json_text(body)
+
+
+def _push_parts(rows: Any) -> Iterator[Any]:
+    if is_table(rows):
+        yield rows
+        return
+    rows = [rows] if isinstance(rows, Mapping) else list(rows)
+    for start in range(0, max(len(rows), 1), PUSH_ROWS_MAX):
+        yield rows[start : start + PUSH_ROWS_MAX]
+
+
+def _push_part(rows: Any) -> tuple[bytes, str, int]:
+    """The body, its content type, and how many rows it has (0 where only the server will tell)."""
+    if is_table(rows):
+        return _native_bytes(_with_stream(rows)), ARROW_STREAM, 0
+    return json_text({"rows": rows}).encode(), "application/json", len(rows)
+
+
+def _joined(outcomes: Sequence[tuple[Mapping[str, Any], int]]) -> PushOutcome:
+    exceptions, before = [], 0
+    for outcome, size in outcomes:
+        exceptions += [dict(e) | {"row": e["row"] + before} for e in outcome["exceptions"]]
+        before += size
+    return PushOutcome(
+        accepted=sum(o["accepted"] for o, _ in outcomes),
+        duplicates=sum(o["duplicates"] for o, _ in outcomes),
+        refused=sum(o["refused"] for o, _ in outcomes),
+        exceptions=exceptions,
+        end_offset=outcomes[-1][0]["end_offset"],
+    )
+
+
+def _with_stream(table: Any) -> Any:
+    """The table itself, when it can be read over the Arrow PyCapsule interface."""
+    if hasattr(table, "__arrow_c_stream__"):
+        return table
+    raise InvalidInput(
+        "invalid_argument",
+        f"a {type(table).__name__} is no table",
+        "give pandas, polars, pyarrow or anything with `__arrow_c_stream__`, or the path of a file",
+    )
+
+
+def _label_table(labels: Any) -> Any:
+    if not isinstance(labels, str | Path):
+        return _with_stream(labels)
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    path = Path(labels)
+    return pyarrow.csv.read_csv(path) if path.suffix.lower() == ".csv" else pyarrow.parquet.read_table(path)
+
+
+def _native_bytes(table: Any) -> bytes:
+    try:
+        return _native.to_stream(table)
+    except _native.NativeError as error:
+        raise from_native(error) from None
+
+
+def _query_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, datetime):
+        return _timestamp_text(value)
+    if isinstance(value, date):
+        return value.isoformat()
+    return str(value)
+
+
+def _timestamp_text(moment: datetime) -> str:
+    if moment.tzinfo is None:
+        raise InvalidInput(
+            "naive_timestamp", f"the moment {moment} has no time zone", "use datetime(..., tzinfo=timezone.utc)"
+        )
+    return moment.astimezone(timezone.utc).isoformat()
+
+
+# `SpringhouseError` is what every method raises; named here for `help(springhouse.store)`.
+_ = SpringhouseError

@@ -27,6 +27,10 @@ test:                    ## all tests, the short way
 test-long:               ## all tests with more kills, more seeds, larger inputs
 	@$(PYTHON) scripts/test.py --long
 
+.PHONY: wheel
+wheel:                   ## the optimised Python package, target/wheels/release/*.whl
+	$(PYTHON) scripts/python_package.py wheel --release
+
 .PHONY: lint
 lint:                    ## format, clippy, licences, borders between crates, what is in the tree
 	cargo fmt --all --check
@@ -49,8 +53,8 @@ tools:                   ## installs cargo-deny below the cache folder, once
 advisories:              ## known vulnerabilities; needs the advisory database from the network
 	cargo deny check advisories
 
-.PHONY: bench bench-build bench-serving bench-training bench-materialize bench-push
-bench: bench-serving bench-training bench-materialize bench-push  ## all benchmarks; results in target/bench/*.json
+.PHONY: bench bench-build bench-serving bench-training bench-materialize bench-push bench-python
+bench: bench-serving bench-training bench-materialize bench-push bench-python  ## all benchmarks; results in target/bench/*.json
 bench-build:
 	cargo build --release --locked --package springhouse --bin springhouse --example load
 bench-serving: bench-build   ## one entity x 50 features over HTTP/JSON
@@ -61,6 +65,8 @@ bench-materialize: bench-build  ## history into the online store
 	scripts/python.sh benches/materialize.py --program $(RELEASE) $(ARGS)
 bench-push: bench-build      ## durable events a second and the time until they are served
 	scripts/python.sh benches/push.py --program $(RELEASE) $(ARGS)
+bench-python: bench-build wheel  ## what a call from Python costs beside the program
+	scripts/python.sh benches/python.py --program $(RELEASE) $(ARGS)
 
 .PHONY: clean
 clean:                   ## removes what was built

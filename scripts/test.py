@@ -5,6 +5,7 @@
     scripts/test.py --long          more kills, more seeds, larger inputs
     scripts/test.py --rust          only `cargo test`
     scripts/test.py --python        only tests/ (they drive the built binary)
+    scripts/test.py --package       only the Python package, as a wheel
     scripts/test.py kill flights    only these folders of tests/
 
 Standard library only. Exits 0 when at least one test ran and none failed.
@@ -28,6 +29,7 @@ def main():
     arguments.add_argument("--long", action="store_true")
     arguments.add_argument("--rust", action="store_true")
     arguments.add_argument("--python", action="store_true")
+    arguments.add_argument("--package", action="store_true")
     arguments.add_argument("folders", nargs="*", help="folders of tests/")
     arguments = arguments.parse_args()
     os.environ["SPRINGHOUSE_TEST_LONG"] = "1" if arguments.long else "0"
@@ -35,12 +37,14 @@ def main():
     os.environ.setdefault("SPRINGHOUSE_TEST_SEED", str(secrets.randbelow(1 << 31)))
     print(f"SPRINGHOUSE_TEST_SEED={os.environ['SPRINGHOUSE_TEST_SEED']}", flush=True)
 
-    everything = not (arguments.rust or arguments.python or arguments.folders)
+    everything = not (arguments.rust or arguments.python or arguments.package or arguments.folders)
     totals = [0, 0]
     if everything or arguments.rust:
         add(totals, rust())
     if everything or arguments.python or arguments.folders:
         add(totals, python(arguments.folders))
+    if everything or arguments.package:
+        add(totals, package())
     print(f"{totals[0]} passed, {totals[1]} failed", flush=True)
     return 0 if totals[0] > 0 and totals[1] == 0 else 1
 
@@ -83,6 +87,32 @@ def python(folders):
     print(f"tests/: {passed} passed, {failed} failed, {len(result.skipped)} skipped, {time.monotonic() - started:.0f} s\n",
           flush=True)
     return max(passed, 0), failed
+
+
+def package():
+    """The Python package's tests, which use its wheel."""
+    started = time.monotonic()
+    process = subprocess.Popen([sys.executable, ROOT / "scripts" / "python_package.py", "test"], cwd=ROOT,
+                               stdout=subprocess.PIPE, text=True, errors="replace",
+                               env=os.environ | {"SPRINGHOUSE_PROGRAM": str(built_program())})
+    passed = failed = 0
+    for line in process.stdout:
+        print(line, end="", flush=True)
+        if match := re.match(r"^python package: (\d+) passed, (\d+) failed", line):
+            passed, failed = int(match[1]), int(match[2])
+    if process.wait() != 0 and failed == 0:
+        failed = 1
+    print(f"python/: {time.monotonic() - started:.0f} s\n", flush=True)
+    return passed, failed
+
+
+def built_program():
+    """The program that the tests drive."""
+    if subprocess.run(["cargo", "build", "--quiet", "--locked", "--package", "springhouse", "--bins"], cwd=ROOT).returncode != 0:
+        print("the program does not build: the Python package's tests will say so", flush=True)
+    sys.path.insert(0, str(ROOT / "tests"))
+    import springhouse_testing
+    return springhouse_testing.program()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,12 @@ use springhouse_node::{Mistakes, NodeError, ProjectError};
 use springhouse_server::ServerError;
 use std::fmt::Display;
 
-create_exception!(_native, NativeError, PyException, "Arguments: code, message, hint or None, mistakes as JSON or None.");
+create_exception!(
+    _native,
+    NativeError,
+    PyException,
+    "Arguments: code, message, hint or None, mistakes as JSON or None."
+);
 
 pub(crate) fn error(code: &str, message: impl Display, hint: Option<&str>) -> PyErr {
     NativeError::new_err((code.to_owned(), message.to_string(), hint.map(str::to_owned), None::<String>))

@@ -116,7 +116,9 @@ impl NativeProject {
                 if apply {
                     if let Some(refusal) = plan.refusal(allow_breaking) {
                         let message = format!("these changes are breaking\n{}", refusal.lines.join("\n"));
-                        let hint = refusal.may_be_forced.then_some("`allow_breaking=True` applies them all the same");
+                        let hint = refusal
+                            .may_be_forced
+                            .then_some("`allow_breaking=True` applies them all the same");
                         return Err(error("breaking_changes", message, hint));
                     }
                     applied = plan.apply(&registry, meta).await.map_err(from_node)?;

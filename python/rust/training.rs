@@ -111,7 +111,7 @@ pub(crate) fn labels_file(py: Python<'_>, table: PyRecordBatchReader, path: Path
 #[pyfunction(name = "read_training_set")]
 pub(crate) fn training_file(py: Python<'_>, path: PathBuf) -> PyResult<PyTable> {
     let (schema, batches) = py.detach(|| read_training_set(&path)).map_err(from_lake)?;
-    Ok(PyTable::try_new(batches, schema)?)
+    PyTable::try_new(batches, schema)
 }
 
 fn tell(py: Python<'_>, watch: &Watch, on_progress: Option<&Py<PyAny>>) -> PyResult<()> {

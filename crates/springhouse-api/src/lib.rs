@@ -35,8 +35,8 @@ pub use openapi::openapi;
 pub use parse::{AnswerOptions, ParsedFeatures, parse_features};
 pub use position::from_object;
 pub use push::{
-    ARROW_STREAM, IDEMPOTENCY_KEY_BYTES_MAX, MANIFEST_KEY, PushBatch, PushBody, PushEnvelope, PushExceptionBody,
-    PushRequestBody, RowOutcomeKind, arrow_batches, batch_key, parse_push,
+    ARROW_STREAM, IDEMPOTENCY_KEY_BYTES_MAX, MANIFEST_KEY, PushBatch, PushBody, PushEnvelope,
+    PushExceptionBody, PushRequestBody, RowOutcomeKind, arrow_batches, batch_key, parse_push,
 };
 pub use query::{QueryPair, parse_query, value_from_text};
 pub use routes::{Method, ROUTES, Route, RouteName};

@@ -307,7 +307,11 @@ fn about(route: RouteName, schemas: &mut SchemaGenerator) -> About {
             request: None,
             response: (200, ARROW_STREAM, json!({"type": "string", "contentMediaType": ARROW_STREAM}), None),
             query: &[
-                ("at_column", false, "the labels' column with the moment; `event_timestamp` or the only timestamp column"),
+                (
+                    "at_column",
+                    false,
+                    "the labels' column with the moment; `event_timestamp` or the only timestamp column",
+                ),
                 ("time_zone", false, "the zone of label times that carry none"),
                 ("availability", false, "`known` (default) or `event`: which of an event's times count"),
             ],

@@ -48,7 +48,8 @@ pub fn write_labels(path: &Path, rows: &mut dyn RecordBatchReader) -> Result<u64
 /// # Errors
 /// `file_unreadable` or `file_corrupt`.
 pub fn read_training_set(path: &Path) -> Result<(SchemaRef, Vec<RecordBatch>)> {
-    let corrupt = |error: &dyn std::fmt::Display| LakeError::corrupt(&path.display().to_string(), "Parquet", error);
+    let corrupt =
+        |error: &dyn std::fmt::Display| LakeError::corrupt(&path.display().to_string(), "Parquet", error);
     let file = File::open(path).map_err(|error| LakeError::unreadable(path, &error))?;
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| corrupt(&error))?;
     let schema = Arc::clone(builder.schema());

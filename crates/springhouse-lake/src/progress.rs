@@ -17,7 +17,9 @@ pub trait Progress: Send + Sync {
 pub(crate) fn tell(progress: &dyn Progress, stage: &'static str, done: u64, total: u64) -> Result<()> {
     progress.report(stage, done, total);
     if progress.is_cancelled() {
-        return Err(LakeError::new("cancelled", "the job was cancelled").hint("run it again when you want it"));
+        return Err(
+            LakeError::new("cancelled", "the job was cancelled").hint("run it again when you want it")
+        );
     }
     Ok(())
 }

@@ -67,7 +67,11 @@ impl Plan {
     ///
     /// # Errors
     /// What the registry says, such as that somebody else came first.
-    pub async fn apply(&self, registry: &Registry, meta: SnapshotMeta) -> Result<Option<Snapshot>, NodeError> {
+    pub async fn apply(
+        &self,
+        registry: &Registry,
+        meta: SnapshotMeta,
+    ) -> Result<Option<Snapshot>, NodeError> {
         if self.is_empty() {
             return Ok(None);
         }

@@ -21,9 +21,15 @@ pub(super) async fn plan(app: Arc<App>, request: Request) -> Answer {
 pub(super) async fn apply(app: Arc<App>, request: Request) -> Answer {
     let (plan, body) = read(&app, request).await?;
     if let Some(refusal) = plan.refusal(body.allow_breaking) {
-        let error =
-            ApiError::new("breaking_changes", format!("these changes are breaking\n{}", refusal.lines.join("\n")));
-        return Err(if refusal.may_be_forced { error.hint("`allow_breaking` applies them all the same") } else { error });
+        let error = ApiError::new(
+            "breaking_changes",
+            format!("these changes are breaking\n{}", refusal.lines.join("\n")),
+        );
+        return Err(if refusal.may_be_forced {
+            error.hint("`allow_breaking` applies them all the same")
+        } else {
+            error
+        });
     }
     let registry = app.node.registry();
     let meta = SnapshotMeta {
@@ -42,7 +48,8 @@ async fn read(app: &Arc<App>, request: Request) -> Result<(Plan, DefinitionsBody
     body::expect_json(request.headers())?;
     let bytes = body::read(request, app.settings.body_bytes_max, &app.settings).await?;
     let body: DefinitionsBody = from_object(&bytes)?;
-    let files: Vec<(String, String)> = body.files.iter().map(|(name, text)| (name.clone(), text.clone())).collect();
+    let files: Vec<(String, String)> =
+        body.files.iter().map(|(name, text)| (name.clone(), text.clone())).collect();
     let loaded = load_files(&files).map_err(|mistakes| {
         // The caller's own files: what is said of them may go out whole.
         from_part("definitions_wrong", &mistakes.to_string(), None)

@@ -72,8 +72,11 @@ fn order(request: &Request, service: String, folder: &Path) -> Result<TrainingOr
                 return Err(ApiError::new("invalid_query", "`availability` is `known` or `event`"));
             }
             (name, _) => {
-                return Err(ApiError::new("invalid_query", format!("there is no query parameter `{name}` here"))
-                    .hint("there are `at_column`, `time_zone` and `availability`"));
+                return Err(ApiError::new(
+                    "invalid_query",
+                    format!("there is no query parameter `{name}` here"),
+                )
+                .hint("there are `at_column`, `time_zone` and `availability`"));
             }
         }
     }

@@ -40,7 +40,11 @@ pub(crate) async fn run(args: ApplyArgs, project: &Path) -> anyhow::Result<ExitC
         output::data(plan.text().trim_end());
     }
     if let Some(refusal) = plan.refusal(args.allow_breaking) {
-        let hint = if refusal.may_be_forced { "\n  = help: `--allow-breaking` applies them all the same" } else { "" };
+        let hint = if refusal.may_be_forced {
+            "\n  = help: `--allow-breaking` applies them all the same"
+        } else {
+            ""
+        };
         bail!("nothing was applied: these changes are breaking\n{}{hint}", refusal.lines.join("\n"));
     }
     let applied = if args.dry_run {

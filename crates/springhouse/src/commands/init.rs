@@ -1,10 +1,10 @@
 //! `springhouse init NAME`: a small project that validates, applies and serves as it is.
 
 use crate::output;
-use springhouse_node::{FEATURES_FOLDER, SETTINGS_FILE, STATE_FOLDER};
 use anyhow::{Context, bail};
 use clap::Args;
 use springhouse_core::{definition_schema, settings::settings_schema};
+use springhouse_node::{FEATURES_FOLDER, SETTINGS_FILE, STATE_FOLDER};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 

@@ -42,13 +42,13 @@ _STYLE = """<style>
 .springhouse .sh-title{font-weight:600;font-size:15px;overflow-wrap:anywhere}
 .springhouse .sh-sub{font-weight:600;margin:1em 0 .25em}
 .springhouse .sh-dim{opacity:.66}
-.springhouse .sh-small{font-size:11px}
+.springhouse .sh-small{font-size:11px;font-weight:400}
 .springhouse .sh-note{opacity:.66;margin:.3em 0;overflow-wrap:anywhere}
 .springhouse .sh-scroll{overflow-x:auto;max-width:100%}
 .springhouse .sh-table{border-collapse:collapse;border:0;margin:.35em 0;font-size:inherit;width:auto;min-width:0}
 .springhouse .sh-table tbody tr,.springhouse .sh-table thead tr{background:transparent;border:0}
 .springhouse .sh-table tbody tr:hover{background:rgba(128,140,160,.12)}
-.springhouse .sh-table th,.springhouse .sh-table td{padding:.22em .9em .22em 0;border:0;
+.springhouse .sh-table th,.springhouse .sh-table td{padding:.22em 1.1em .22em 0;border:0;
 border-bottom:1px solid rgba(128,140,160,.22);text-align:left;vertical-align:middle;white-space:nowrap;
 unicode-bidi:isolate;max-width:none}
 .springhouse .sh-table th{font-weight:600;vertical-align:bottom;border-bottom:1px solid rgba(128,140,160,.6)}
@@ -66,8 +66,8 @@ white-space:nowrap;font-weight:500}
 .springhouse details[open]{margin-bottom:.9em}
 .springhouse .sh-facts{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:.1em 1.2em;margin:.35em 0}
 .springhouse svg{display:inline-block;vertical-align:middle;max-width:100%;height:auto;overflow:visible}
+.springhouse .sh-table svg{max-width:none}
 .springhouse svg text{fill:currentColor;font-size:10px;font-family:inherit}
-.springhouse .sh-mark{stroke:currentColor;stroke-opacity:.75}
 @media (prefers-contrast:more){.springhouse .sh-dim,.springhouse .sh-note{opacity:1}}
 </style>"""
 
@@ -81,34 +81,47 @@ class Html(str):
 def escaped(value: object) -> Html:
     """Any value as text of the page, also within an attribute's quotes.
 
-    Control characters and lone surrogates cannot stand in a page; a mark takes their place.
+    Control characters and lone surrogates cannot stand in a page, and marks of direction could turn its words around:
+    a replacement character takes their place.
+
+    >>> escaped('<b title="x">'), escaped("a\\x1b[2J")
+    ('&lt;b title=&quot;x&quot;&gt;', 'a\ufffd[2J')
     """
     if isinstance(value, Html):
         return value
-    kept = "".join(c if c.isprintable() or c in "\n\t" or c.isspace() else "\ufffd" for c in str(value))
-    return Html(escape(kept, quote=True))
+    return Html(escape("".join(c if _can_stand(c) else "\ufffd" for c in str(value)), quote=True))
+
+
+def _can_stand(letter: str) -> bool:
+    # Joiners (of emoji, of Persian) are not printable by themselves; spaces below U+00A0 other than these are controls.
+    return letter.isprintable() or letter in "\n\t\u200c\u200d" or (letter.isspace() and letter >= "\u00a0")
 
 
 def shortened(text: str, letters_max: int) -> str:
+    """At most so many letters, the last one a sign that there were more."""
     return text if len(text) <= letters_max else text[: letters_max - 1] + "…"
 
 
 def fragment(*parts: str, title: str | None = None) -> str:
+    """What a notebook shows: the parts (markup) with the style that they need."""
     label = f' aria-label="{escaped(title)}"' if title else ""
     inside = "".join(parts)
     return f'<div class="springhouse sh-page tex2jax_ignore mathjax_ignore" role="group"{label}>{_STYLE}{inside}</div>'
 
 
 def spanned(kind: str, text: object, tooltip: str | None = None) -> Html:
+    """Text of a class, with a tooltip."""
     title = f' title="{escaped(shortened(tooltip, TOOLTIP_LETTERS_MAX))}"' if tooltip else ""
     return Html(f'<span class="{kind}"{title}>{escaped(text)}</span>')
 
 
 def dimmed(text: object) -> Html:
+    """Text that matters less."""
     return spanned("sh-dim", text)
 
 
 def badge(word: object, colour: str | None = None, tooltip: str | None = None) -> Html:
+    """A word in its colour: that of the status or level of this name, unless another is given."""
     text = str(word)
     colour = colour or STATUS_COLOURS.get(text) or LEVEL_COLOURS.get(text) or NEUTRAL
     title = f' title="{escaped(tooltip)}"' if tooltip else ""
@@ -119,25 +132,32 @@ def badge(word: object, colour: str | None = None, tooltip: str | None = None) -
 
 
 def heading(title: object, *facts: object) -> str:
+    """A title and, beside it, the facts that there are."""
     shown = "".join(f"<span>{escaped(fact)}</span>" for fact in facts if fact not in (None, ""))
     return f'<div class="sh-head"><span class="sh-title">{escaped(title)}</span>{shown}</div>'
 
 
 def note_line(text: object) -> str:
+    """A sentence that explains."""
     return f'<div class="sh-note">{escaped(text)}</div>'
 
 
 def subheading(text: object) -> str:
+    """The title of a part."""
     return f'<div class="sh-sub">{escaped(text)}</div>'
 
 
 def fact_list(pairs: Sequence[tuple[str, object]]) -> str:
-    cells = (f"<div>{dimmed(name)}</div><div>{escaped(value)}</div>" for name, value in pairs if value not in (None, ""))
+    """Names with values, one a line; those without a value are left out."""
+    filled = [(name, value) for name, value in pairs if value not in (None, "")]
+    cells = (f"<div>{dimmed(name)}</div><div>{escaped(value)}</div>" for name, value in filled)
     return f'<div class="sh-facts">{"".join(cells)}</div>'
 
 
-def and_more(count: int, what: str) -> str:
-    return note_line(f"… and {human_count(count)} more {what if count != 1 else what.removesuffix('s')}") if count > 0 else ""
+def and_more(count: int, one: str, many: str | None = None) -> str:
+    """What a limit left out; nothing when it left out nothing."""
+    what = one if count == 1 else many or one + "s"
+    return note_line(f"… and {human_count(count)} more {what}") if count > 0 else ""
 
 
 def moment(text: object) -> str:
@@ -161,10 +181,8 @@ def value_cell(value: object) -> Html:
     if isinstance(value, float):
         short = f"{value:.6g}"
         return escaped(short) if float(short) == value or value != value else spanned("sh-val", short, repr(value))
-    if isinstance(value, (dict, list, tuple)):
-        whole = json.dumps(value, ensure_ascii=False, default=str)
-    else:
-        whole = str(value)
+    nested = isinstance(value, (dict, list, tuple))
+    whole = json.dumps(value, ensure_ascii=False, default=str) if nested else str(value)
     short = shortened(whole, _VALUE_LETTERS_MAX)
     return escaped(short) if short == whole else spanned("sh-val", short, whole)
 
@@ -176,7 +194,6 @@ def table_of(
     rows_max: int = ROWS_MAX,
     wrap: Sequence[int] = (),
     numeric: Sequence[int] | None = None,
-    more: str = "rows",
 ) -> str:
     """The table alone. ``wrap``: columns of sentences. ``numeric``: columns aligned right; found out when None."""
     for row in rows:
@@ -194,7 +211,7 @@ def table_of(
         lines.append("<tr>" + "".join(f"<td{a}>{c}</td>" for c, a in zip(cells, attributes, strict=True)) + "</tr>")
     return (
         f'<div class="sh-scroll"><table class="sh-table"><thead><tr>{heads}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>{and_more(len(rows) - len(shown), more)}"
+        f"<tbody>{''.join(lines)}</tbody></table></div>{and_more(len(rows) - len(shown), 'row')}"
     )
 
 

@@ -14,7 +14,7 @@ def human_duration(seconds: float) -> str:
     >>> [human_duration(s) for s in (0, 0.00025, 0.0015, 4.25, 42, 59.97, 185, 11_100, 183_600)]
     ['0 s', '250 µs', '1.5 ms', '4.2 s', '42 s', '1 m', '3 m 5 s', '3 h 5 m', '2 d 3 h']
     >>> human_duration(45 * 86_400), human_duration(437_012_077.388), human_duration(-5), human_duration(float("inf"))
-    ('45 d', '13 y', '-5 s', '∞')
+    ('45 d', '14 y', '-5 s', '∞')
     """
     seconds = float(seconds)
     if math.isnan(seconds):
@@ -99,4 +99,5 @@ def percent(part: float, whole: float) -> str:
 
 
 def several(n: int, one: str, many: str | None = None) -> str:
+    """A number with the right form of what is counted."""
     return f"{human_count(n)} {one if n == 1 else many or one + 's'}"

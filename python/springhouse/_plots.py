@@ -9,23 +9,26 @@ from ._markup import ACCENT, NEUTRAL, STATUS_COLOURS, TOOLTIP_LETTERS_MAX, Html,
 from ._numbers import human_count, human_duration, percent, several
 
 
-
 def coordinate(x: float) -> str:
     """A coordinate: a tenth of a pixel is finer than a screen."""
     return f"{x:.1f}".removesuffix(".0")
 
 
 def svg_of(width: float, height: float, said: str, *parts: str) -> Html:
-    size = f'width="{coordinate(width)}" height="{coordinate(height)}" viewBox="0 0 {coordinate(width)} {coordinate(height)}"'
+    """A drawing of so many pixels; ``said`` is what a screen reader and a tooltip say of it."""
+    across, down = coordinate(width), coordinate(height)
+    size = f'width="{across}" height="{down}" viewBox="0 0 {across} {down}"'
     label = escaped(said)
     # Drawn for itself it has no stylesheet, so what matters is in attributes as well.
     look = 'fill="currentColor" font-size="10" font-family="system-ui,sans-serif"'
-    return Html(f'<svg xmlns="http://www.w3.org/2000/svg" {size} {look} role="img"><title>{label}</title>{"".join(parts)}</svg>')
+    start = f'<svg xmlns="http://www.w3.org/2000/svg" {size} {look} role="img"><title>{label}</title>'
+    return Html(start + "".join(parts) + "</svg>")
 
 
 def rect(
     x: float, y: float, width: float, height: float, colour: str, opacity: float, *, rounded: int = 0, said: str = ""
 ) -> str:
+    """A rectangle, with a tooltip where there is something to say."""
     place = f'x="{coordinate(x)}" y="{coordinate(y)}" width="{coordinate(width)}" height="{coordinate(height)}"'
     corners = f' rx="{rounded}"' if rounded else ""
     shade = f' fill-opacity="{opacity:g}"' if opacity < 1 else ""
@@ -34,6 +37,7 @@ def rect(
 
 
 def svg_text(x: float, y: float, text: object, *, anchor: str = "start", dim: bool = False, bold: bool = False) -> str:
+    """Text of a drawing; ``y`` is its base line."""
     at = f' text-anchor="{anchor}"' if anchor != "start" else ""
     look = (' fill-opacity="0.66"' if dim else "") + (' font-weight="600"' if bold else "")
     return f'<text x="{coordinate(x)}" y="{coordinate(y)}"{at}{look}>{escaped(text)}</text>'
@@ -59,6 +63,7 @@ def share_bar(counts: Mapping[str, int], width: float) -> Html:
 
 
 def legend_line(statuses: set[str]) -> str:
+    """Which colour is which status."""
     keys = (
         f'<span class="sh-key"><i style="background:{colour}"></i>{escaped(status.replace("_", " "))}</span>'
         for status, colour in STATUS_COLOURS.items()
@@ -103,7 +108,8 @@ def histogram_svg(
     top, bottom = 20, height - 16
     # About six pixels a letter.
     room = max(8, int((width - 6 * len(", ".join(beside))) / 6.2))
-    parts = [svg_text(0, 11, shortened(title, room), bold=True), svg_text(width, 11, ", ".join(beside), anchor="end", dim=True)]
+    parts = [svg_text(0, 11, shortened(title, room), bold=True)]
+    parts.append(svg_text(width, 11, ", ".join(beside), anchor="end", dim=True))
     if numbers:
         parts += _bars(numbers, bins, right, top, bottom)
     else:
@@ -135,11 +141,12 @@ def _bars(numbers: Sequence[float], bins: int, right: float, top: float, bottom:
         return [bar, svg_text(right / 2, bottom + 12, f"always {_short(low)}", anchor="middle", dim=True)]
     whole = high - low < bins and all(number.is_integer() for number in numbers)
     bins = int(high - low) + 1 if whole else bins
-    # Halved first, because the difference of two floats can be more than a float.
-    span = high / 2 - low / 2
+    # The difference of two floats can be more than a float; half of the smallest would be nothing.
+    scale = 0.5 if math.isinf(high - low) else 1.0
+    span = high * scale - low * scale
     counts = [0] * bins
     for number in numbers:
-        place = number - low if whole else (number / 2 - low / 2) / span * bins
+        place = number - low if whole else (number * scale - low * scale) / span * bins
         counts[min(bins - 1, int(place))] += 1
     most = max(counts)
     step = right / bins
@@ -190,8 +197,8 @@ _AGE_TICKS: tuple[tuple[float, str], ...] = (
 def age_svg(ages: Sequence[float | None], *, soft: float | None, hard: float | None) -> str:
     """Ages in seconds on a logarithmic strip, with the soft and the hard TTL (seconds) marked.
 
-    A dot stands for all ages at one place, larger when they are many. Ages below a millisecond are at the left end; None
-    and NaN are counted beside it.
+    A dot stands for all ages at one place, larger when they are many. Ages below a millisecond are at the left end;
+    None and NaN are counted beside it.
 
     >>> svg = age_svg([0.5, 42.0, None], soft=60.0, hard=3600.0)
     >>> "soft 1 m" in svg, "hard 1 h" in svg, "1 without age" in svg
@@ -209,13 +216,14 @@ def age_svg(ages: Sequence[float | None], *, soft: float | None, hard: float | N
     return age_strips([("", "", marks)], soft, hard)
 
 
+# Name, tooltip, and each age in seconds with its colour.
 AgeStrip = tuple[str, str, Sequence[tuple[float | None, str]]]
 
 
 def age_strips(strips: Sequence[AgeStrip], soft: float | None, hard: float | None) -> Html:
     """Strips (name, tooltip, ages with colours) over one axis."""
     row_height, width, beside = 20, 420, 90
-    left = 196 if any(name for name, _, _ in strips) else 10
+    left = 196 if any(name for name, _, _ in strips) else 26
     ages = [max(0.0, age) for _, _, marks in strips for age, _ in marks if age is not None and not math.isnan(age)]
     low, high, ticks = _age_axis([*ages, *(ttl for ttl in (soft, hard) if ttl is not None)])
 
@@ -227,6 +235,8 @@ def age_strips(strips: Sequence[AgeStrip], soft: float | None, hard: float | Non
     bottom = top + row_height * len(strips)
     parts = [rect(left, bottom, width, 1, "currentColor", 0.5)]
     last = -math.inf
+    if ages and min(ages) < low:
+        ticks = [(low, f"≤ {ticks[0][1]}"), *ticks[1:]]
     for seconds, name in ticks:
         x = place(seconds)
         parts.append(rect(x, top, 1, bottom - top + 3, "currentColor", 0.15))
@@ -242,14 +252,14 @@ def age_strips(strips: Sequence[AgeStrip], soft: float | None, hard: float | Non
             anchor = "end" if near_end else "start"
             parts.append(svg_text(x - 4 if near_end else x + 4, y, f"{word} {human_duration(ttl)}", anchor=anchor))
     for index, (name, tooltip, marks) in enumerate(strips):
-        y = top + row_height * (index + 0.5)
+        middle = top + row_height * (index + 0.5)
         if name:
             shown = f"<title>{escaped(shortened(tooltip, TOOLTIP_LETTERS_MAX))}</title>{escaped(name)}"
-            parts.append(svg_text(left - 14, y + 3.5, Html(shown), anchor="end"))
-        parts += _dots(marks, place, y)
+            parts.append(svg_text(left - 14, middle + 3.5, Html(shown), anchor="end"))
+        parts += _dots(marks, place, middle)
         none = sum(age is None or math.isnan(age) for age, _ in marks)
         if none:
-            parts.append(svg_text(left + width + 14, y + 3.5, f"{human_count(none)} without age", dim=True))
+            parts.append(svg_text(left + width + 14, middle + 3.5, f"{human_count(none)} without age", dim=True))
     said = f"ages from {human_duration(min(ages))} to {human_duration(max(ages))}" if ages else "no ages"
     return svg_of(left + width + beside, bottom + 18, said, *parts)
 

@@ -167,4 +167,5 @@ def _bar_html(stage: str, done: int, total: int, rate: float) -> str:
         rect(0, 1, 240, 8, "currentColor", 0.13, rounded=4),
         rect(0, 1, 240 * share, 8, ACCENT, 1.0, rounded=4) if share else "",
     )
-    return fragment(f'<div class="sh-head"><span>{escaped(stage)}</span>{bar}{dimmed("  ".join(_progress_words(done, total, rate)))}</div>')
+    words = dimmed("  ".join(_progress_words(done, total, rate)))
+    return fragment(f'<div class="sh-head"><span>{escaped(stage)}</span>{bar}{words}</div>')

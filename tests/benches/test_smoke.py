@@ -31,6 +31,9 @@ class SmokeTest(unittest.TestCase):
     def test_push(self):
         self.smoke("push")
 
+    def test_python(self):
+        self.smoke("python")
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -136,12 +136,11 @@ def rolling(keys: list[str], window: str) -> pd.DataFrame:
     asked = known[[*keys, "event_timestamp"]].rename(columns={"event_timestamp": "at"}).assign(row=known.index)
     events = flights[[*keys, "scheduled_at", "dep_delay", "late"]].rename(columns={"scheduled_at": "at"})
     # A question sorts before the flights of its minute, so that they stay outside its window.
-    both = pd.concat([asked, events]).sort_values("at", kind="stable").reset_index(drop=True)
-    groups = both.groupby(keys).rolling(window, on="at", closed="left", min_periods=0)
-    made = groups[["dep_delay"]].agg(["count", "mean", "max"])["dep_delay"]
+    both = pd.concat([asked, events]).sort_values([*keys, "at", "row"], na_position="last", ignore_index=True)
+    groups = both.groupby(keys).rolling(window.replace("d", "D"), on="at", closed="left", min_periods=0)
+    made = groups["dep_delay"].agg(["count", "mean", "max"])
     made["late"] = groups["late"].sum()
-    made["row"] = both.row.reindex(made.index.get_level_values(-1)).to_numpy()
-    return made.dropna(subset=["row"]).set_index("row").sort_index()
+    return made.set_index(both.row.to_numpy()).loc[known.index]
 
 
 by_hand = known[["distance_km", "sched_hour"]].copy()
@@ -161,7 +160,7 @@ for name, keys, windows in (
 asked = known[["tailnum", "origin", "event_timestamp"]].assign(scheduled_at=known.event_timestamp + pd.Timedelta("60min"))
 asked = asked.reset_index().sort_values("scheduled_at", kind="stable")
 previous = flights[["tailnum", "scheduled_at", "dep_delay", "arr_delay"]]
-for column, of, age in (("tail_delay_last_7d", "dep_delay", "7d"), ("last_arr_delay", "arr_delay", "48h")):
+for column, of, age in (("tail_delay_last_7d", "dep_delay", "7D"), ("last_arr_delay", "arr_delay", "48h")):
     found = pd.merge_asof(
         asked, previous, on="scheduled_at", by="tailnum", allow_exact_matches=False, tolerance=pd.Timedelta(age)
     )

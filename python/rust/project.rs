@@ -12,15 +12,18 @@ use springhouse_node::{Mistakes, Node, Plan, Project, SystemClock, load_files, r
 use springhouse_online_embedded::writer_process;
 use springhouse_registry::SnapshotMeta;
 use springhouse_server::{InProcess, ServerSettings};
+use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Runtime;
 
 /// A project on this machine's disk.
-#[pyclass(frozen)]
+#[pyclass(frozen, weakref)]
 pub(crate) struct NativeProject {
-    pub(crate) root: PathBuf,
-    pub(crate) runtime: Runtime,
+    root: PathBuf,
+    /// The process it was made in. A forked child has the memory of the runtime, but none of its threads.
+    process: u32,
+    pub(crate) runtime: ManuallyDrop<Runtime>,
     /// The open node; opened by the first call that needs it, because it takes the project's writer lock.
     open: Mutex<Option<InProcess>>,
 }
@@ -39,7 +42,13 @@ impl NativeProject {
             .thread_name("springhouse")
             .build()
             .map_err(|e| error("internal", format!("the runtime can't start: {e}"), None))?;
-        Ok(Self { root, runtime, open: Mutex::new(None) })
+        let process = std::process::id();
+        Ok(Self { root, process, runtime: ManuallyDrop::new(runtime), open: Mutex::new(None) })
+    }
+
+    /// True in a child process that was forked after the project was opened.
+    fn is_forked(&self) -> bool {
+        self.process != std::process::id()
     }
 
     /// The address of the server that has the project open, if one has.
@@ -87,13 +96,6 @@ impl NativeProject {
         Ok((parts.status.as_u16(), headers, PyBytes::new(py, &body)))
     }
 
-    /// What is wrong in the project's files (or in `files`), as JSON: warnings and a summary. Raises with every mistake.
-    #[pyo3(signature = (files=None))]
-    fn validate(&self, files: Option<Vec<(String, String)>>) -> PyResult<String> {
-        let loaded = self.load(files)?;
-        Ok(json!({ "mistakes": loaded.warnings, "summary": summary(&loaded.definitions) }).to_string())
-    }
-
     /// The plan as JSON; with `apply` it is applied, and an open node takes it up.
     #[pyo3(signature = (files, apply, message, by, allow_breaking))]
     fn plan(
@@ -105,6 +107,7 @@ impl NativeProject {
         by: String,
         allow_breaking: bool,
     ) -> PyResult<String> {
+        self.check_process()?;
         py.detach(|| {
             let definitions = self.load(files)?.definitions;
             let registry = self.project()?.registry().map_err(from_node)?;
@@ -142,6 +145,9 @@ impl NativeProject {
 
     /// Flushes, checkpoints, closes the node; the project can be opened by others. Safe to call twice.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
+        if self.is_forked() {
+            return Ok(());
+        }
         py.detach(|| {
             let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).take();
             match open {
@@ -152,8 +158,33 @@ impl NativeProject {
     }
 }
 
+impl Drop for NativeProject {
+    fn drop(&mut self) {
+        if self.is_forked() {
+            return;
+        }
+        // SAFETY: taken once, here; nothing uses the field after.
+        #[expect(unsafe_code, reason = "a runtime whose threads are not in this process must not be dropped, but forgotten")]
+        let runtime = unsafe { ManuallyDrop::take(&mut self.runtime) };
+        // Whoever wanted an orderly end has closed the project; what is acknowledged is in its log all the same.
+        runtime.shutdown_background();
+    }
+}
+
 impl NativeProject {
-    pub(crate) fn project(&self) -> PyResult<Project> {
+    /// Refuses to work in a child that was forked after the project was opened: its calls would wait for ever.
+    fn check_process(&self) -> PyResult<()> {
+        if self.is_forked() {
+            return Err(error(
+                "forked",
+                "this store was opened before the process was forked",
+                Some("open it in the child, or start children with the method `spawn`"),
+            ));
+        }
+        Ok(())
+    }
+
+    fn project(&self) -> PyResult<Project> {
         Project::open(&self.root).map_err(from_project)
     }
 
@@ -166,6 +197,7 @@ impl NativeProject {
 
     /// The node behind the contract, opened now if it was not.
     pub(crate) fn opened(&self) -> PyResult<InProcess> {
+        self.check_process()?;
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(open) = open.as_ref() {
             return Ok(open.clone());

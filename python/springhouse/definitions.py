@@ -84,7 +84,11 @@ __all__ = [
 
 
 class Unset(enum.Enum):
-    """The type of :data:`UNSET`."""
+    """The type of :data:`UNSET`.
+
+    >>> LatestFeature().default, LatestFeature(default=None).default
+    (UNSET, None)
+    """
 
     UNSET = "unset"
 
@@ -93,11 +97,7 @@ class Unset(enum.Enum):
 
 
 UNSET: Final = Unset.UNSET
-"""Not said, where None is a thing to say.
-
->>> LatestFeature(), LatestFeature(default=None).default is None
-(LatestFeature(description=None, owner=None, tags=None, column=None, default=UNSET, pii=None), True)
-"""
+"""Not said, where None is a thing to say."""
 
 Duration = Union[str, timedelta]
 """A text such as ``"15m"``, ``"1h30m"`` or ``"250ms"``, or a timedelta."""
@@ -439,7 +439,7 @@ class RequestView(_View):
     ...     name="flight_request",
     ...     fields={"distance": "float64!"},
     ...     inputs={"delay": "origin_departures:origin_delay_mean_1h"},
-    ...     features={"far": "distance > 2000", "far_and_late": RequestFeature(sql="far AND delay > 10", default=False)},
+    ...     features={"far": "distance > 2000", "late": RequestFeature(sql="far AND delay > 10", default=False)},
     ... )
     """
 
@@ -729,10 +729,11 @@ _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\0
 def _block(tree: Any, level: int) -> Iterator[str]:
     """The lines of a mapping, or of a list that is too long for one."""
     pad = "  " * level
-    items = [(f"{_flow(key)}:", item) for key, item in tree.items()] if isinstance(tree, dict) else [
-        ("-", item) for item in tree
-    ]
-    for head, item in items:
+    if isinstance(tree, dict):
+        entries = [(f"{_flow(key)}:", item) for key, item in tree.items()]
+    else:
+        entries = [("-", item) for item in tree]
+    for head, item in entries:
         line = f"{pad}{head} {_flow(item)}"
         fits = len(line) <= _LINE_CHARACTERS_MAX and (level >= _BLOCK_LEVELS_MIN or not isinstance(item, dict))
         if fits or not item or not isinstance(item, (dict, list)):

@@ -125,6 +125,7 @@ _BY_STATUS: dict[int, type[SpringhouseError]] = {
 _BY_CODE: dict[str, type[SpringhouseError]] = {
     "breaking_changes": Conflict,
     "cancelled": Conflict,
+    "forked": Conflict,
     "internal": Internal,
     "job_broke_off": Internal,
     "lake_failed": Internal,

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import getpass
 import json
+import os
 import tempfile
+import threading
 import time
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
@@ -140,13 +144,28 @@ def open(path: str | Path = ".") -> Store:
     address.
     """
     try:
-        project = _native.NativeProject(str(path))
+        project = _project(path)
         address = project.running_server()
     except _native.NativeError as error:
         raise from_native(error) from None
     if address is not None:
         return Store(HttpTransport(f"http://{address}"), project)
     return Store(InProcessTransport(project), project)
+
+
+#: The open projects of this process, by folder: a second store of one shares it, for it has one writer.
+_PROJECTS: weakref.WeakValueDictionary[str, _native.NativeProject] = weakref.WeakValueDictionary()
+_PROJECTS_LOCK = threading.Lock()
+
+
+def _project(path: str | Path) -> _native.NativeProject:
+    folder = os.path.realpath(path)
+    with _PROJECTS_LOCK:
+        project = _PROJECTS.get(folder)
+        if project is None or project.is_forked():
+            project = _native.NativeProject(folder)
+            _PROJECTS[folder] = project
+        return project
 
 
 def connect(url: str, *, token: str | None = None, timeout: float = 30.0) -> Store:
@@ -169,6 +188,8 @@ class Store:
     def __init__(self, transport: Transport, project: _native.NativeProject | None) -> None:
         self._transport = transport
         self._project = project
+        # Also at the end of the interpreter, so that a script that forgets to close leaves nothing to recover.
+        self._finalizer = weakref.finalize(self, _close_quietly, transport)
 
     def __enter__(self) -> Store:
         return self
@@ -276,7 +297,8 @@ class Store:
 
         Raises :class:`InvalidInput`, :class:`NotFound`; :class:`Unavailable` where the service's policy is to fail.
         """
-        return Features(self._json_text("POST", "/v1/features", _features_body(features, entities, request, max_age, metadata)))
+        body = _features_body(features, entities, request, max_age, metadata)
+        return Features(self._json_text("POST", "/v1/features", body))
 
     async def features_async(
         self,
@@ -451,7 +473,7 @@ class Store:
     def dead_letters(self, source: str, *, limit: int = 100) -> list[dict[str, Any]]:
         """Refused rows of a source with their reasons, newest first."""
         body = self._json("GET", f"/v1/dead-letters/{quote(source, safe='')}?limit={limit}")
-        return list(body["letters"] if "letters" in body else next(v for v in body.values() if isinstance(v, list)))
+        return list(body["dead_letters"])
 
     # The contract.
 
@@ -467,6 +489,12 @@ class Store:
     def _json(self, method: str, path: str, body: Any = None) -> Any:
         data = None if body is None else json_text(body).encode()
         return json.loads(self._call(method, path, data, {"content-type": "application/json"}))
+
+
+def _close_quietly(transport: Transport) -> None:
+    # Nobody is there to be told; what was acknowledged is in the log.
+    with contextlib.suppress(SpringhouseError):
+        transport.close()
 
 
 def _features_body(
@@ -558,6 +586,3 @@ def _timestamp_text(moment: datetime) -> str:
         )
     return moment.astimezone(timezone.utc).isoformat()
 
-
-# `SpringhouseError` is what every method raises; named here for `help(springhouse.store)`.
-_ = SpringhouseError

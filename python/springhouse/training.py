@@ -8,6 +8,9 @@ from typing import Any
 
 __all__ = ["TrainingSet"]
 
+#: Rows whose distribution is shown in a notebook.
+SAMPLE_ROWS = 10_000
+
 
 class TrainingSet:
     """What a service would have answered at the moment of every label.
@@ -70,4 +73,12 @@ class TrainingSet:
     def _repr_html_(self) -> str:
         from .display import manifest_html
 
-        return manifest_html(self.manifest, None)
+        return manifest_html(self.manifest, self._sample())
+
+    def _sample(self) -> dict[str, dict[str, list[Any]]] | None:
+        """The first rows of every feature, for its distribution; None where pyarrow is not installed."""
+        try:
+            table = self.to_arrow().slice(0, SAMPLE_ROWS)
+        except ImportError:
+            return None
+        return {name: {"values": table[name].to_pylist()} for name in self.feature_names}

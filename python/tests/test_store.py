@@ -261,6 +261,44 @@ def test_what_was_pushed_survives_kill_9(project: Path) -> None:
         assert store.features(["spending:orders_1h"], {"user": 9})["orders_1h"] == [500]
 
 
+def test_two_stores_of_one_project_share_it(project: Path) -> None:
+    first, second = springhouse.open(project), springhouse.open(f"{project}/../{project.name}")
+    first.apply()
+    first.materialize(progress=False)
+    second.push("orders", {"at": now(2), "order": "s1", "user": 8, "amount": 1.0})
+    assert first.features(["spending:orders_1h"], {"user": 8})["orders_1h"] == [1]
+    first.close()
+    assert second.features(["spending:orders_1h"], {"user": 8})["orders_1h"] == [1], "it opens again"
+    second.close()
+
+
+def test_a_store_that_was_dropped_or_forgotten_is_closed(project: Path) -> None:
+    code = (
+        "import springhouse, sys\n"
+        "s = springhouse.open(sys.argv[1]); s.apply(); s.materialize(progress=False)\n"
+        "s = springhouse.open(sys.argv[1]); print(s.features(['profile:city'], {'user': 1})['city'])\n"
+    )
+    for _ in range(2):
+        said = subprocess.run([sys.executable, "-c", code, str(project)], capture_output=True, text=True, timeout=60)
+        assert said.stdout.strip() == "['Bonn']", said.stderr
+
+
+def test_a_forked_child_is_told_and_its_parent_goes_on(project: Path) -> None:
+    code = (
+        "import os, springhouse, sys\n"
+        "s = springhouse.open(sys.argv[1]); s.apply(); s.materialize(progress=False)\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    try: s.features(['profile:city'], {'user': 1})\n"
+        "    except springhouse.Conflict as error: print(error.code, flush=True)\n"
+        "    sys.exit(0)\n"
+        "assert os.waitpid(child, 0)[1] == 0\n"
+        "print(s.features(['profile:city'], {'user': 1})['city'])\n"
+    )
+    said = subprocess.run([sys.executable, "-c", code, str(project)], capture_output=True, text=True, timeout=60)
+    assert said.stdout.split("\n")[:2] == ["forked", "['Bonn']"], said.stderr
+
+
 def test_an_unreachable_server_is_told(project: Path) -> None:
     with springhouse.connect("http://127.0.0.1:9") as store, pytest.raises(springhouse.Unavailable) as raised:
         store.status()

@@ -12,7 +12,6 @@ use springhouse_node::{Mistakes, Node, Plan, Project, SystemClock, load_files, r
 use springhouse_online_embedded::writer_process;
 use springhouse_registry::SnapshotMeta;
 use springhouse_server::{InProcess, ServerSettings};
-use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Runtime;
@@ -23,7 +22,8 @@ pub(crate) struct NativeProject {
     root: PathBuf,
     /// The process it was made in. A forked child has the memory of the runtime, but none of its threads.
     process: u32,
-    pub(crate) runtime: ManuallyDrop<Runtime>,
+    /// None only while it is being dropped.
+    runtime: Option<Runtime>,
     /// The open node; opened by the first call that needs it, because it takes the project's writer lock.
     open: Mutex<Option<InProcess>>,
 }
@@ -43,7 +43,7 @@ impl NativeProject {
             .build()
             .map_err(|e| error("internal", format!("the runtime can't start: {e}"), None))?;
         let process = std::process::id();
-        Ok(Self { root, process, runtime: ManuallyDrop::new(runtime), open: Mutex::new(None) })
+        Ok(Self { root, process, runtime: Some(runtime), open: Mutex::new(None) })
     }
 
     /// True in a child process that was forked after the project was opened.
@@ -86,7 +86,7 @@ impl NativeProject {
             .map_err(|e| error("invalid_request", e, None))?;
         let answer = py.detach(|| {
             let open = self.opened()?;
-            Ok::<_, PyErr>(self.runtime.block_on(open.call(request)))
+            Ok::<_, PyErr>(self.runtime().block_on(open.call(request)))
         })?;
         let (parts, body) = answer.into_parts();
         let headers = PyDict::new(py);
@@ -113,7 +113,7 @@ impl NativeProject {
             let registry = self.project()?.registry().map_err(from_node)?;
             let meta = SnapshotMeta { applied_at: SystemClock.now(), applied_by: by, message };
             let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            self.runtime.block_on(async {
+            self.runtime().block_on(async {
                 let plan = Plan::make(definitions, &registry).await.map_err(from_node)?;
                 let mut applied = None;
                 if apply {
@@ -151,7 +151,7 @@ impl NativeProject {
         py.detach(|| {
             let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).take();
             match open {
-                Some(open) => self.runtime.block_on(open.close()).map_err(from_server),
+                Some(open) => self.runtime().block_on(open.close()).map_err(from_server),
                 None => Ok(()),
             }
         })
@@ -160,18 +160,22 @@ impl NativeProject {
 
 impl Drop for NativeProject {
     fn drop(&mut self) {
+        let Some(runtime) = self.runtime.take() else { return };
         if self.is_forked() {
-            return;
+            // Its threads are not in this process: to wait for them would be for ever.
+            std::mem::forget(runtime);
+        } else {
+            // Whoever wanted an orderly end has closed the project; what is acknowledged is in its log all the same.
+            runtime.shutdown_background();
         }
-        // SAFETY: taken once, here; nothing uses the field after.
-        #[expect(unsafe_code, reason = "a runtime whose threads are not in this process must not be dropped, but forgotten")]
-        let runtime = unsafe { ManuallyDrop::take(&mut self.runtime) };
-        // Whoever wanted an orderly end has closed the project; what is acknowledged is in its log all the same.
-        runtime.shutdown_background();
     }
 }
 
 impl NativeProject {
+    pub(crate) fn runtime(&self) -> &Runtime {
+        self.runtime.as_ref().expect("it is there until the project is dropped")
+    }
+
     /// Refuses to work in a child that was forked after the project was opened: its calls would wait for ever.
     fn check_process(&self) -> PyResult<()> {
         if self.is_forked() {
@@ -210,7 +214,7 @@ impl NativeProject {
         }
         let options = project.node_options(Arc::new(SystemClock));
         // Ingestion and the store start their background tasks on the runtime they are opened on.
-        let node = self.runtime.block_on(Node::open(options)).map_err(from_node)?;
+        let node = self.runtime().block_on(Node::open(options)).map_err(from_node)?;
         let opened = InProcess::new(node, settings).map_err(from_server)?;
         *open = Some(opened.clone());
         Ok(opened)

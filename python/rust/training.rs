@@ -69,7 +69,7 @@ pub(crate) fn training_set(
     let watch = Arc::new(Watch::default());
     let (done, result) = std::sync::mpsc::sync_channel(1);
     let seen = watch.clone();
-    project.runtime.spawn(async move {
+    project.runtime().spawn(async move {
         let made = node.training_set(order, seen.as_ref()).await;
         // The waiting thread is gone only when it has panicked.
         let _ = done.send(made);

@@ -255,20 +255,27 @@ def full() -> Definitions:
         columns={
             "user_id": "int64!",
             "page": Column(type="string", required=True, pii=False, from_="Page", description="Its path"),
-            "amount": "decimal(18,4)",
+            "amount": "float64",
+            "rank": "int64",
         },
         stream="push",
         history=Table(path="data/clicks/", format="delta"),
         delay="30m",
         where="page <> 'x'",
         derived={"long_page": "length(page) > 10"},
-        sequence="user_id",
+        sequence="rank",
         event_id="page",
         time_zone="America/New_York",
         max_clock_skew=timedelta(seconds=5),
         **said,  # type: ignore[arg-type]
     )
-    prices = Source(name="prices", event_time="at", known_at="seen_at", columns={}, table=Table(path="data/prices.csv"))
+    prices = Source(
+        name="prices",
+        event_time="at",
+        known_at="seen_at",
+        columns={"user_id": "int64!", "seen_at": "timestamp!", "price": "float64", "same": "float64"},
+        table=Table(path="data/prices.csv"),
+    )
     recent = FeatureView(
         name="recent",
         entity=user,
@@ -280,9 +287,11 @@ def full() -> Definitions:
         derived={"double": "amount * 2"},
         aggregate={
             "pages": Aggregate(
-                fn="top_n", column="page", windows=["lifetime"], n=3, cap=100, over_cap=None, hop="exact", default=[]
+                fn="top_n", column="page", windows=["1h"], n=3, cap=100, over_cap=None, hop="exact", default=None
             ),
-            "per_page": Aggregate(fn="sum", column="amount", windows=["1h"], group_by="page", default={"a b": 1.5}),
+            "per_page": Aggregate(
+                fn="sum", column="amount", windows=["lifetime"], group_by="page", default={"a b": 1.5}
+            ),
             "distinct": Aggregate(
                 fn="approx_count_distinct",
                 precision=12,
@@ -325,7 +334,7 @@ def full() -> Definitions:
     )
     service = FeatureService(
         name="service",
-        features=[recent, latest["same"], "request:a", request],
+        features=[recent, latest["same"], "request:a", request["b"]],
         on_stale="fail",
         on_unavailable="last_known",
         on_missing="fail",
@@ -478,7 +487,7 @@ def test_every_key_and_form_is_said_by_the_full_definitions() -> None:
     assert recent["ttl"] == "7d"
     assert recent["aggregate"]["pages"]["over_cap"] is None and "over_cap" not in recent["aggregate"]["p50"]
     assert given["request_views"]["request"]["inputs"] == ["columns:price", "latest:same"]
-    assert given["feature_services"]["service"]["features"] == ["recent", "latest:same", "request:a", "request"]
+    assert given["feature_services"]["service"]["features"] == ["recent", "latest:same", "request:a", "request:b"]
     assert given["sources"]["clicks"]["columns"]["page"]["from"] == "Page"
 
 
@@ -651,8 +660,9 @@ def test_objects_are_values() -> None:
 # The validator.
 
 
-def test_the_flights_are_valid() -> None:
-    assert mistakes(flights()) == []
+@pytest.mark.parametrize("given", [flights(), full(), Definitions()], ids=["flights", "full", "empty"])
+def test_the_validator_finds_no_mistake_in_any_key_or_form(given: Definitions) -> None:
+    assert mistakes(given) == []
 
 
 def test_nasty_texts_are_the_same_for_the_validator() -> None:

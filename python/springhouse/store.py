@@ -257,7 +257,8 @@ class Store:
                     f"definitions are a springhouse.Definitions, not a {type(definitions).__name__}",
                     "collect them with springhouse.Definitions.collect(...)",
                 )
-            return [("definitions.py", to_yaml())]
+            # Lines in mistakes are those of the text that was made of the definitions.
+            return [("definitions.to_yaml()", to_yaml())]
         if self._project is None:
             raise InvalidInput(
                 "invalid_argument",

@@ -57,6 +57,13 @@ def main():
             entity = {"user_id": [1]}
             embedded = per_call(lambda: store.features("all", entity), calls)
             values = per_call(lambda: store.features("all", entity, metadata=False), calls)
+            from springhouse.testing import FeatureTester
+
+            tested = FeatureTester(project.folder)
+            given = {"events": [{"at": "2026-01-01T00:00:00Z", "user_id": 1, "amount": 1.0}]}
+            check = per_call(lambda: tested.check(given, at="2026-01-01T00:00:01Z", entities=entity,
+                                                  expect={"amount_count_1h": 1}), max(calls // 100, 20))
+            results.add("feature_test", check * 1e3, "ms")
         server = project.serve()
         with springhouse.connect(server if "//" in server else f"http://{server}") as remote:
             over_http = per_call(lambda: remote.features("all", entity), calls)

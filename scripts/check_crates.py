@@ -25,7 +25,7 @@ MAY_USE = {
     "springhouse-node": ["core", "kernel", "expr", "registry", "online", "online-embedded", "lake", "ingest", "serving"],
     "springhouse-api": ["core", "serving"],
     "springhouse-server": ["core", "api", "node", "serving", "ingest", "lake", "registry"],
-    "springhouse-python": ["core", "api", "registry", "lake", "node", "server", "online-embedded"],
+    "springhouse-python": ["core", "api", "registry", "lake", "ingest", "serving", "node", "server", "online-embedded"],
     "springhouse": ["core", "kernel", "expr", "registry", "online", "online-embedded", "lake", "ingest", "serving", "node", "api", "server"],
 }
 

@@ -4,6 +4,7 @@
 //! user sees is Python, in `python/springhouse`, and is the same for both.
 
 mod error;
+mod evaluate;
 mod project;
 mod stream;
 mod training;
@@ -19,6 +20,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("NativeError", module.py().get_type::<error::NativeError>())?;
     module.add_class::<project::NativeProject>()?;
     module.add_function(wrap_pyfunction!(project::validate_files, module)?)?;
+    module.add_function(wrap_pyfunction!(evaluate::evaluate, module)?)?;
+    module.add_function(wrap_pyfunction!(evaluate::feature_references, module)?)?;
     module.add_function(wrap_pyfunction!(stream::to_stream, module)?)?;
     module.add_function(wrap_pyfunction!(stream::from_stream, module)?)?;
     module.add_function(wrap_pyfunction!(training::training_set, module)?)?;

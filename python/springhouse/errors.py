@@ -137,6 +137,7 @@ _BY_CODE: dict[str, type[SpringhouseError]] = {
     "store_corrupt": Internal,
     "store_locked": Conflict,
     "store_unavailable": Unavailable,
+    "unknown_feature": NotFound,
     "unknown_service": NotFound,
     "unknown_source": NotFound,
     "unknown_view": NotFound,

@@ -9,7 +9,7 @@
     flight = features(None, "late_departure", entities=["origin", "carrier", "tailnum"],
                       request={"distance": float, "sched_hour": int})
 
-    @app.get("/late/{origin}/{carrier}/{tailnum}")                   # keys from the path, the request fields from the query
+    @app.get("/late/{origin}/{carrier}/{tailnum}")           # keys from the path, request fields from the query
     def late(answer: Annotated[Features, Depends(flight)]) -> dict[str, float]:
         return {"late": predict(answer)}
 
@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
+import keyword
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -53,16 +54,16 @@ def features(
     entities: Sequence[str] | Mapping[str, Any],
     request: Sequence[str] | Mapping[str, Any] = (),
 ) -> Callable[..., Awaitable[Features]]:
-    """A FastAPI dependency that reads entity keys and request fields from the call, and gives the features of a service.
+    """A FastAPI dependency: reads entity keys and request fields from the call, and gives the features of a service.
 
-    ``store``: a store, a function that gives one, or None for the one that :func:`lifespan` opened. ``service``: as in
-    :meth:`springhouse.Store.features`. ``entities`` and ``request``: names of keys and fields, or names with their types.
-    A name in the endpoint's path is read from there, and from the query otherwise; ``Annotated[str, Body(embed=True)]`` as
-    a type reads a field of the JSON body, ``Annotated[list[str], Query()]`` many rows. A name without a type is text.
-    FastAPI checks the types and documents the parameters.
+    ``store``: a store, a function that gives one, or None for the one that :func:`lifespan` opened. ``service``: as
+    in :meth:`springhouse.Store.features`. ``entities`` and ``request``: names of keys and fields, or names with their
+    types. A name in the endpoint's path is read from there, and from the query otherwise; as a type,
+    ``Annotated[str, Body(embed=True)]`` reads a field of the JSON body, and ``Annotated[list[str], Query()]`` many
+    rows. A name without a type is text. FastAPI checks the types and documents the parameters.
 
-    The :class:`~springhouse.Features` have one row, or one row per item when the types are lists. Where the store raises,
-    the endpoint answers an HTTP error whose ``detail`` has ``code``, ``message``, ``hint`` and ``trace_id``.
+    The :class:`~springhouse.Features` have one row, or one row per item when the types are lists. Where the store
+    raises, the endpoint answers an HTTP error whose ``detail`` has ``code``, ``message``, ``hint`` and ``trace_id``.
 
     Raises :class:`InvalidInput`: ``missing_package`` without FastAPI, ``invalid_argument`` for a name that can't be a
     parameter or is given twice.
@@ -74,7 +75,7 @@ def features(
     fastapi = _fastapi()
     keys, fields = _typed(entities), _typed(request)
     for name in [*keys, *fields]:
-        if not name.isidentifier() or name in keys.keys() & fields.keys():
+        if not name.isidentifier() or keyword.iskeyword(name) or name in keys.keys() & fields.keys():
             raise InvalidInput(
                 "invalid_argument",
                 f"`{name}` can't be a parameter of an endpoint, or is a key and a request field at once",
@@ -104,9 +105,8 @@ def lifespan(project: str | Path | Callable[[], Store]) -> Callable[[Any], Abstr
     """The ``lifespan`` of an app: opens the store before the first call, and closes it after the last.
 
     ``project``: the folder of a project, or a function that gives a store, such as
-    ``lambda: springhouse.connect("http://127.0.0.1:8765")``. The store is at ``app.state.springhouse``, and errors that an
-    endpoint's own calls of it raise are answered by :func:`on_error` when the app is given that as a handler. With several
-    worker processes, let a `springhouse serve` have the project: one process at a time may write.
+    ``lambda: springhouse.connect("http://127.0.0.1:8765")``. Endpoints find the store at ``app.state.springhouse``.
+    With several worker processes, let a `springhouse serve` have the project: one process at a time may write.
 
     Raises at the start of the app what :func:`springhouse.open` raises.
     """
@@ -124,7 +124,10 @@ def lifespan(project: str | Path | Callable[[], Store]) -> Callable[[Any], Abstr
 
 
 async def on_error(request: Any, error: Exception) -> Any:
-    """Answers any :class:`SpringhouseError` as the dependency does: ``app.add_exception_handler(SpringhouseError, on_error)``."""
+    """Answers a :class:`SpringhouseError` as the dependency does.
+
+    For what an endpoint's own calls raise: ``app.add_exception_handler(SpringhouseError, on_error)``.
+    """
     if not isinstance(error, SpringhouseError):
         raise error
     _fastapi()
@@ -134,7 +137,9 @@ async def on_error(request: Any, error: Exception) -> Any:
 
 
 def _typed(names: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
-    return dict(names) if isinstance(names, Mapping) else dict.fromkeys([names] if isinstance(names, str) else names, str)
+    if isinstance(names, Mapping):
+        return dict(names)
+    return dict.fromkeys([names] if isinstance(names, str) else names, str)
 
 
 def _store_of(store: Store | Callable[[], Store] | None, http_request: Any) -> Store:

@@ -27,17 +27,17 @@ class TrainingDataset:
     """The rows of a training set as a map-style dataset of PyTorch.
 
     Item ``i`` is a pair: the features, a float32 array of shape ``[len(features)]`` in the given order (or what
-    ``transform`` makes of it), and the target, a float32. Items are numpy's, which a ``DataLoader`` turns into tensors, so
-    that torch is not needed to make or read them; ``transform=torch.from_numpy`` gives tensors at once.
+    ``transform`` makes of it), and the target, a float32. Items are numpy's, which a ``DataLoader`` turns into
+    tensors, so that torch is not needed to make or read them; ``transform=torch.from_numpy`` gives tensors at once.
 
-    Features and target are numbers or bools (1.0 and 0.0). A null feature is NaN. Rows whose target is null, such as the
-    delay of a cancelled flight, are left out; ``row_numbers`` (int64) says which rows of the training set the items are.
-    float32 keeps whole numbers exactly to 16,777,216.
+    Features and target are numbers or bools (1.0 and 0.0). A null feature is NaN. Rows whose target is null, such as
+    the delay of a cancelled flight, are left out; ``row_numbers`` (int64) says which rows of the training set the
+    items are. float32 keeps whole numbers exactly to 16,777,216.
 
     ``matrix`` is all features, ``[len(self), len(features)]``, and ``targets`` all targets, ``[len(self)]``.
 
-    Raises :class:`InvalidInput`: ``unknown_column``, ``not_numeric`` for text, timestamps and lists, ``missing_package``
-    without numpy or pyarrow.
+    Raises :class:`InvalidInput`: ``unknown_column``, ``not_numeric`` for text, timestamps and lists,
+    ``missing_package`` without numpy or pyarrow.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class TrainingDataset:
         return (row if self.transform is None else self.transform(row)), self.targets[item]
 
     def tensors(self) -> tuple[Any, Any]:
-        """All features ``[len(self), len(features)]`` and targets ``[len(self)]`` as float32 tensors over the same memory.
+        """Features ``[len(self), len(features)]`` and targets ``[len(self)]``: float32 tensors over the same memory.
 
         Raises :class:`InvalidInput` (``missing_package``) without torch.
         """
@@ -80,7 +80,7 @@ class TrainingDataset:
 
 
 def to_hf(training_set: TrainingSet) -> Any:
-    """The training set as a Hugging Face ``datasets.Dataset``, over the same memory: the labels' columns, then the features.
+    """The training set as a Hugging Face ``datasets.Dataset``: the labels' columns, then the features, not copied.
 
     Raises :class:`InvalidInput` (``missing_package``) without `datasets` or pyarrow.
     """
@@ -101,7 +101,7 @@ def _column(table: Any, name: str) -> Any:
 
 def _numbers(table: Any, name: str) -> Any:
     """A column as float32, null as NaN."""
-    from pyarrow import compute, types
+    from pyarrow import compute, float32, types
 
     column = _column(table, name)
     if not (types.is_integer(column.type) or types.is_floating(column.type) or types.is_boolean(column.type)):
@@ -111,7 +111,7 @@ def _numbers(table: Any, name: str) -> Any:
             "leave it out, or make numbers of it in the training set's table first",
         )
     # An integer that float32 can't hold is rounded, as documented, not refused.
-    return compute.cast(column, "float32", safe=False).to_numpy()
+    return compute.cast(column, float32(), safe=False).to_numpy()
 
 
 def _package(name: str) -> Any:

@@ -31,7 +31,7 @@ def answering(app: FastAPI, path: str, dependency: Any, method: str = "GET") -> 
     """The app, with an endpoint that says what features it was given."""
 
     @app.api_route(path, methods=[method])
-    def endpoint(answer: Annotated[Features, Depends(dependency)]) -> dict[str, Any]:
+    def endpoint(answer: Features = Depends(dependency)) -> dict[str, Any]:
         return {"orders": answer["orders_lifetime"], "usual": answer.to_dict().get("basket_to_usual")}
 
     return app
@@ -117,7 +117,7 @@ def test_an_app_without_a_store_is_told_so() -> None:
 
 
 def test_a_name_that_no_parameter_can_have_is_refused() -> None:
-    for entities, request in ((["user-id"], []), (["user"], ["user"])):
+    for entities, request in ((["user-id"], []), (["from"], []), (["user"], ["user"])):
         with pytest.raises(InvalidInput) as refused:
             features(None, "checkout", entities=entities, request=request)
         assert refused.value.code == "invalid_argument"

@@ -9,6 +9,7 @@ mod applier;
 mod dead_letters;
 mod dedup;
 mod flusher;
+mod given;
 mod log;
 mod outcome;
 mod progress;
@@ -18,6 +19,7 @@ mod settings;
 mod validate;
 mod writer;
 
+pub use given::{GivenRows, given_rows};
 pub use outcome::{
     DeadLetter, IngestPositions, PushError, PushOutcome, PushRequest, PushRows, ROW_CODES, RowOutcome,
 };

@@ -3,6 +3,7 @@
 
 mod clock;
 mod error;
+mod evaluate;
 mod explain;
 mod node;
 mod plan;
@@ -13,6 +14,7 @@ mod verify;
 
 pub use clock::{SettableClock, SystemClock};
 pub use error::NodeError;
+pub use evaluate::evaluate;
 pub use node::{JobOutcome, Node, NodeOptions, NodePaths, NodeStatus, ViewLine, open_registry};
 pub use plan::{Plan, Refusal};
 pub use project::{

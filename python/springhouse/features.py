@@ -67,7 +67,7 @@ class Features:
     @property
     def types(self) -> dict[str, str]:
         """Declared types by feature."""
-        return {name: column["type"] for name, column in self.body["features"].items()}
+        return {name: column.get("type", "") for name, column in self.body["features"].items()}
 
     def _column(self, key: str) -> dict[str, list[Any]]:
         return {name: column[key] for name, column in self.body["features"].items() if key in column}
@@ -76,7 +76,7 @@ class Features:
         values = self._decoded.get(name)
         if values is None:
             column = self.body["features"][name]
-            decode = _decoder(column["type"])
+            decode = _decoder(column.get("type", ""))
             raw = column["values"]
             values = raw if decode is None else [None if value is None else decode(value) for value in raw]
             self._decoded[name] = values
@@ -101,10 +101,13 @@ class Features:
         return [{name: values[row] for name, values in columns.items()} for row in range(self.row_count)]
 
     def to_pandas(self) -> Any:
-        """A :class:`pandas.DataFrame` with one row per entity row."""
+        """A :class:`pandas.DataFrame` with one row per entity row, in the declared types where pyarrow is installed."""
         import pandas
 
-        return pandas.DataFrame(self.to_dict())
+        try:
+            return self.to_arrow().to_pandas()
+        except ImportError:
+            return pandas.DataFrame(self.to_dict())
 
     def to_polars(self) -> Any:
         """A :class:`polars.DataFrame` with one row per entity row."""
@@ -116,7 +119,8 @@ class Features:
         """A :class:`pyarrow.Table` with one row per entity row, in the declared types."""
         import pyarrow
 
-        arrays = {name: pyarrow.array(self[name], type=_arrow_type(self.types[name])) for name in self}
+        types = self.types
+        arrays = {name: pyarrow.array(self[name], type=_arrow_type(types[name])) for name in self}
         return pyarrow.table(arrays)
 
     def __repr__(self) -> str:

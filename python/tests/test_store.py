@@ -391,3 +391,15 @@ def test_definitions_in_python_go_the_same_way(project: Path) -> None:
         assert isinstance(Definitions(entities=[]), Definitions)
         plan = store.plan(Definitions(entities=[Entity(name="user", keys={"user": "int64"})]))
         assert plan.breaking > 0, "everything else would go"
+
+
+def test_frames_have_the_declared_types(project: Path) -> None:
+    with springhouse.open(project) as store:
+        store.apply()
+        answer = store.features(["profile:city", "spending:amount_mean_1h", "spending:orders_1h"], {"user": [1, 2]})
+        frame = answer.to_pandas()
+        assert str(frame["orders_1h"].dtype) == "int64" and str(frame["amount_mean_1h"].dtype) == "float64"
+        assert answer.to_polars().shape == (2, 3)
+        plain = store.features(["spending:orders_1h"], {"user": 1}, metadata=False)
+        assert plain["orders_1h"] == [0] and plain.statuses == {} and plain.ages == {}
+        assert plain.to_pandas()["orders_1h"].tolist() == [0]

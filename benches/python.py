@@ -63,14 +63,14 @@ def main():
             given = {"events": [{"at": "2026-01-01T00:00:00Z", "user_id": 1, "amount": 1.0}]}
             check = per_call(lambda: tested.check(given, at="2026-01-01T00:00:01Z", entities=entity,
                                                   expect={"amount_count_1h": 1}), max(calls // 100, 20))
-            results.add("feature_test", check * 1e3, "ms")
+            results.add("python_feature_test", check * 1e3, "ms")
         server = project.serve()
         with springhouse.connect(server if "//" in server else f"http://{server}") as remote:
             over_http = per_call(lambda: remote.features("all", entity), calls)
         project.process.terminate()
         project.process.wait(120)
-        results.add("features_embedded", embedded * 1e6, "us", "the same over HTTP", over_http * 1e6, embedded / over_http)
-        results.add("features_embedded_values_only", values * 1e6, "us")
+        results.add("python_features_embedded", embedded * 1e6, "us", "the same over HTTP", over_http * 1e6, embedded / over_http)
+        results.add("python_features_embedded_values_only", values * 1e6, "us")
 
         ours, theirs = [], []
         for run in range(runs):
@@ -86,7 +86,7 @@ def main():
             if not made.to_arrow().equals(expected):
                 sys.exit("the training set from Python differs from the program's")
         ours, theirs = statistics.median(ours), statistics.median(theirs)
-        results.add("training_set", ours, "s", "the program, file to file", theirs, ours / theirs, rows=rows, labels=labels)
+        results.add("python_training_set", ours, "s", "the program, file to file", theirs, ours / theirs, rows=rows, labels=labels)
 
 
 def inside():

@@ -4,7 +4,8 @@ use crate::error::{error, from_mistakes, from_node};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use springhouse_api::{ApiError, parse_features, parse_timestamp, write_features};
-use springhouse_ingest::PushRows;
+use springhouse_core::Micros;
+use springhouse_ingest::{GivenSource, PushRows};
 use springhouse_node::{evaluate as evaluate_rows, load_files};
 use springhouse_serving::ServingError;
 use std::sync::Arc;
@@ -14,20 +15,22 @@ use std::sync::Arc;
 pub(crate) fn evaluate<'py>(
     py: Python<'py>,
     files: Vec<(String, String)>,
-    rows: Vec<(String, String)>,
+    rows: Vec<(String, String, Vec<Option<String>>)>,
     at: &str,
     request: &str,
 ) -> PyResult<Bound<'py, PyBytes>> {
-    let at = parse_timestamp(at).ok_or_else(|| {
-        error("invalid_argument", format!("`{at}` is no RFC 3339 timestamp with an offset"), None)
-    })?;
+    let at = moment(at)?;
     let answer = py.detach(|| {
         let definitions = load_files(&files).map_err(|mistakes| from_mistakes(&mistakes))?.definitions;
         let services = definitions.feature_services.values();
         // A test of one's own features is not for anyone else's eyes.
         let roles: Vec<String> = services.flat_map(|service| service.readers.iter().cloned()).collect();
-        let rows: Vec<(String, PushRows)> =
-            rows.into_iter().map(|(source, json)| (source, PushRows::Json(json.into()))).collect();
+        let given = |(source, json, known_at): (String, String, Vec<Option<String>>)| {
+            let known_at = known_at.iter().map(|text| text.as_deref().map(moment).transpose());
+            let rows = PushRows::Json(json.into());
+            Ok(GivenSource { source, rows, known_at: known_at.collect::<PyResult<_>>()? })
+        };
+        let rows = rows.into_iter().map(given).collect::<PyResult<Vec<_>>>()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
@@ -66,6 +69,12 @@ pub(crate) fn feature_references(files: Vec<(String, String)>, names: Vec<String
         }
     }
     Ok(serde_json::json!(found).to_string())
+}
+
+fn moment(text: &str) -> PyResult<Micros> {
+    parse_timestamp(text).ok_or_else(|| {
+        error("invalid_argument", format!("`{text}` is no RFC 3339 timestamp with an offset"), None)
+    })
 }
 
 fn to_api(failed: ServingError) -> ApiError {

@@ -31,7 +31,24 @@ from .errors import InvalidInput, from_native
 from .features import Features
 from .table import columns_of, is_table, json_text
 
-__all__ = ["FeatureTester"]
+__all__ = ["FeatureTester", "KnownRow", "known"]
+
+
+class KnownRow(dict[str, Any]):
+    """A row with the moment from which the store knew it. Made by :func:`known`."""
+
+    known_at: str | datetime
+
+
+def known(row: Mapping[str, Any], at: str | datetime) -> KnownRow:
+    """The row, known from ``at`` on and not by its source's table rule: an event that came late, a row that was restated.
+
+    >>> known({"user": 1, "at": "2026-01-01T12:00:00Z"}, "2026-01-01T12:10:00Z").known_at
+    '2026-01-01T12:10:00Z'
+    """
+    known_row = KnownRow(row)
+    known_row.known_at = at
+    return known_row
 
 
 class FeatureTester:
@@ -41,7 +58,7 @@ class FeatureTester:
 
     Rows are dicts (or a table) by source, with the source's declared columns; a row that a push would refuse is refused
     here, with its number. A row counts as known by the source's table rule: its ``known_at`` column where it declares
-    one, else its event time plus the declared ``delay``. A source that is not given has no rows.
+    one, else its event time plus the declared ``delay``; :func:`known` says otherwise for one row. A source that is not given has no rows.
     """
 
     def __init__(self, definitions: Any) -> None:
@@ -76,7 +93,7 @@ class FeatureTester:
         body |= {"entities": columns_of(entities), "full": True}
         if request is not None:
             body["request"] = columns_of(request)
-        given = [(source, json_text(_rows(of_source))) for source, of_source in rows.items()]
+        given = [(source, json_text(listed), _known(listed)) for source, listed in _listed(rows)]
         try:
             return Features(json.loads(_native.evaluate(self._files, given, _moment(at), json_text(body))))
         except _native.NativeError as error:
@@ -119,6 +136,14 @@ class FeatureTester:
         except _native.NativeError as error:
             raise from_native(error) from None
         return list(dict.fromkeys([*found, *(name for name in names if ":" in name)]))
+
+
+def _listed(rows: Mapping[str, Any]) -> list[tuple[str, list[Any]]]:
+    return [(source, _rows(of_source)) for source, of_source in rows.items()]
+
+
+def _known(rows: list[Any]) -> list[str | None]:
+    return [_moment(row.known_at) if isinstance(row, KnownRow) else None for row in rows]
 
 
 def _rows(rows: Any) -> list[Any]:

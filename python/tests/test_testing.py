@@ -15,7 +15,7 @@ import pytest
 from shop import DEFINITIONS
 
 import springhouse
-from springhouse.testing import FeatureTester
+from springhouse.testing import FeatureTester, known
 
 pytest_plugins = ["pytester"]
 
@@ -58,6 +58,15 @@ def test_request_views_and_services(project: Path) -> None:
 def test_events_of_one_id_count_once_and_tables_are_rows_too(project: Path) -> None:
     rows = pandas.DataFrame([order(60), order(60), order(61)])
     FeatureTester(project).check({"orders": rows}, at=NOON, entities={"user": 1}, expect={"orders_1h": 2})
+
+
+def test_a_late_event_counts_from_when_it_was_known(project: Path) -> None:
+    tested = FeatureTester(project)
+    rows = {"orders": [order(1800, 1.0), known(order(1700, 2.0), NOON), known(order(1600, 4.0), NOON - timedelta(minutes=1))]}
+    for at, spent in [(NOON - timedelta(minutes=1), 1.0), (NOON, 5.0), (NOON + timedelta(seconds=1), 7.0)]:
+        tested.check(rows, at=at, entities={"user": 1}, expect={"amount_sum_1h": spent})
+    with pytest.raises(springhouse.InvalidInput):
+        tested.features({"orders": [known(order(1), "late")]}, at=NOON, features=["spending"], entities={"user": 1})
 
 
 def test_a_wrong_row_is_told_with_its_number(project: Path) -> None:

@@ -6,6 +6,7 @@ use crate::settings::PushSettings;
 use crate::validate::{SourceSchema, timestamps};
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
+use springhouse_core::Micros;
 use springhouse_core::definition::{Definitions, Source};
 use springhouse_kernel::Stamp;
 use std::collections::HashMap;
@@ -20,6 +21,17 @@ pub struct GivenRows {
     pub stamps: Vec<Stamp>,
 }
 
+/// Rows given for one source.
+#[derive(Clone, Debug)]
+pub struct GivenSource {
+    /// The source.
+    pub source: String,
+    /// The rows.
+    pub rows: PushRows,
+    /// By row, when it was known, where that is not by the source's table rule: a late event. May be shorter than the rows.
+    pub known_at: Vec<Option<Micros>>,
+}
+
 /// Checks and stamps rows of a stream or a table.
 ///
 /// # Errors
@@ -27,10 +39,10 @@ pub struct GivenRows {
 pub fn given_rows(
     definitions: &Definitions,
     source: &Source,
-    rows: &PushRows,
+    given: &GivenSource,
 ) -> Result<GivenRows, PushError> {
     let schema = SourceSchema::new(definitions, source)?;
-    let checked = schema.check(rows, None, true, &PushSettings::default())?;
+    let checked = schema.check(&given.rows, None, true, &PushSettings::default())?;
     if let Some(refused) = checked.refused.first() {
         let message = format!("row {} of source `{}`: {}", refused.row, source.name, refused.reason);
         return Err(
@@ -38,7 +50,11 @@ pub fn given_rows(
         );
     }
     let event_times = timestamps(checked.rows.column(schema.event_time)).values();
-    let known_at = checked.known_at.unwrap_or_default();
+    // No row was refused, so rows have the places they were given in.
+    let mut known_at = checked.known_at.unwrap_or_default();
+    for (known, said) in known_at.iter_mut().zip(&given.known_at) {
+        *known = said.unwrap_or(*known);
+    }
     let sequence = source.sequence.as_ref().and_then(|name| checked.rows.column_by_name(name));
     let sequence = sequence.map(|column| column.as_primitive::<Int64Type>());
     // A row without a number goes by its place, before those with one, as it does in a table.

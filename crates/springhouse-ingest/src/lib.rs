@@ -19,7 +19,7 @@ mod settings;
 mod validate;
 mod writer;
 
-pub use given::{GivenRows, given_rows};
+pub use given::{GivenRows, GivenSource, given_rows};
 pub use outcome::{
     DeadLetter, IngestPositions, PushError, PushOutcome, PushRequest, PushRows, ROW_CODES, RowOutcome,
 };

@@ -7,7 +7,7 @@ use crate::NodeError;
 use springhouse_core::definition::FeatureView;
 use springhouse_core::{Definitions, EntityKey, Micros};
 use springhouse_expr::ViewProjection;
-use springhouse_ingest::{GivenRows, PushRows, given_rows};
+use springhouse_ingest::{GivenRows, GivenSource, given_rows};
 use springhouse_kernel::{EntityState, ViewPlan};
 use springhouse_online::{Lane, MemoryStore, OnlineStore, ViewHandle, Write};
 use springhouse_serving::{FeatureServer, Frontiers, ServingSettings, ViewFrontier};
@@ -35,11 +35,12 @@ impl Frontiers for Frozen {
 /// `unknown_source`, what is wrong with a row (codes and texts of a push), or with the definitions.
 pub async fn evaluate(
     definitions: Arc<Definitions>,
-    rows: &[(String, PushRows)],
+    rows: &[GivenSource],
     at: Micros,
 ) -> Result<FeatureServer, NodeError> {
     let mut given: BTreeMap<&str, GivenRows> = BTreeMap::new();
-    for (name, rows) in rows {
+    for rows in rows {
+        let name = &rows.source;
         let source = definitions.sources.get(name).ok_or_else(|| {
             let known: Vec<&str> = definitions.sources.keys().map(String::as_str).collect();
             NodeError::new(

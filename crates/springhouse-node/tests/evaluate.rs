@@ -5,7 +5,7 @@
 use proptest::prelude::*;
 use springhouse_core::time::{HOUR, MINUTE, SECOND};
 use springhouse_core::{Definitions, Micros, Value};
-use springhouse_ingest::PushRows;
+use springhouse_ingest::{GivenSource, PushRows};
 use springhouse_node::{NodeError, evaluate, load_files};
 use springhouse_serving::{FeatureRequest, Selection};
 use std::collections::BTreeMap;
@@ -52,21 +52,22 @@ fn definitions() -> Arc<Definitions> {
     Arc::new(load_files(&files).expect("the definitions are right").definitions)
 }
 
-fn orders(orders: &[Order]) -> (String, PushRows) {
+fn orders(orders: &[Order]) -> GivenSource {
     let row = |order: &Order| {
         let (at, known, id, user, amount) = *order;
         serde_json::json!({"at": at, "known": known, "id": id, "user": user, "amount": f64::from(amount)})
     };
     let rows: Vec<_> = orders.iter().map(row).collect();
-    ("orders".to_owned(), PushRows::Json(serde_json::to_vec(&rows).unwrap().into()))
+    json("orders", &rows.into())
 }
 
-fn json(source: &str, rows: &serde_json::Value) -> (String, PushRows) {
-    (source.to_owned(), PushRows::Json(serde_json::to_vec(rows).unwrap().into()))
+fn json(source: &str, rows: &serde_json::Value) -> GivenSource {
+    let rows = PushRows::Json(serde_json::to_vec(rows).unwrap().into());
+    GivenSource { source: source.to_owned(), rows, known_at: Vec::new() }
 }
 
 /// Values of the view's features for user 1 at `at`. The only place that touches the API.
-fn values(rows: &[(String, PushRows)], view: &str, at: Micros) -> Result<Vec<Value>, NodeError> {
+fn values(rows: &[GivenSource], view: &str, at: Micros) -> Result<Vec<Value>, NodeError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(async {
         let server = evaluate(definitions(), rows, at).await?;

@@ -35,13 +35,14 @@ impl Progress for Watch {
 
 /// Makes the training set at `out` and returns its manifest as JSON.
 #[pyfunction]
-#[pyo3(signature = (project, service, labels, out, at_column, time_zone, availability, memory_mb, on_progress))]
+#[pyo3(signature = (project, service, labels, labels_name, out, at_column, time_zone, availability, memory_mb, on_progress))]
 #[expect(clippy::too_many_arguments, reason = "the keyword arguments of `Store.training_set`, by position")]
 pub(crate) fn training_set(
     py: Python<'_>,
     project: &NativeProject,
     service: String,
     labels: PathBuf,
+    labels_name: Option<String>,
     out: PathBuf,
     at_column: Option<String>,
     time_zone: Option<String>,
@@ -52,6 +53,7 @@ pub(crate) fn training_set(
     let order = TrainingOrder {
         service,
         labels,
+        labels_name,
         out,
         at_column,
         time_zone,

@@ -36,6 +36,7 @@ def training_set(
     project: NativeProject,
     service: str,
     labels: str,
+    labels_name: str | None,
     out: str,
     at_column: str | None,
     time_zone: str | None,

@@ -416,13 +416,22 @@ class Store:
         try:
             with tempfile.TemporaryDirectory(prefix="springhouse-") as folder, ProgressBar(progress) as bar:
                 if isinstance(labels, str | Path):
-                    label_file = str(labels)
+                    label_file, name = str(labels), None
                 else:
-                    label_file = str(Path(folder) / "labels.parquet")
+                    label_file, name = str(Path(folder) / "labels.parquet"), "table"
                     _native.write_labels(_with_stream(labels), label_file)
                 target = str(out) if out is not None else str(Path(folder) / "training.parquet")
                 manifest = _native.training_set(
-                    self._project, service, label_file, target, at, time_zone, availability, memory_mb, bar.update
+                    self._project,
+                    service,
+                    label_file,
+                    name,
+                    target,
+                    at,
+                    time_zone,
+                    availability,
+                    memory_mb,
+                    bar.update,
                 )
                 table = _native.read_training_set(target)
         except _native.NativeError as error:

@@ -84,6 +84,8 @@ def test_a_training_set_from_any_frame(store: springhouse.Store, frame: Callable
     assert table["city"].to_pylist() == ["Köln", "Bonn", "nowhere", "nowhere"]
     assert len(made) == made.rows == 4
     assert made.feature_names == [name for name in table.column_names if name not in LABELS.column_names]
+    assert made.manifest["labels"]["name"] == "table", "no path of a temporary file: two equal runs are equal"
+    assert store.training_set("checkout", frame(LABELS), progress=False).manifest == made.manifest
     assert made.to_polars()["orders_lifetime"].to_list() == EXPECTED_ORDERS
     assert made.to_pandas()["orders_lifetime"].tolist() == EXPECTED_ORDERS
     assert pyarrow.table(made).equals(table), "the PyCapsule interface can be read more than once"

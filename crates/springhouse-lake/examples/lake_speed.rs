@@ -196,6 +196,7 @@ async fn train(directory: &Path, views: usize, service: &str) {
         definition_hash: String::new(),
         service: service.into(),
         labels: directory.join("labels.parquet"),
+        labels_name: None,
         at_column: None,
         time_zone: Some("UTC".into()),
         out: directory.join(format!("{service}.parquet")),

@@ -67,6 +67,9 @@ pub struct TrainingRequest<'a> {
     pub service: String,
     /// Label file (Parquet, CSV) or Delta table.
     pub labels: PathBuf,
+    /// What the labels are called in the manifest and in errors, where a file's path would say nothing: they are a table
+    /// that was written for this job alone. None = their path below the project.
+    pub labels_name: Option<String>,
     /// The label table's column with the moment asked for; default `event_timestamp`, else the only timestamp column.
     pub at_column: Option<String>,
     /// The zone of label timestamps that carry none.

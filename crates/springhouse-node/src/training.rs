@@ -12,6 +12,8 @@ pub struct TrainingOrder {
     pub service: String,
     /// Label file (Parquet, CSV) or Delta table.
     pub labels: PathBuf,
+    /// What they are called, where they are a table that was written for this job alone.
+    pub labels_name: Option<String>,
     /// Output Parquet file; its manifest goes beside it.
     pub out: PathBuf,
     /// The labels' column with the moment asked for; default `event_timestamp`, else the only timestamp column.
@@ -41,6 +43,7 @@ impl Node {
             definition_hash: applied.hash.to_string(),
             service: order.service,
             labels: order.labels,
+            labels_name: order.labels_name,
             at_column: order.at_column,
             time_zone: order.time_zone,
             out: order.out,

@@ -61,7 +61,7 @@ impl Labels {
         let zone = Zone::parse(request.time_zone.as_deref())?;
         let path =
             std::path::absolute(&request.labels).map_err(|e| LakeError::unreadable(&request.labels, &e))?;
-        let name = file_name(lake.project(), &path);
+        let name = request.labels_name.clone().unwrap_or_else(|| file_name(lake.project(), &path));
         let (paths, version) = label_files(lake, &path).await?;
         let mut files = Vec::with_capacity(paths.len());
         for file in paths {

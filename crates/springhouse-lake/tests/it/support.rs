@@ -53,6 +53,7 @@ impl Project {
             definition_hash: "hash".into(),
             service: "all".into(),
             labels: self.path(labels),
+            labels_name: None,
             at_column: None,
             time_zone: None,
             out: self.path(out),

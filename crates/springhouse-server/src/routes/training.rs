@@ -56,6 +56,7 @@ fn order(request: &Request, service: String, folder: &Path) -> Result<TrainingOr
     let mut order = TrainingOrder {
         service,
         labels: folder.join("labels.parquet"),
+        labels_name: Some("table".to_owned()),
         out: folder.join("training.parquet"),
         at_column: None,
         time_zone: None,

@@ -191,6 +191,7 @@ async fn train(node: &Node, project: &Path, labels: &str, out: &str, hash: &str)
         definition_hash: hash.to_owned(),
         service: SERVICE.to_owned(),
         labels: project.join(labels),
+        labels_name: None,
         at_column: None,
         time_zone: None,
         out: project.join(out),

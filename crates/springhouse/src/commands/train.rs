@@ -60,6 +60,7 @@ pub(crate) async fn run(args: TrainArgs, project: &Path) -> anyhow::Result<ExitC
         definition_hash: head.definition_hash.clone(),
         service: args.service,
         labels: args.labels,
+        labels_name: None,
         at_column: args.at_column,
         time_zone: args.time_zone,
         out: args.out.clone(),

@@ -101,6 +101,7 @@ async fn training(case: &Case, place: &Path) -> anyhow::Result<DoorResult> {
         definition_hash: "conformance".to_owned(),
         service: SERVICE.to_owned(),
         labels,
+        labels_name: None,
         at_column: Some("at".to_owned()),
         time_zone: None,
         out: out.clone(),

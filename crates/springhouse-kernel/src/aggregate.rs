@@ -6,6 +6,7 @@ mod groups;
 mod value;
 
 pub(crate) use groups::Groups;
+pub(crate) use value::seconds;
 
 use crate::Stamp;
 use crate::exact::ExactSum;

@@ -1,6 +1,7 @@
 //! Training values: the same answers as [`crate::ViewPlan::read`], for many labels at once over Arrow arrays.
 
 mod grouped;
+mod in_order;
 mod latest;
 mod suffix;
 mod timeline;

@@ -111,7 +111,7 @@ fn most_frequent(counts: &std::collections::BTreeMap<Value, u64>) -> Vec<(&Value
 }
 
 /// The seconds between two moments, rounded once.
-fn seconds(from: Micros, to: Micros) -> f64 {
+pub(crate) fn seconds(from: Micros, to: Micros) -> f64 {
     let micros = i128::from(to) - i128::from(from);
     if micros.unsigned_abs() < 1 << 53 {
         return micros as f64 / SECOND as f64;

@@ -3,11 +3,11 @@
 use super::EventColumns;
 use super::grouped::{Asked, Happened, sort_by_key};
 use crate::arrow_values::value_at;
-use crate::plan::{ViewPlan, WindowsPlan};
+use crate::plan::ViewPlan;
 use crate::stamp::Stamp;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array};
 use arrow::datatypes::DataType;
-use springhouse_core::{Micros, Value, ValueType};
+use springhouse_core::{Value, ValueType};
 
 /// Events in the order of their event times; the rows of an entity lie scattered, and every window reads them.
 pub(super) struct Timeline<'a> {
@@ -75,22 +75,12 @@ impl<'a> Timeline<'a> {
         Self { stamps: Vec::new(), by_visibility: Vec::new(), inputs }
     }
 
-    /// Takes up one entity's events; `asked` is not empty and in time order.
-    pub(super) fn fill(
-        &mut self,
-        windows: &WindowsPlan,
-        events: &EventColumns<'_>,
-        happened: &mut [Happened],
-        asked: &[Asked],
-    ) {
-        let (first, last) = (asked[0].at, asked[asked.len() - 1].at);
-        // What no window of the first label reaches, and what even the last label can't see, is left out.
-        let low = windows.readers.iter().map(|reader| reader.window.bounds(first).low).min();
-        let low = low.unwrap_or(Micros::MIN);
-        sort_by_key(happened, |event| event.event_time);
-        let from = happened.partition_point(|event| event.event_time < low);
+    /// Takes up one entity's events, which are in the order of event time; `asked` is not empty and in time order.
+    pub(super) fn fill(&mut self, events: &EventColumns<'_>, happened: &[Happened], asked: &[Asked]) {
+        // What even the last label can't see is left out.
+        let last = asked[asked.len() - 1].at;
         let seen = || {
-            let seen = happened[from..].iter().filter(|event| event.visible_at < last);
+            let seen = happened.iter().filter(|event| event.visible_at < last);
             seen.map(|event| event.row as usize)
         };
         self.stamps.clear();

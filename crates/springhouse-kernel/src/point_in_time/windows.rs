@@ -1,13 +1,14 @@
 //! Windowed aggregates for many labels: entity by entity, events and labels in time order, every window sliding along.
 
 use super::grouped::{Asked, Grouped, Happened, sort_by_key};
+use super::in_order::InOrder;
 use super::suffix::SuffixTree;
 use super::timeline::Timeline;
 use super::{EventColumns, LabelColumns, TrainingColumns};
 use crate::aggregate::{Kind, Slot, State};
 use crate::arrow_values::array_from_values;
 use crate::plan::{ViewPlan, WindowReader, WindowsPlan};
-use arrow::array::{ArrayRef, Float64Array, Int64Array};
+use arrow::array::{ArrayRef, Float32Array, Float64Array, Int32Array, Int64Array};
 use arrow::buffer::{BooleanBuffer, NullBuffer};
 use springhouse_core::definition::AggregateFunction;
 use springhouse_core::{Micros, Value, ValueStatus, ValueType};
@@ -32,7 +33,10 @@ pub(super) fn answer(
         event_time: events.event_times[row],
         row: row as u32,
     });
-    let slides = slides(windows);
+    let mut in_order = InOrder::new(windows, events);
+    // What the fast way leaves, and everything, for entities whose events it can't take.
+    let rest = slides(windows, &|column| !in_order.covers(column));
+    let all = slides(windows, &|_| true);
     let mut out: Vec<Column> =
         plan.features.iter().map(|(_, value_type)| Column::new(value_type, labels.at.len())).collect();
     let mut timeline = Timeline::new(plan, events);
@@ -42,11 +46,35 @@ pub(super) fn answer(
             continue;
         }
         sort_by_key(asked, |label| label.at);
-        timeline.fill(windows, events, happened.of(entity), asked);
-        slides.iter().for_each(|slide| slide.run(&timeline, asked, &mut out));
+        let seen = seen(windows, happened.of(entity), asked);
+        let is_done = match visible_in_order(seen, asked) {
+            Some(seen) => in_order.run(seen, asked, &mut out),
+            None => false,
+        };
+        let slides = if is_done { &rest } else { &all };
+        if !slides.is_empty() {
+            timeline.fill(events, seen, asked);
+            slides.iter().for_each(|slide| slide.run(&timeline, asked, &mut out));
+        }
     }
     let (values, statuses) = out.into_iter().map(Column::finish).unzip();
     TrainingColumns { values, statuses, event_times: None }
+}
+
+/// An entity's events in the order of event time, without those that no window of the first label reaches.
+fn seen<'h>(windows: &WindowsPlan, happened: &'h mut [Happened], asked: &[Asked]) -> &'h [Happened] {
+    let low = windows.readers.iter().map(|reader| reader.window.bounds(asked[0].at).low).min();
+    sort_by_key(happened, |event| event.event_time);
+    let from = happened.partition_point(|event| event.event_time < low.unwrap_or(Micros::MIN));
+    &happened[from..]
+}
+
+/// The events that some label sees, when they became visible in their order.
+fn visible_in_order<'h>(seen: &'h [Happened], asked: &[Asked]) -> Option<&'h [Happened]> {
+    seen.is_sorted_by_key(|event| event.visible_at).then(|| {
+        let to = seen.partition_point(|event| event.visible_at < asked[asked.len() - 1].at);
+        &seen[..to]
+    })
 }
 
 /// A feature's column and function.
@@ -76,14 +104,20 @@ enum Way {
     Tree,
 }
 
-fn slides(windows: &WindowsPlan) -> Vec<Slide<'_>> {
+/// The slides behind the features that are wanted.
+fn slides<'p>(windows: &'p WindowsPlan, is_wanted: &dyn Fn(usize) -> bool) -> Vec<Slide<'p>> {
     let mut slides = Vec::new();
     for (number, reader) in windows.readers.iter().enumerate() {
         for (place, slot) in reader.slots.iter().enumerate() {
             let slot = &windows.levels[reader.level].slots[*slot];
             let reads = windows.features.iter().enumerate();
             let reads = reads.filter(|(_, feature)| feature.reader == number && feature.place == place);
-            let features = reads.map(|(column, feature)| (column, &feature.function)).collect();
+            let reads = reads.filter(|(column, _)| is_wanted(*column));
+            let features: Vec<Reading<'_>> =
+                reads.map(|(column, feature)| (column, &feature.function)).collect();
+            if features.is_empty() {
+                continue;
+            }
             let way = match slot.kind {
                 _ if reader.window.length.is_none() => Way::Grow,
                 kind if kind.can_remove() => Way::Slide,
@@ -162,16 +196,18 @@ fn newer_than(state: &State, low: Micros) -> State {
 }
 
 /// The values of a feature being filled in, label by label in any order.
-struct Column {
+pub(super) struct Column {
     value_type: ValueType,
-    values: Values,
-    statuses: Vec<ValueStatus>,
+    pub(super) values: Values,
+    pub(super) statuses: Vec<ValueStatus>,
 }
 
 /// Numbers without a [`Value`] each: a training set has many.
-enum Values {
+pub(super) enum Values {
     Int64(Vec<i64>),
+    Int32(Vec<i32>),
     Float64(Vec<f64>),
+    Float32(Vec<f32>),
     Other(Vec<Value>),
 }
 
@@ -179,7 +215,9 @@ impl Column {
     fn new(value_type: &ValueType, rows: usize) -> Self {
         let values = match value_type {
             ValueType::Int64 => Values::Int64(vec![0; rows]),
+            ValueType::Int32 => Values::Int32(vec![0; rows]),
             ValueType::Float64 => Values::Float64(vec![0.0; rows]),
+            ValueType::Float32 => Values::Float32(vec![0.0; rows]),
             _ => Values::Other(vec![Value::Null; rows]),
         };
         Self { value_type: value_type.clone(), values, statuses: vec![ValueStatus::Null; rows] }
@@ -190,7 +228,9 @@ impl Column {
         match (&mut self.values, value) {
             (Values::Other(values), value) => values[row] = value,
             (Values::Int64(values), Value::Int64(value)) => values[row] = value,
+            (Values::Int32(values), Value::Int32(value)) => values[row] = value,
             (Values::Float64(values), Value::Float64(value)) => values[row] = value,
+            (Values::Float32(values), Value::Float32(value)) => values[row] = value,
             (_, Value::Null) => {}
             (_, value) => unreachable!("a feature of type {} has no value {value:?}", self.value_type),
         }
@@ -204,7 +244,9 @@ impl Column {
         };
         let array: ArrayRef = match self.values {
             Values::Int64(values) => Arc::new(Int64Array::new(values.into(), nulls())),
+            Values::Int32(values) => Arc::new(Int32Array::new(values.into(), nulls())),
             Values::Float64(values) => Arc::new(Float64Array::new(values.into(), nulls())),
+            Values::Float32(values) => Arc::new(Float32Array::new(values.into(), nulls())),
             Values::Other(values) => array_from_values(&self.value_type, &values),
         };
         (array, statuses)

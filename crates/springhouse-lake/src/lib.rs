@@ -24,4 +24,4 @@ pub use materialize::{EVENT_IDS_MAX, MaterializeOutcome, MaterializeRequest};
 pub use population::{SAMPLE_ROWS_MAX, fill_population_defaults};
 pub use progress::Progress;
 pub use stream::{EVENT_ID_COLUMN, KNOWN_AT_COLUMN, OFFSET_COLUMN, StreamAppend};
-pub use training::{Availability, Cut, TrainingOutcome, TrainingRequest};
+pub use training::{Availability, Cut, StageTime, TrainingOutcome, TrainingRequest};

@@ -13,6 +13,9 @@ mod manifest;
 mod output;
 pub(crate) mod plan;
 mod recompute;
+mod stages;
+
+pub use stages::StageTime;
 
 use crate::error::{LakeError, Result};
 use crate::identity::{Presence, identities, mix};
@@ -32,6 +35,7 @@ use springhouse_core::definition::{Entity, ViewKind};
 use springhouse_core::time::{EVENT_TIME_MAX, EVENT_TIME_MIN};
 use springhouse_core::{Definitions, Micros, ValueType};
 use springhouse_kernel::Window;
+use stages::Stages;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -91,6 +95,8 @@ pub struct TrainingOutcome {
     pub manifest: serde_json::Value,
     /// Rows written.
     pub rows: u64,
+    /// How long each stage took.
+    pub stages: Vec<StageTime>,
 }
 
 /// How many threads a job uses.
@@ -161,8 +167,10 @@ impl Lake {
                 sources.insert(job.source.name.clone(), self.open_source(job, cut).await?);
             }
         }
+        let stages = Stages::default();
         let made = blocking(|| {
             self.make(
+                &stages,
                 request,
                 progress,
                 &plan,
@@ -178,7 +186,7 @@ impl Lake {
         let (rows, counts) = made;
         let manifest = manifest::manifest(request, &plan, &labels, &sources, rows, &counts)?;
         manifest::write(&request.out, &manifest)?;
-        Ok(TrainingOutcome { manifest, rows })
+        Ok(TrainingOutcome { manifest, rows, stages: stages.into_list() })
     }
 
     async fn open_source(&self, job: &ViewJob<'_>, cut: Cut) -> Result<OpenSource> {
@@ -193,6 +201,7 @@ impl Lake {
     )]
     fn make(
         &self,
+        stages: &Stages,
         request: &TrainingRequest<'_>,
         progress: &dyn Progress,
         plan: &ServicePlan<'_>,
@@ -224,7 +233,7 @@ impl Lake {
                 present: Presence::with_capacity(row_guess),
             })
             .collect();
-        let facts = read_labels(labels, &mut sets, progress)?;
+        let facts = stages.time("read labels", "", || read_labels(labels, &mut sets, progress))?;
 
         // Events meet labels.
         let chunk_rows = output::chunk_rows(schema);
@@ -252,32 +261,37 @@ impl Lake {
             let events =
                 Partitions::new(set.partitions.count(), Arc::clone(group.schema()), &event_budget, &file);
             let before = source.counts.rows_read.load(Ordering::Relaxed);
-            group.gather(
-                &source.files,
-                &spec,
-                threads,
-                Some(&set.present),
-                &|_, file| {
-                    source
-                        .cursor
-                        .as_ref()
-                        .is_none_or(|cursor| file.origin == Origin::Stream || cursor.knows(file))
-                },
-                &|rows, row| {
-                    let visible_at = rows.event_time[row].max(rows.known_at[row]);
-                    visible_at <= facts.last
-                        && (source.files.files[rows.file].origin == Origin::Stream
-                            || source.cursor.as_ref().is_none_or(|cursor| cursor.admits(rows, row)))
-                },
-                &source.counts,
-                &|done| tell(progress, "reading sources", done - before, total),
-                &events,
-            )?;
+            stages.time("gather events", &jobs[0].source.name, || {
+                group.gather(
+                    &source.files,
+                    &spec,
+                    threads,
+                    Some(&set.present),
+                    &|_, file| {
+                        source
+                            .cursor
+                            .as_ref()
+                            .is_none_or(|cursor| file.origin == Origin::Stream || cursor.knows(file))
+                    },
+                    &|rows, row| {
+                        let visible_at = rows.event_time[row].max(rows.known_at[row]);
+                        visible_at <= facts.last
+                            && (source.files.files[rows.file].origin == Origin::Stream
+                                || source.cursor.as_ref().is_none_or(|cursor| cursor.admits(rows, row)))
+                    },
+                    &source.counts,
+                    &|done| tell(progress, "reading sources", done - before, total),
+                    &events,
+                )
+            })?;
             match payload {
                 Payload::Inputs => {
-                    join_inputs(&plan.views, &group, &set.partitions, &events, &answers, threads)?;
+                    stages.time("answer labels", &jobs[0].source.name, || {
+                        join_inputs(&plan.views, &group, &set.partitions, &events, &answers, threads)
+                    })?;
                 }
                 Payload::RowReference => join_references(
+                    stages,
                     &plan.views,
                     &group,
                     &source.files,
@@ -304,16 +318,18 @@ impl Lake {
             counts: Mutex::new(vec![FeatureCounts::default(); plan.outputs.len()]),
         };
         let chunk_count = facts.rows.div_ceil(chunk_rows) as usize;
-        let written = output::write(
-            &request.out,
-            schema,
-            labels,
-            &assembler,
-            chunk_rows,
-            chunk_count,
-            threads,
-            &|done| tell(progress, "writing", done, facts.rows),
-        )?;
+        let written = stages.time("write", "", || {
+            output::write(
+                &request.out,
+                schema,
+                labels,
+                &assembler,
+                chunk_rows,
+                chunk_count,
+                threads,
+                &|done| tell(progress, "writing", done, facts.rows),
+            )
+        })?;
         if written != facts.rows {
             return Err(LakeError::new(
                 "labels_changed",

@@ -5,6 +5,7 @@ use crate::source::scan::{ScanSpec, SourceFiles, SourceRows, TakeRows, Unit, in_
 use crate::spill::{Budget, Partitions, SpillFile};
 use crate::training::gather::{EVENT_TIME, EventGroup, IDENTITY, KNOWN_AT, Payload, SEQ, reference_plan};
 use crate::training::plan::ViewJob;
+use crate::training::stages::Stages;
 use arrow::array::{
     ArrayRef, AsArray, Int64Array, RecordBatch, UInt8Array, UInt32Array, UInt64Array, new_null_array,
 };
@@ -207,6 +208,7 @@ fn with_staleness(job: &ViewJob<'_>, columns: &mut TrainingColumns, at: &[Micros
 /// then only those rows are read, and the kernel answers each label from its row.
 #[expect(clippy::too_many_arguments, reason = "the pieces of one job, all borrowed")]
 pub(crate) fn join_references(
+    stages: &Stages,
     jobs: &[ViewJob<'_>],
     group: &EventGroup<'_>,
     files: &SourceFiles,
@@ -225,39 +227,42 @@ pub(crate) fn join_references(
     let winners: Vec<Partitions> =
         group.views.iter().map(|_| Partitions::new(units.len(), winner_schema(), aside.0, aside.1)).collect();
     let column = group.payload_column();
-    in_parallel(threads, labels.count(), &|partition| {
-        if labels.rows(partition) == 0 {
-            return Ok(());
-        }
-        let joined = load_partition(labels, events, partition)?;
-        for ((view, plan), winners) in group.views.iter().zip(&plans).zip(&winners) {
-            let found = joined.answer(plan, group, &[column]);
-            let references = found.values[0].as_primitive::<Int64Type>();
-            let (mut kept, mut unit) = (Vec::new(), Vec::new());
-            let mut expired = Vec::new();
-            for (label, status) in found.statuses[0].iter().enumerate() {
-                match status {
-                    ValueStatus::Missing => {}
-                    ValueStatus::Expired => expired.push(joined.label_rows[label]),
-                    _ => {
-                        kept.push(label as u32);
-                        unit.push(index.unit_of(references.value(label)));
+    let source = &files.source.name;
+    stages.time("find rows", source, || {
+        in_parallel(threads, labels.count(), &|partition| {
+            if labels.rows(partition) == 0 {
+                return Ok(());
+            }
+            let joined = load_partition(labels, events, partition)?;
+            for ((view, plan), winners) in group.views.iter().zip(&plans).zip(&winners) {
+                let found = joined.answer(plan, group, &[column]);
+                let references = found.values[0].as_primitive::<Int64Type>();
+                let (mut kept, mut unit) = (Vec::new(), Vec::new());
+                let mut expired = Vec::new();
+                for (label, status) in found.statuses[0].iter().enumerate() {
+                    match status {
+                        ValueStatus::Missing => {}
+                        ValueStatus::Expired => expired.push(joined.label_rows[label]),
+                        _ => {
+                            kept.push(label as u32);
+                            unit.push(index.unit_of(references.value(label)));
+                        }
                     }
                 }
+                if !expired.is_empty() {
+                    answers[*view].push_absent(&expired, &jobs[*view].plan, ValueStatus::Expired)?;
+                }
+                let kept = UInt32Array::from(kept);
+                let columns: [ArrayRef; 3] = [
+                    Arc::clone(&found.values[0]),
+                    Arc::new(UInt64Array::from(joined.label_rows.clone())),
+                    Arc::new(Int64Array::from(joined.label_at.clone())),
+                ];
+                let columns = columns.iter().map(|c| take(c, &kept, None)).collect::<Result<Vec<_>, _>>()?;
+                winners.push(&columns, &unit)?;
             }
-            if !expired.is_empty() {
-                answers[*view].push_absent(&expired, &jobs[*view].plan, ValueStatus::Expired)?;
-            }
-            let kept = UInt32Array::from(kept);
-            let columns: [ArrayRef; 3] = [
-                Arc::clone(&found.values[0]),
-                Arc::new(UInt64Array::from(joined.label_rows.clone())),
-                Arc::new(Int64Array::from(joined.label_at.clone())),
-            ];
-            let columns = columns.iter().map(|c| take(c, &kept, None)).collect::<Result<Vec<_>, _>>()?;
-            winners.push(&columns, &unit)?;
-        }
-        Ok(())
+            Ok(())
+        })
     })?;
     let read = AtomicU64::new(0);
     for (view, winners) in group.views.iter().zip(&winners) {
@@ -270,14 +275,16 @@ pub(crate) fn join_references(
             .filter(|(number, _)| winners.rows(*number) > 0)
             .map(|(number, unit)| (number, unit.clone()))
             .collect();
-        files.fetch(&spec, threads, &wanted, &|number| {
-            let mut fetch = Fetch::new(job, &winners.load_one(number)?, &answers[*view]);
-            let read = &read;
-            let take: TakeRows<'_> = Box::new(move |rows| {
-                report(read.fetch_add(rows.row.len() as u64, Ordering::Relaxed) + rows.row.len() as u64)?;
-                fetch.take(&rows)
-            });
-            Ok(take)
+        stages.time("read rows", &job.view.name, || {
+            files.fetch(&spec, threads, &wanted, &|number| {
+                let mut fetch = Fetch::new(job, &winners.load_one(number)?, &answers[*view]);
+                let read = &read;
+                let take: TakeRows<'_> = Box::new(move |rows| {
+                    report(read.fetch_add(rows.row.len() as u64, Ordering::Relaxed) + rows.row.len() as u64)?;
+                    fetch.take(&rows)
+                });
+                Ok(take)
+            })
         })?;
     }
     Ok(())

@@ -126,7 +126,11 @@ mod tests {
                 let mut exact = ExactSum::default();
                 for to in from..=values.len() {
                     let (got, expected) = (sums.between(from, to), exact.to_float());
-                    assert_eq!(got.to_bits(), expected.to_bits(), "round {round}: {from}..{to} of {values:?}");
+                    assert_eq!(
+                        got.to_bits(),
+                        expected.to_bits(),
+                        "round {round}: {from}..{to} of {values:?}"
+                    );
                     if let Some(value) = values.get(to) {
                         exact.add_float(*value);
                     }

@@ -267,8 +267,9 @@ impl<'a> Series<'a> {
         tails: &[u32],
         out: &mut Column,
     ) {
-        let pieces =
-            || asked.iter().zip(heads.iter().zip(tails)).map(|(label, (h, t))| (label, *h as usize, *t as usize));
+        let pieces = || {
+            asked.iter().zip(heads.iter().zip(tails)).map(|(label, (h, t))| (label, *h as usize, *t as usize))
+        };
         let count = |head: usize, tail: usize| match self.is_whole {
             true => (head - tail) as u32,
             false => self.counts[head] - self.counts[tail],
@@ -331,7 +332,8 @@ impl<'a> Series<'a> {
                 for (label, head, tail) in pieces() {
                     while to < head {
                         let before = self.neighbours[to].0;
-                        distinct += usize::from(self.taken[to] && (before == NONE || (before as usize) < from));
+                        distinct +=
+                            usize::from(self.taken[to] && (before == NONE || (before as usize) < from));
                         to += 1;
                     }
                     while from < tail {

@@ -3,7 +3,7 @@
 mod compile;
 
 use crate::Stamp;
-use crate::aggregate::Slot;
+use crate::aggregate::{Kind, Slot};
 use crate::answer::{EntityAnswer, EntityExplanation};
 use crate::codec::{Out, Reader};
 use crate::stamp::Window;
@@ -177,6 +177,17 @@ impl ViewPlan {
     /// True for a view of latest values.
     pub fn is_latest(&self) -> bool {
         matches!(self.kind, PlanKind::Latest(_))
+    }
+
+    /// True when answers depend on the sequence numbers of events: where one of several is picked.
+    pub fn reads_sequence(&self) -> bool {
+        match &self.kind {
+            PlanKind::Latest(_) => true,
+            PlanKind::Windows(windows) => {
+                let slots = windows.levels.iter().flat_map(|level| &level.slots);
+                slots.into_iter().any(|slot| matches!(slot.kind, Kind::Oldest { .. } | Kind::Newest { .. }))
+            }
+        }
     }
 
     /// The state of an entity without events.

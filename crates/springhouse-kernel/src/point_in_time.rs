@@ -3,9 +3,12 @@
 mod grouped;
 mod in_order;
 mod latest;
+mod search;
 mod suffix;
 mod timeline;
 mod windows;
+
+pub use search::{LabelOrder, LatestSearch, Seen};
 
 use crate::plan::{PlanKind, ViewPlan};
 use crate::stamp::Stamp;

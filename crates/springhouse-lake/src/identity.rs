@@ -43,19 +43,24 @@ pub(crate) fn for_each_key(
     }
 }
 
-/// The identity of each row; None where there is no key.
-pub(crate) fn identities(
+/// The identity of each row, in order; None where there is no key.
+pub(crate) fn for_each_identity(
     columns: &[ArrayRef],
     keys: &[(String, ValueType)],
     rows: usize,
-) -> Vec<Option<Identity>> {
+    mut each: impl FnMut(usize, Option<Identity>),
+) {
     if let ([column], [(_, ValueType::Int64)]) = (columns, keys) {
         let of = |v: i64| identity_of(&(v as u64 ^ (1 << 63)).to_be_bytes());
-        return column.as_primitive::<Int64Type>().iter().map(|v| v.map(of)).collect();
+        let column = column.as_primitive::<Int64Type>();
+        if column.null_count() == 0 {
+            column.values().iter().enumerate().for_each(|(row, v)| each(row, Some(of(*v))));
+        } else {
+            column.iter().enumerate().for_each(|(row, v)| each(row, v.map(of)));
+        }
+        return;
     }
-    let mut out = Vec::with_capacity(rows);
-    for_each_key(columns, keys, rows, |_, key| out.push(key.map(identity_of)));
-    out
+    for_each_key(columns, keys, rows, |row, key| each(row, key.map(identity_of)));
 }
 
 /// A set of identities that may say yes too often, never no: one bit per hash.

@@ -16,7 +16,7 @@ use crate::lake::Lake;
 use crate::progress::Progress;
 use crate::source::scan::{Origin, ScanCounts, ScanFile, ScanSpec, SourceFiles, SourceRows, join};
 use crate::spill::{Budget, Partitions, SpillFile};
-use crate::training::gather::{EventGroup, Payload};
+use crate::training::gather::{EventGroup, Extras, Payload};
 use crate::training::plan::{ViewJob, view_job};
 use crate::training::{blocking, threads};
 use cursor::{JobNote, Note};
@@ -265,7 +265,8 @@ impl Run<'_> {
         if rows == 0 {
             return Ok(None);
         }
-        let group = EventGroup::new(&[self.job], vec![0], Payload::Inputs, true)?;
+        let group =
+            EventGroup::new(&[self.job], vec![0], Payload::Inputs, Extras::all(self.job.source, true))?;
         let bytes = rows.saturating_mul(group.row_bytes() + 64);
         // A bucket is folded in memory, where a state takes several times the bytes of its events.
         let by_budget = bytes.saturating_mul(8) / self.request.memory_budget.max(1 << 16);
@@ -282,7 +283,8 @@ impl Run<'_> {
             (0..buckets).map(|b| lanes.get(&self.lane(plan.job, b)).is_some_and(|p| *p >= 1)).collect();
         let spill = Arc::new(SpillFile::new(self.lake.tables()));
         let budget = Arc::new(Budget::new(self.request.memory_budget / 2));
-        let group = EventGroup::new(&[self.job], vec![0], Payload::Inputs, true)?;
+        let group =
+            EventGroup::new(&[self.job], vec![0], Payload::Inputs, Extras::all(self.job.source, true))?;
         let partitions = Partitions::new(buckets, Arc::clone(group.schema()), &budget, &spill);
         let counts = ScanCounts::default();
         let last_visible = Mutex::new(vec![Micros::MIN; files.files.len()]);

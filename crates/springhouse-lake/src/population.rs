@@ -5,11 +5,11 @@
 //! and stamp, so that the same history gives the same statistics. Values that are missing, expired or null don't count.
 
 use crate::error::{LakeError, Result};
-use crate::identity::{Identity, Presence, identities, mix};
+use crate::identity::{Identity, Presence, for_each_identity, mix};
 use crate::lake::Lake;
 use crate::source::scan::{ScanCounts, ScanSpec, SourceFiles};
 use crate::spill::{Budget, Partitions, SpillFile, partition_count, partition_of};
-use crate::training::gather::{EventGroup, Payload};
+use crate::training::gather::{EventGroup, Extras, Payload};
 use crate::training::join::{label_schema, load_partition};
 use crate::training::plan::{ViewJob, view_job};
 use crate::training::{blocking, threads};
@@ -72,7 +72,7 @@ impl Lake {
         let sample = sample(job, files, as_of)?;
         let budget = Arc::new(Budget::new(BUDGET));
         let file = Arc::new(SpillFile::new(self.tables()));
-        let group = EventGroup::new(&[job], vec![0], Payload::Inputs, false)?;
+        let group = EventGroup::new(&[job], vec![0], Payload::Inputs, Extras::all(job.source, false))?;
         let partitions = partition_count(files.rows_estimate() * group.row_bytes(), BUDGET);
         let labels = Partitions::new(partitions, label_schema(), &budget, &file);
         let mut present = Presence::with_capacity(sample.len() as u64);
@@ -125,17 +125,18 @@ fn sample(job: &ViewJob<'_>, files: &SourceFiles, as_of: Micros) -> Result<Vec<S
     let spec = ScanSpec::all(job.projection.source_columns().to_vec());
     files.for_each(&spec, threads(), &|_, _| true, &ScanCounts::default(), &|rows| {
         let projected = job.projection.project(&rows.batch);
-        let found = identities(&projected.key_columns, &job.entity.keys, projected.rows.len());
         let mut kept = kept.lock();
-        for (row, identity) in projected.rows.iter().map(|row| *row as usize).zip(found) {
+        let (columns, keys) = (&projected.key_columns, &job.entity.keys);
+        for_each_identity(columns, keys, projected.rows.len(), |position, identity| {
+            let row = projected.rows[position] as usize;
             let visible_at = rows.event_time[row].max(rows.known_at[row]);
-            let Some(identity) = identity.filter(|_| visible_at <= as_of) else { continue };
+            let Some(identity) = identity.filter(|_| visible_at <= as_of) else { return };
             let stamp = u128::from(visible_at as u64) << 64 | u128::from(rows.seq[row] as u64);
             kept.push((mix(identity ^ u128::from(mix(stamp)) << 32), identity, visible_at));
             if kept.len() > SAMPLE_ROWS_MAX {
                 kept.pop();
             }
-        }
+        });
         Ok(())
     })?;
     Ok(kept.into_inner().into_sorted_vec())

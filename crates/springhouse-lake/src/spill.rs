@@ -14,6 +14,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Partitions that hold less than one part in this many of the budget are not written to disk.
+const SPILL_SHARE: u64 = 16;
+
 /// Bytes that a job may hold in buffers, shared by all its partitions.
 #[derive(Debug)]
 pub(crate) struct Budget {
@@ -153,8 +156,7 @@ impl Partitions {
 
     /// How rows are to be ordered so that each partition's are together; `partition[i]` says where row `i` goes.
     pub(crate) fn grouping(&self, partition: &[u32]) -> Grouping {
-        let counts = count_by_partition(partition, self.parts.len());
-        Grouping { order: order_by_partition(partition, &counts), counts }
+        grouping(partition, self.parts.len())
     }
 
     /// Adds rows in any order; `partition[i]` says where row `i` goes.
@@ -179,7 +181,9 @@ impl Partitions {
                 start += count;
             }
         }
-        if fits { Ok(()) } else { self.spill() }
+        // Someone else may hold most of the budget; little is gained by writing little.
+        let is_worth_it = self.bytes.load(Ordering::Acquire) >= self.budget.limit / SPILL_SHARE;
+        if fits || !is_worth_it { Ok(()) } else { self.spill() }
     }
 
     fn account(&self, batch: &RecordBatch) -> bool {
@@ -215,6 +219,23 @@ impl Partitions {
         self.parts[partition].lock().stored.iter().map(|s| s.load(&self.file)).collect()
     }
 
+    /// Bytes in memory, about.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Acquire)
+    }
+
+    /// Takes out all that there is, partition by partition.
+    pub(crate) fn drain(&self) -> Result<Vec<Vec<RecordBatch>>> {
+        let mut all = Vec::with_capacity(self.parts.len());
+        let bytes = self.bytes.swap(0, Ordering::AcqRel);
+        for part in &self.parts {
+            let Part { stored, .. } = std::mem::take(&mut *part.lock());
+            all.push(stored.iter().map(|s| s.load(&self.file)).collect::<Result<_>>()?);
+        }
+        self.budget.subtract(bytes);
+        Ok(all)
+    }
+
     /// A partition as one batch.
     pub(crate) fn load_one(&self, partition: usize) -> Result<RecordBatch> {
         let mut batches = self.load(partition)?;
@@ -229,6 +250,12 @@ impl Drop for Partitions {
     fn drop(&mut self) {
         self.budget.subtract(*self.bytes.get_mut());
     }
+}
+
+/// How rows are to be ordered so that those of each of `count` partitions are together.
+pub(crate) fn grouping(partition: &[u32], count: usize) -> Grouping {
+    let counts = count_by_partition(partition, count);
+    Grouping { order: order_by_partition(partition, &counts), counts }
 }
 
 fn count_by_partition(partition: &[u32], count: usize) -> Vec<u32> {

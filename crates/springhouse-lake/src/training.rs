@@ -9,6 +9,7 @@ mod assemble;
 pub(crate) mod gather;
 pub(crate) mod join;
 mod labels;
+mod latest;
 mod manifest;
 mod output;
 pub(crate) mod plan;
@@ -18,20 +19,21 @@ mod stages;
 pub use stages::StageTime;
 
 use crate::error::{LakeError, Result};
-use crate::identity::{Presence, identities, mix};
+use crate::identity::{Presence, for_each_identity, mix};
 use crate::lake::Lake;
 use crate::materialize::TableCursor;
 use crate::progress::{Progress, tell};
-use crate::source::scan::{Origin, ScanCounts, ScanSpec, SourceFiles};
+use crate::source::scan::{Origin, ScanCounts, ScanFile, ScanSpec, SourceFiles, SourceRows};
 use crate::spill::{Budget, Partitions, SpillFile, partition_count, partition_of};
 use arrow::array::{ArrayRef, Decimal128Array, Int64Array, UInt64Array};
 use assemble::{Assembler, FeatureCounts, output_field, request_fields};
-use gather::{EventGroup, Payload, group_views};
-use join::{Answers, join_inputs, join_references, label_schema};
+use gather::{EventGroup, Extras, Payload, group_views};
+use join::{Answers, join_inputs, label_schema};
 use labels::Labels;
+use latest::{LABEL_BYTES, LabelIndex, Meeting, find_rows, find_rows_put_aside, read_rows};
 use parking_lot::Mutex;
 use plan::{ServicePlan, ViewJob, is_latest};
-use springhouse_core::definition::{Entity, ViewKind};
+use springhouse_core::definition::{Entity, KnownAt, ViewKind};
 use springhouse_core::time::{EVENT_TIME_MAX, EVENT_TIME_MIN};
 use springhouse_core::{Definitions, Micros, ValueType};
 use springhouse_kernel::Window;
@@ -39,7 +41,7 @@ use stages::Stages;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Availability mode of a training set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -115,12 +117,17 @@ pub(crate) fn blocking<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
+/// Rows of latest views wait for the labels in one part in this many of the memory budget.
+const ROWS_SHARE: u64 = 4;
+
 /// Keys and moments of all labels, by partition of one entity.
 struct LabelSet<'a> {
     entity: &'a Entity,
     key_columns: Vec<usize>,
     partitions: Partitions,
     present: Presence,
+    /// The labels in order, made when a view of latest values first asks for it.
+    index: std::cell::OnceCell<LabelIndex>,
 }
 
 /// What the first pass over the labels found.
@@ -216,8 +223,8 @@ impl Lake {
         let threads = threads();
         let directory = out_directory(&request.out);
         let file = Arc::new(SpillFile::new(&directory));
-        let budget = |share: u64| Arc::new(Budget::new(request.memory_budget / share));
-        let (label_budget, event_budget, answer_budget) = (budget(4), budget(3), budget(4));
+        // The rest is for what is at work.
+        let budget = Arc::new(Budget::new(request.memory_budget / 4 * 3));
 
         // Keys and moments.
         let row_guess = labels.row_count().unwrap_or(labels.bytes() / 20 + 1);
@@ -229,25 +236,28 @@ impl Lake {
             .map(|(entity, key_columns)| LabelSet {
                 entity,
                 key_columns,
-                partitions: Partitions::new(partitions, label_schema(), &label_budget, &file),
+                partitions: Partitions::new(partitions, label_schema(), &budget, &file),
                 present: Presence::with_capacity(row_guess),
+                index: std::cell::OnceCell::new(),
             })
             .collect();
         let facts = stages.time("read labels", "", || read_labels(labels, &mut sets, progress))?;
 
         // Events meet labels.
         let chunk_rows = output::chunk_rows(schema);
-        let answers: Vec<Answers> = plan
-            .views
-            .iter()
-            .map(|job| Answers::new(job, facts.rows, chunk_rows, &answer_budget, &file))
-            .collect();
+        let answers: Vec<Answers> =
+            plan.views.iter().map(|job| Answers::new(job, facts.rows, chunk_rows, &budget, &file)).collect();
         let payload_of =
             |job: &ViewJob<'_>| if is_latest(job.view) { Payload::RowReference } else { Payload::Inputs };
         for (payload, views) in group_views(&plan.views, payload_of) {
             let jobs: Vec<&ViewJob<'_>> = views.iter().map(|v| &plan.views[*v]).collect();
             let source = &sources[&jobs[0].source.name];
-            let group = EventGroup::new(&jobs, views, payload, false)?;
+            // Whether rows of latest views can meet the labels while they are scanned.
+            let meets = payload == Payload::RowReference
+                && jobs[0].source.event_id.is_none()
+                && facts.rows * LABEL_BYTES <= request.memory_budget / 2;
+            let extras = extras(&jobs, payload, meets, request.availability);
+            let group = EventGroup::new(&jobs, views, payload, extras)?;
             let set = sets.iter().find(|s| s.entity.name == group.entity.name);
             let set = set.ok_or_else(|| LakeError::internal("labels were not read for an entity"))?;
             let spec = ScanSpec {
@@ -258,51 +268,115 @@ impl Lake {
                 with_ids: jobs[0].source.event_id.is_some(),
             };
             let total = source.files.rows_estimate();
-            let events =
-                Partitions::new(set.partitions.count(), Arc::clone(group.schema()), &event_budget, &file);
             let before = source.counts.rows_read.load(Ordering::Relaxed);
-            stages.time("gather events", &jobs[0].source.name, || {
-                group.gather(
-                    &source.files,
-                    &spec,
-                    threads,
-                    Some(&set.present),
-                    &|_, file| {
-                        source
-                            .cursor
-                            .as_ref()
-                            .is_none_or(|cursor| file.origin == Origin::Stream || cursor.knows(file))
-                    },
-                    &|rows, row| {
-                        let visible_at = rows.event_time[row].max(rows.known_at[row]);
-                        visible_at <= facts.last
-                            && (source.files.files[rows.file].origin == Origin::Stream
-                                || source.cursor.as_ref().is_none_or(|cursor| cursor.admits(rows, row)))
-                    },
-                    &source.counts,
-                    &|done| tell(progress, "reading sources", done - before, total),
-                    &events,
-                )
-            })?;
-            match payload {
-                Payload::Inputs => {
-                    stages.time("answer labels", &jobs[0].source.name, || {
-                        join_inputs(&plan.views, &group, &set.partitions, &events, &answers, threads)
+            let is_wanted = |_: usize, file: &ScanFile| {
+                source
+                    .cursor
+                    .as_ref()
+                    .is_none_or(|cursor| file.origin == Origin::Stream || cursor.knows(file))
+            };
+            let is_kept = |rows: &SourceRows, row: usize| {
+                let visible_at = rows.event_time[row].max(rows.known_at[row]);
+                visible_at <= facts.last
+                    && (source.files.files[rows.file].origin == Origin::Stream
+                        || source.cursor.as_ref().is_none_or(|cursor| cursor.admits(rows, row)))
+            };
+            let scanned = |done: u64| tell(progress, "reading sources", done - before, total);
+            let name = &source.files.source.name;
+            let units = source.files.units();
+            let file_count = source.files.files.len();
+            let mut winners = None;
+            if meets {
+                if set.index.get().is_none() {
+                    let index = stages.time("order labels", &set.entity.name, || {
+                        LabelIndex::new(&set.partitions, threads)
                     })?;
+                    // Nobody else sets it: groups come one after the other.
+                    let _ = set.index.set(index);
                 }
-                Payload::RowReference => join_references(
-                    stages,
-                    &plan.views,
-                    &group,
-                    &source.files,
-                    &spec,
-                    &set.partitions,
-                    &events,
-                    &answers,
-                    (&event_budget, &file),
-                    threads,
-                    &|done| tell(progress, "reading features", done, total),
-                )?,
+                let index = set.index.get().ok_or_else(|| LakeError::internal("labels have no order"))?;
+                let meeting = Meeting::new(index);
+                let schema = Arc::clone(group.schema());
+                let events = Partitions::new(set.partitions.count(), schema, &budget, &file);
+                let full = request.memory_budget / ROWS_SHARE;
+                stages.time("scan rows", name, || {
+                    group.gather(
+                        &source.files,
+                        &spec,
+                        threads,
+                        Some(&set.present),
+                        &is_wanted,
+                        &is_kept,
+                        &source.counts,
+                        &|done| {
+                            if events.bytes() > full {
+                                meeting.take_up(&group, &source.files, &events, 1)?;
+                            }
+                            scanned(done)
+                        },
+                        &events,
+                    )?;
+                    meeting.take_up(&group, &source.files, &events, threads)
+                })?;
+                drop(events);
+                let aside = (&budget, &file);
+                winners = Some(stages.time("find rows", name, || {
+                    find_rows(&plan.views, &group, &units, file_count, meeting, &answers, aside, threads)
+                })?);
+            } else {
+                let schema = Arc::clone(group.schema());
+                let events = Partitions::new(set.partitions.count(), schema, &budget, &file);
+                stages.time("gather events", name, || {
+                    group.gather(
+                        &source.files,
+                        &spec,
+                        threads,
+                        Some(&set.present),
+                        &is_wanted,
+                        &is_kept,
+                        &source.counts,
+                        &scanned,
+                        &events,
+                    )
+                })?;
+                match payload {
+                    Payload::Inputs => stages.time("answer labels", name, || {
+                        join_inputs(&plan.views, &group, &set.partitions, &events, &answers, threads)
+                    })?,
+                    Payload::RowReference => {
+                        let aside = (&budget, &file);
+                        winners = Some(stages.time("find rows", name, || {
+                            find_rows_put_aside(
+                                &plan.views,
+                                &group,
+                                &units,
+                                file_count,
+                                &set.partitions,
+                                &events,
+                                &answers,
+                                aside,
+                                threads,
+                            )
+                        })?);
+                    }
+                }
+            }
+            let read = AtomicU64::new(0);
+            for (view, winners) in group.views.iter().zip(winners.iter().flatten()) {
+                let job = &plan.views[*view];
+                stages.time("read rows", &job.view.name, || {
+                    read_rows(
+                        job,
+                        &source.files,
+                        &spec,
+                        &units,
+                        winners,
+                        &answers[*view],
+                        threads,
+                        &read,
+                        &|done| tell(progress, "reading features", done, total),
+                    )
+                })?;
             }
             source.files.check_unchanged(self)?;
         }
@@ -403,15 +477,15 @@ fn read_labels(labels: &Labels, sets: &mut [LabelSet<'_>], progress: &dyn Progre
                 keys.push(labels.typed(batch.column(position(*column)), *column, value_type, first_row)?);
             }
             let (mut identity, mut rows, mut moments, mut partition) = (vec![], vec![], vec![], vec![]);
-            for (row, found) in identities(&keys, &set.entity.keys, at.len()).into_iter().enumerate() {
+            for_each_identity(&keys, &set.entity.keys, at.len(), |row, found| {
                 // A label without a key is kept; its features are missing.
-                let Some(found) = found else { continue };
+                let Some(found) = found else { return };
                 set.present.insert(found);
                 identity.push(found as i128);
                 rows.push(first_row + row as u64);
                 moments.push(at[row]);
                 partition.push(partition_of(mix(found), set.partitions.count()));
-            }
+            });
             let columns: [ArrayRef; 3] = [
                 Arc::new(Decimal128Array::from(identity).with_precision_and_scale(38, 0)?),
                 Arc::new(UInt64Array::from(rows)),
@@ -425,6 +499,23 @@ fn read_labels(labels: &Labels, sets: &mut [LabelSet<'_>], progress: &dyn Progre
         return Err(labels::no_rows(labels));
     }
     Ok(facts)
+}
+
+/// What of an event's stamp and identity the answers of these views depend on.
+fn extras(jobs: &[&ViewJob<'_>], payload: Payload, meets: bool, availability: Availability) -> Extras {
+    let source = jobs[0].source;
+    let is_known_later = source.is_stream() || source.known_at != KnownAt::Delay(0);
+    let ids = source.event_id.is_some();
+    Extras {
+        known_at: availability == Availability::Known && is_known_later,
+        seq: match payload {
+            // Otherwise where a row is says it.
+            Payload::RowReference => !meets || source.is_stream() || source.sequence.is_some(),
+            Payload::Inputs => ids || jobs.iter().any(|job| job.plan.reads_sequence()),
+        },
+        ids,
+        keys: false,
+    }
 }
 
 /// The event times that some label may see. Nothing later than the last label; for windows nothing before the longest window

@@ -40,6 +40,11 @@ impl<T: Copy + Default> Grouped<T> {
         Self { offsets, items }
     }
 
+    /// Where each entity's items start, and the items.
+    pub(super) fn into_parts(self) -> (Vec<u32>, Vec<T>) {
+        (self.offsets, self.items)
+    }
+
     /// The items of an entity.
     pub(super) fn of(&mut self, entity: usize) -> &mut [T] {
         let (from, to) = (self.offsets[entity] as usize, self.offsets[entity + 1] as usize);

@@ -103,20 +103,30 @@ fn order(plan: &ViewPlan, events: &EventColumns<'_>, a: &Happened, b: &Happened)
 fn column(input: &ArrayRef, indices: &UInt32Array, statuses: &[ValueStatus]) -> (ArrayRef, Vec<ValueStatus>) {
     let taken = arrow::compute::take(input, indices, None)
         .expect("every index is a row of the column, and a partition's strings stay below 2 GiB");
-    let taken = match taken.data_type() {
-        DataType::Float64 => without_nan::<Float64Type>(&taken, f64::is_nan),
-        DataType::Float32 => without_nan::<Float32Type>(&taken, f32::is_nan),
-        _ => taken,
+    with_nulls_as_statuses(taken, statuses, indices.null_count())
+}
+
+/// A column without NaN, and the statuses with null where a row that is there has no value; `known`: how many nulls are
+/// those of rows that are not.
+pub(super) fn with_nulls_as_statuses(
+    column: ArrayRef,
+    statuses: &[ValueStatus],
+    known: usize,
+) -> (ArrayRef, Vec<ValueStatus>) {
+    let column = match column.data_type() {
+        DataType::Float64 => without_nan::<Float64Type>(&column, f64::is_nan),
+        DataType::Float32 => without_nan::<Float32Type>(&column, f32::is_nan),
+        _ => column,
     };
     let mut statuses = statuses.to_vec();
-    if let Some(nulls) = taken.nulls().filter(|nulls| nulls.null_count() > indices.null_count()) {
+    if let Some(nulls) = column.nulls().filter(|nulls| nulls.null_count() > known) {
         for (status, is_valid) in statuses.iter_mut().zip(nulls) {
-            if !is_valid && *status == ValueStatus::Fresh {
+            if !is_valid && matches!(status, ValueStatus::Fresh | ValueStatus::Stale) {
                 *status = ValueStatus::Null;
             }
         }
     }
-    (taken, statuses)
+    (column, statuses)
 }
 
 /// NaN counts as null.

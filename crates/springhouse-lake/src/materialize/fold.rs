@@ -2,7 +2,7 @@
 
 use crate::error::{LakeError, Result};
 use crate::materialize::cursor::JobNote;
-use crate::training::gather::{EVENT_TIME, EventGroup, KNOWN_AT, SEQ};
+use crate::training::gather::{EVENT_TIME, EventGroup};
 use crate::training::plan::ViewJob;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Decimal128Type, Int64Type};
@@ -31,7 +31,10 @@ pub(crate) fn fold_bucket(
     states: bool,
 ) -> Result<Fold> {
     let int64 = |column: usize| rows.column(column).as_primitive::<Int64Type>().values();
-    let (event_time, known_at, seq) = (int64(EVENT_TIME), int64(KNOWN_AT), int64(SEQ));
+    let absent = || LakeError::internal("a bucket has no stamps");
+    let known_at = group.known_at_column().map(int64).ok_or_else(absent)?;
+    let seq = group.seq_column().map(int64).ok_or_else(absent)?;
+    let event_time = int64(EVENT_TIME);
     let ids = group.event_id_column().map(|c| rows.column(c).as_primitive::<Decimal128Type>());
     let id_of = |row: usize| ids.and_then(|ids| ids.is_valid(row).then(|| ids.value(row) as u128));
     let key_column = group.key_column().ok_or_else(|| LakeError::internal("a bucket has no keys"))?;

@@ -13,11 +13,11 @@ use parquet::file::statistics::Statistics;
 use std::fs::File;
 
 /// Most rows in a batch.
-const BATCH_ROWS_MAX: usize = 65_536;
+const BATCH_ROWS_MAX: usize = 16_384;
 /// Fewest rows in a batch, however wide they are.
 const BATCH_ROWS_MIN: usize = 64;
 /// About how many bytes a batch may have.
-const BATCH_BYTES: i64 = 16 << 20;
+const BATCH_BYTES: i64 = 4 << 20;
 
 /// Reads a file's footer.
 pub(crate) fn open(file: &FileRef) -> Result<ArrowReaderMetadata> {

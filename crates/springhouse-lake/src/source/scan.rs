@@ -264,6 +264,11 @@ impl SourceFiles {
         })
     }
 
+    /// The sequence number of a row of a table without a column for it; `reference` is `file << 32 | row`.
+    pub(crate) fn positional_seq(&self, reference: i64) -> i64 {
+        self.files[(reference >> 32) as usize].seq_base | (reference & 0xffff_ffff)
+    }
+
     /// Every part that a scan reads on its own, in order.
     pub(crate) fn units(&self) -> Vec<Unit> {
         self.files.iter().enumerate().flat_map(|(index, file)| file.units(index)).collect()

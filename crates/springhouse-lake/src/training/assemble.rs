@@ -84,11 +84,15 @@ impl Assembler<'_> {
     fn fill(&self, feature: &mut FeatureChunk, default: &DefaultValue, value_type: &ValueType) -> Result<()> {
         let stands_in = default.value();
         let on_stale = self.service.on_stale;
-        let replaced: BooleanArray =
-            feature.statuses.iter().map(|status| Some(is_replaced(*status, on_stale))).collect();
-        if replaced.true_count() == 0 || (stands_in == Value::Null && on_stale != OnStale::Default) {
+        if stands_in == Value::Null && on_stale != OnStale::Default {
+            // Null already stands where no value is usable.
             return Ok(());
         }
+        if !feature.statuses.iter().any(|status| is_replaced(*status, on_stale)) {
+            return Ok(());
+        }
+        let replaced: BooleanArray =
+            feature.statuses.iter().map(|status| Some(is_replaced(*status, on_stale))).collect();
         let scalar = Scalar::new(array_from_values(value_type, [&stands_in]));
         feature.values = arrow::compute::kernels::zip::zip(&replaced, &scalar, &feature.values)?;
         Ok(())
@@ -149,9 +153,11 @@ fn is_replaced(status: u8, on_stale: OnStale) -> bool {
 
 impl FeatureCounts {
     fn add(&mut self, feature: &FeatureChunk, on_stale: OnStale) {
-        for status in &feature.statuses {
-            self.by_status[*status as usize] += 1;
-            self.defaults += u64::from(is_replaced(*status, on_stale));
+        let mut by_status = [0u64; STATUS_COUNT];
+        feature.statuses.iter().for_each(|status| by_status[*status as usize] += 1);
+        for (status, count) in by_status.into_iter().enumerate() {
+            self.by_status[status] += count;
+            self.defaults += if is_replaced(status as u8, on_stale) { count } else { 0 };
         }
         self.nulls += feature.values.null_count() as u64;
     }

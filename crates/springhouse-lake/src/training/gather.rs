@@ -1,7 +1,7 @@
 //! The events of one source and entity, scanned once and put aside by partition of the entity.
 
 use crate::error::Result;
-use crate::identity::{Presence, for_each_key, identities, mix};
+use crate::identity::{Presence, for_each_identity, for_each_key, mix};
 use crate::source::scan::{ScanCounts, ScanFile, ScanSpec, SourceFiles, SourceRows};
 use crate::spill::{Partitions, partition_of};
 use crate::training::plan::ViewJob;
@@ -9,7 +9,7 @@ use arrow::array::{ArrayRef, BinaryBuilder, BooleanArray, Decimal128Array, Int64
 use arrow::compute::{nullif, take};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use springhouse_core::definition::Entity;
-use springhouse_expr::ViewProjection;
+use springhouse_expr::{ProjectedRows, ViewProjection};
 use springhouse_kernel::{ViewInput, ViewPlan, arrow_type};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -34,40 +34,59 @@ pub(crate) struct EventGroup<'a> {
     /// For each projection, the columns of the partitions that its inputs are.
     input_columns: Vec<Vec<usize>>,
     schema: SchemaRef,
-    with_ids: bool,
-    with_keys: bool,
+    extras: Extras,
+}
+
+/// What is put aside besides identity, event time and payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Extras {
+    /// `known_at`, where it is not the event time again.
+    pub known_at: bool,
+    /// Sequence numbers, where something is decided by them.
+    pub seq: bool,
+    /// Identities of events, where the source declares them.
+    pub ids: bool,
+    /// Encoded keys.
+    pub keys: bool,
+}
+
+impl Extras {
+    /// Everything that a state is made of.
+    pub(crate) fn all(source: &springhouse_core::definition::Source, keys: bool) -> Self {
+        Self { known_at: true, seq: true, ids: source.event_id.is_some(), keys }
+    }
+
+    fn count(self) -> usize {
+        [self.known_at, self.seq, self.ids, self.keys].into_iter().filter(|is_there| *is_there).count()
+    }
 }
 
 /// Columns of a partition before the payload.
 pub(crate) const IDENTITY: usize = 0;
 pub(crate) const EVENT_TIME: usize = 1;
-pub(crate) const KNOWN_AT: usize = 2;
-pub(crate) const SEQ: usize = 3;
-const FIXED: usize = 4;
+/// The first of those that are not always there.
+const EXTRAS: usize = 2;
 
 impl<'a> EventGroup<'a> {
-    /// A group of views; all must have the same source, entity, key columns, filter and derived columns. `with_keys` puts
-    /// the encoded key in front of the payload.
+    /// A group of views; all must have the same source, entity, key columns, filter and derived columns.
     pub(crate) fn new(
         jobs: &[&ViewJob<'a>],
         views: Vec<usize>,
         payload: Payload,
-        with_keys: bool,
+        extras: Extras,
     ) -> Result<Self> {
         let first = jobs[0];
-        let with_ids = first.source.event_id.is_some();
         let mut fields = vec![
             Field::new("identity", DataType::Decimal128(38, 0), false),
             Field::new("event_time", DataType::Int64, false),
-            Field::new("known_at", DataType::Int64, false),
-            Field::new("seq", DataType::Int64, false),
         ];
-        if with_ids {
-            fields.push(Field::new("event_id", DataType::Decimal128(38, 0), true));
-        }
-        if with_keys {
-            fields.push(Field::new("key", DataType::Binary, true));
-        }
+        let more = [
+            (extras.known_at, Field::new("known_at", DataType::Int64, false)),
+            (extras.seq, Field::new("seq", DataType::Int64, false)),
+            (extras.ids, Field::new("event_id", DataType::Decimal128(38, 0), true)),
+            (extras.keys, Field::new("key", DataType::Binary, true)),
+        ];
+        fields.extend(more.into_iter().filter(|(is_there, _)| *is_there).map(|(_, field)| field));
         let mut group = Self {
             views,
             entity: first.entity,
@@ -75,8 +94,7 @@ impl<'a> EventGroup<'a> {
             projections: Vec::new(),
             input_columns: Vec::new(),
             schema: Arc::new(Schema::empty()),
-            with_ids,
-            with_keys,
+            extras,
         };
         match payload {
             Payload::RowReference => {
@@ -119,19 +137,32 @@ impl<'a> EventGroup<'a> {
         &self.input_columns[view]
     }
 
+    /// The column with `known_at`; none where it is the event time again.
+    pub(crate) fn known_at_column(&self) -> Option<usize> {
+        self.extras.known_at.then_some(EXTRAS)
+    }
+
+    /// The column with sequence numbers.
+    pub(crate) fn seq_column(&self) -> Option<usize> {
+        let before = Extras { seq: false, ids: false, keys: false, ..self.extras };
+        self.extras.seq.then_some(EXTRAS + before.count())
+    }
+
     /// The column with event identities.
     pub(crate) fn event_id_column(&self) -> Option<usize> {
-        self.with_ids.then_some(FIXED)
+        let before = Extras { ids: false, keys: false, ..self.extras };
+        self.extras.ids.then_some(EXTRAS + before.count())
     }
 
     /// The column with encoded keys.
     pub(crate) fn key_column(&self) -> Option<usize> {
-        self.with_keys.then_some(FIXED + usize::from(self.with_ids))
+        let before = Extras { keys: false, ..self.extras };
+        self.extras.keys.then_some(EXTRAS + before.count())
     }
 
     /// The first column of the payload.
     pub(crate) fn payload_column(&self) -> usize {
-        FIXED + usize::from(self.with_ids) + usize::from(self.with_keys)
+        EXTRAS + self.extras.count()
     }
 
     /// The declared source columns that it reads.
@@ -168,6 +199,31 @@ impl<'a> EventGroup<'a> {
         })
     }
 
+    /// The rows that count, as (entity, position among the projected rows, position in the batch).
+    fn kept(
+        &self,
+        rows: &SourceRows,
+        projected: &ProjectedRows,
+        present: Option<&Presence>,
+        keep: &(dyn Fn(&SourceRows, usize) -> bool + Sync),
+        counts: &ScanCounts,
+        mut each: impl FnMut(i128, u32, u32),
+    ) {
+        let mut no_key = 0;
+        let keys = (&projected.key_columns, &self.entity.keys);
+        for_each_identity(keys.0, keys.1, projected.rows.len(), |position, found| {
+            let row = projected.rows[position];
+            let Some(found) = found else {
+                no_key += 1;
+                return;
+            };
+            if present.is_none_or(|present| present.may_hold(found)) && keep(rows, row as usize) {
+                each(found as i128, position as u32, row);
+            }
+        });
+        counts.no_key.fetch_add(no_key, Ordering::Relaxed);
+    }
+
     /// Puts aside rows with their keys; those that `mark` names get a null key.
     pub(crate) fn put_aside_marked(
         &self,
@@ -191,29 +247,17 @@ impl<'a> EventGroup<'a> {
     ) -> Result<()> {
         let first = self.projections[0].project(&rows.batch);
         let length = first.rows.len();
-        let mut no_key = 0;
         let mut identity = Vec::with_capacity(length);
         // Positions among the projected rows, and among the rows of the batch.
         let (mut projected, mut source) = (Vec::with_capacity(length), Vec::with_capacity(length));
         let mut partition = Vec::with_capacity(length);
         let count = partitions.count();
-        for (position, found) in
-            identities(&first.key_columns, &self.entity.keys, length).into_iter().enumerate()
-        {
-            let row = first.rows[position];
-            let Some(found) = found else {
-                no_key += 1;
-                continue;
-            };
-            if present.is_some_and(|present| !present.may_hold(found)) || !keep(rows, row as usize) {
-                continue;
-            }
-            identity.push(found as i128);
-            projected.push(position as u32);
+        self.kept(rows, &first, present, keep, counts, |found, position, row| {
+            identity.push(found);
+            projected.push(position);
             source.push(row);
-            partition.push(partition_of(mix(found), count));
-        }
-        counts.no_key.fetch_add(no_key, Ordering::Relaxed);
+            partition.push(partition_of(mix(found as u128), count));
+        });
         if projected.is_empty() {
             return Ok(());
         }
@@ -228,16 +272,20 @@ impl<'a> EventGroup<'a> {
         let mut columns: Vec<ArrayRef> = vec![
             Arc::new(Decimal128Array::from(ordered).with_precision_and_scale(38, 0)?),
             stamp(&rows.event_time),
-            stamp(&rows.known_at),
-            stamp(&rows.seq),
         ];
-        if self.with_ids {
+        if self.extras.known_at {
+            columns.push(stamp(&rows.known_at));
+        }
+        if self.extras.seq {
+            columns.push(stamp(&rows.seq));
+        }
+        if self.extras.ids {
             let of =
                 |row: &u32| rows.event_ids.as_ref().and_then(|ids| ids[*row as usize]).map(|id| id as i128);
             let ids: Decimal128Array = source.iter().map(of).collect();
             columns.push(Arc::new(ids.with_precision_and_scale(38, 0)?));
         }
-        if self.with_keys {
+        if self.extras.keys {
             columns.push(self.keys(&first.key_columns, length, &source, &projected, mark)?);
         }
         match self.payload {

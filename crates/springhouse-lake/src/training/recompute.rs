@@ -5,7 +5,7 @@ use crate::identity::{Presence, identity_of};
 use crate::lake::Lake;
 use crate::source::scan::{Origin, ScanSpec};
 use crate::spill::{Budget, Partitions, SpillFile};
-use crate::training::gather::{EventGroup, Payload};
+use crate::training::gather::{EventGroup, Extras, Payload};
 use crate::training::join::{label_schema, load_partition};
 use crate::training::plan::view_job;
 use crate::training::{Cut, blocking, threads};
@@ -48,7 +48,7 @@ impl Lake {
                 Arc::new(Int64Array::from(at.to_vec())),
             ];
             labels.push(&columns, &vec![0; keys.len()])?;
-            let group = EventGroup::new(&[&job], vec![0], Payload::Inputs, false)?;
+            let group = EventGroup::new(&[&job], vec![0], Payload::Inputs, Extras::all(job.source, false))?;
             let spec = ScanSpec {
                 offsets: 0..cut.stream_end.unwrap_or(i64::MAX),
                 with_ids: job.source.event_id.is_some(),

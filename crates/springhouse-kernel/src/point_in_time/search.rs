@@ -1,0 +1,272 @@
+//! Latest values for many labels while events come by in any order: nothing is held but the labels.
+//!
+//! An event is seen by every label of its entity from `visible_at` on. It is offered to the first of them alone, which
+//! keeps the greatest; at the end the greatest is handed on from label to label. That costs a search per event, and the
+//! memory of the labels, however many events there are.
+
+use super::grouped::{Asked, Grouped, Happened, sort_by_key};
+use super::latest::with_nulls_as_statuses;
+use super::{LabelColumns, TrainingColumns};
+use crate::plan::{PlanKind, ViewPlan};
+use crate::stamp::Stamp;
+use arrow::array::ArrayRef;
+use springhouse_core::{Micros, ValueStatus};
+
+/// Labels of one partition by entity and time; what every [`LatestSearch`] over them shares.
+#[derive(Debug)]
+pub struct LabelOrder {
+    /// Where each entity's labels start; one more than there are entities.
+    offsets: Vec<u32>,
+    /// Moments, ascending within an entity.
+    at: Vec<Micros>,
+    /// Which label each is.
+    labels: Vec<u32>,
+}
+
+impl LabelOrder {
+    /// Orders labels.
+    ///
+    /// # Panics
+    /// When the columns differ in length, an entity is not below `entity_count`, or there are 2^32 labels or more.
+    pub fn new(entity_count: usize, labels: &LabelColumns<'_>) -> Self {
+        assert_eq!(labels.entities.len(), labels.at.len(), "label columns have one length");
+        let item = |row: usize| Asked { at: labels.at[row], row: row as u32 };
+        let mut grouped = Grouped::new(labels.entities, entity_count, |_| true, item);
+        (0..entity_count).for_each(|entity| sort_by_key(grouped.of(entity), |label| label.at));
+        let (offsets, asked) = grouped.into_parts();
+        Self {
+            offsets,
+            at: asked.iter().map(|label| label.at).collect(),
+            labels: asked.iter().map(|label| label.row).collect(),
+        }
+    }
+
+    /// How many labels there are.
+    pub fn len(&self) -> usize {
+        self.at.len()
+    }
+
+    /// True when there are none.
+    pub fn is_empty(&self) -> bool {
+        self.at.is_empty()
+    }
+
+    fn of(&self, entity: u32) -> std::ops::Range<usize> {
+        self.offsets[entity as usize] as usize..self.offsets[entity as usize + 1] as usize
+    }
+}
+
+/// The event that a label sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// The label: its place in the [`LabelColumns`].
+    pub label: u32,
+    /// When it happened.
+    pub event_time: Micros,
+    /// What it was offered with.
+    pub reference: i64,
+    /// What the row's age makes of it: fresh, stale or expired. (A value of it may still be null.)
+    pub status: ValueStatus,
+}
+
+/// The greatest of the events offered to a label; `reference` breaks ties of stamps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Best {
+    stamp: Stamp,
+    reference: i64,
+}
+
+/// Finds the greatest visible event of every label; see the module.
+#[derive(Clone, Debug, Default)]
+pub struct LatestSearch {
+    best: Vec<Best>,
+}
+
+/// Less than everything that is offered.
+const NONE: Best =
+    Best { stamp: Stamp { event_time: i64::MIN, known_at: i64::MIN, seq: i64::MIN }, reference: i64::MIN };
+
+impl LatestSearch {
+    /// Nothing was offered yet.
+    pub fn new(order: &LabelOrder) -> Self {
+        Self { best: vec![NONE; order.len()] }
+    }
+
+    /// Takes an event of an entity into account. The reference stands for the event and is not `i64::MIN`.
+    pub fn offer(&mut self, order: &LabelOrder, entity: u32, stamp: Stamp, reference: i64) {
+        let range = order.of(entity);
+        let visible_at = stamp.visible_at();
+        let first = range.start + order.at[range.clone()].partition_point(|at| *at < visible_at);
+        if first < range.end {
+            let best = &mut self.best[first];
+            *best = (*best).max(Best { stamp, reference });
+        }
+    }
+
+    /// The same as offering each of many events: they are brought in order first, so that events and labels of an entity
+    /// are passed through side by side. `stamp_of` and `reference_of` are asked by the event's position.
+    ///
+    /// # Panics
+    /// When there are 2^32 events or more.
+    pub fn offer_all(
+        &mut self,
+        order: &LabelOrder,
+        entities: &[u32],
+        stamp_of: impl Fn(usize) -> Stamp,
+        reference_of: impl Fn(usize) -> i64,
+    ) {
+        let item = |row: usize| Happened {
+            visible_at: stamp_of(row).visible_at(),
+            event_time: stamp_of(row).event_time,
+            row: row as u32,
+        };
+        let entity_count = order.offsets.len() - 1;
+        let mut grouped = Grouped::new(entities, entity_count, |_| true, item);
+        for entity in 0..entity_count {
+            let range = order.of(entity as u32);
+            let (at, best) = (&order.at[range.clone()], &mut self.best[range]);
+            let happened = grouped.of(entity);
+            sort_by_key(happened, |event| event.visible_at);
+            let mut first = 0;
+            for event in happened {
+                while first < at.len() && at[first] < event.visible_at {
+                    first += 1;
+                }
+                let Some(best) = best.get_mut(first) else { break };
+                // The event time decides nearly always; the rest of the stamp lies elsewhere.
+                if event.event_time >= best.stamp.event_time {
+                    let row = event.row as usize;
+                    *best = (*best).max(Best { stamp: stamp_of(row), reference: reference_of(row) });
+                }
+            }
+        }
+    }
+
+    /// What each label sees; labels that see nothing are left out.
+    pub fn finish(mut self, plan: &ViewPlan, order: &LabelOrder, soft_ttl: Option<Micros>) -> Vec<Seen> {
+        let PlanKind::Latest(latest) = &plan.kind else { panic!("only latest values are searched for") };
+        let mut seen = Vec::with_capacity(self.best.len());
+        for bounds in order.offsets.windows(2) {
+            let mut greatest = NONE;
+            for place in bounds[0] as usize..bounds[1] as usize {
+                greatest = greatest.max(self.best[place]);
+                self.best[place] = greatest;
+                if greatest == NONE {
+                    continue;
+                }
+                let event_time = greatest.stamp.event_time;
+                let age = order.at[place].saturating_sub(event_time);
+                let status = crate::status_at_age(ValueStatus::Fresh, Some(age), soft_ttl, latest.hard_ttl);
+                let label = order.labels[place];
+                seen.push(Seen { label, event_time, reference: greatest.reference, status });
+            }
+        }
+        seen
+    }
+}
+
+impl ViewPlan {
+    /// The values of labels that each see one row: row `i` of the inputs, one per [`ViewPlan::inputs`], for label `i`, whose
+    /// row has the status `rows[i]` (fresh or stale).
+    ///
+    /// # Panics
+    /// When the plan is of windows, or lengths differ.
+    pub fn values_of_rows(&self, inputs: &[ArrayRef], rows: &[ValueStatus]) -> TrainingColumns {
+        let PlanKind::Latest(latest) = &self.kind else { panic!("windows see more than one row") };
+        let mut out = TrainingColumns { values: Vec::new(), statuses: Vec::new(), event_times: None };
+        for input in &latest.columns {
+            assert_eq!(inputs[*input].len(), rows.len(), "there is one row per label");
+            let (array, statuses) = with_nulls_as_statuses(inputs[*input].clone(), rows, 0);
+            out.values.push(array);
+            out.statuses.push(statuses);
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use springhouse_core::ValueType;
+    use springhouse_core::definition::{
+        DefaultValue, FeatureView, FreshnessSlo, LatestFeature, Meta, ViewKind,
+    };
+
+    fn plan(hard_ttl: Micros) -> ViewPlan {
+        let feature = LatestFeature {
+            name: "row".into(),
+            column: "row".into(),
+            value_type: ValueType::Int64,
+            default: DefaultValue::Null,
+            pii: false,
+            meta: Meta::default(),
+        };
+        let view = FeatureView {
+            name: "v".into(),
+            version: 1,
+            entity: "e".into(),
+            source: "s".into(),
+            key_columns: vec!["k".into()],
+            filter: None,
+            derived: Vec::new(),
+            kind: ViewKind::Latest(vec![feature]),
+            soft_ttl: None,
+            hard_ttl,
+            slo: FreshnessSlo { tier: None, p95: 1, p99: 1 },
+            meta: Meta::default(),
+        };
+        ViewPlan::compile(&view, &|_| Some(ValueType::Int64)).unwrap()
+    }
+
+    #[test]
+    fn every_label_finds_what_looking_at_all_events_finds() {
+        let mut state = 77u64;
+        let mut below = |n: u64| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) % n
+        };
+        for round in 0..400 {
+            let (entities, span) = (1 + below(4) as usize, 1 + below(60));
+            let events: Vec<(u32, Stamp)> = (0..below(60))
+                .map(|_| {
+                    let event_time = below(span) as i64 - 5;
+                    let known_at = event_time + below(12) as i64 - 2;
+                    (below(entities as u64) as u32, Stamp { event_time, known_at, seq: below(3) as i64 })
+                })
+                .collect();
+            let asked: Vec<u32> = (0..below(40)).map(|_| below(entities as u64) as u32).collect();
+            let at: Vec<Micros> = asked.iter().map(|_| below(span) as i64 - 5).collect();
+            let order = LabelOrder::new(entities, &LabelColumns { entities: &asked, at: &at });
+            let mut search = LatestSearch::new(&order);
+            // Some one by one, some together.
+            let (one_by_one, together) = events.split_at(below(1 + events.len() as u64) as usize);
+            for (reference, (entity, stamp)) in one_by_one.iter().enumerate() {
+                search.offer(&order, *entity, *stamp, reference as i64);
+            }
+            let of: Vec<u32> = together.iter().map(|(entity, _)| *entity).collect();
+            let reference = |row: usize| (one_by_one.len() + row) as i64;
+            search.offer_all(&order, &of, |row| together[row].1, reference);
+            let (soft, hard) = (below(20) as i64, 10 + below(20) as i64);
+            let mut found = vec![None; asked.len()];
+            for seen in search.finish(&plan(hard), &order, Some(soft)) {
+                assert!(found[seen.label as usize].replace(seen).is_none());
+            }
+            for (label, (entity, at)) in asked.iter().zip(&at).enumerate() {
+                let visible = events.iter().enumerate();
+                let visible = visible.filter(|(_, (of, stamp))| of == entity && stamp.visible_at() <= *at);
+                let greatest = visible.max_by_key(|(reference, (_, stamp))| (*stamp, *reference));
+                let expected = greatest.map(|(reference, (_, stamp))| Seen {
+                    label: label as u32,
+                    event_time: stamp.event_time,
+                    reference: reference as i64,
+                    status: match at - stamp.event_time {
+                        age if age > hard => ValueStatus::Expired,
+                        age if age > soft => ValueStatus::Stale,
+                        _ => ValueStatus::Fresh,
+                    },
+                });
+                assert_eq!(found[label], expected, "round {round}, label {label}");
+            }
+        }
+    }
+}

@@ -25,7 +25,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(stream::to_stream, module)?)?;
     module.add_function(wrap_pyfunction!(stream::from_stream, module)?)?;
     module.add_function(wrap_pyfunction!(training::training_set, module)?)?;
-    module.add_function(wrap_pyfunction!(training::labels_file, module)?)?;
+    module.add_function(wrap_pyfunction!(training::training_plan, module)?)?;
     module.add_function(wrap_pyfunction!(training::training_file, module)?)?;
     Ok(())
 }

@@ -3,11 +3,15 @@
 
 use crate::error::{error, from_lake, from_node};
 use crate::project::NativeProject;
+use arrow::array::RecordBatch;
 use pyo3::prelude::*;
 use pyo3_arrow::{PyRecordBatchReader, PyTable};
-use springhouse_lake::{Availability, Progress, read_training_set, write_labels};
+use springhouse_lake::{
+    Availability, CollectedBatches, LabelRows, LabelSource, OutputFormat, Progress, Sample, SampleSize,
+    TrainingOutput, read_training_set,
+};
 use springhouse_node::TrainingOrder;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,48 +37,101 @@ impl Progress for Watch {
     }
 }
 
-/// Makes the training set at `out` and returns its manifest as JSON.
+/// The arguments of `Store.training_set`.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct Asked {
+    services: Vec<String>,
+    features: Vec<String>,
+    /// The path of the labels, where they are in files.
+    labels: Option<PathBuf>,
+    labels_sql: Option<String>,
+    at_column: Option<String>,
+    time_zone: Option<String>,
+    sample: Option<String>,
+    seed: u64,
+    availability: String,
+    memory_mb: Option<u64>,
+    output_format: Option<String>,
+}
+
+fn invalid(message: impl Into<String>) -> PyErr {
+    error("invalid_argument", message.into(), None)
+}
+
+impl Asked {
+    fn order(self, rows: Option<LabelRows>) -> PyResult<TrainingOrder> {
+        let labels: LabelSource = match (rows, self.labels, self.labels_sql) {
+            (Some(rows), None, None) => rows.into(),
+            (None, Some(path), None) => path.into(),
+            (None, None, Some(sql)) => LabelSource::Query(sql),
+            _ => return Err(invalid("give `labels` or `labels_sql`, one of them")),
+        };
+        let size = self.sample.map(|text| text.parse::<SampleSize>()).transpose();
+        let size = size.map_err(|why| invalid(format!("sample: {why}")))?;
+        Ok(TrainingOrder {
+            services: self.services,
+            features: self.features,
+            at_column: self.at_column,
+            time_zone: self.time_zone,
+            sample: size.map(|size| Sample { size, seed: self.seed }),
+            availability: match self.availability.as_str() {
+                "known" => Availability::Known,
+                "event" => Availability::Event,
+                other => return Err(invalid(format!("availability is `known` or `event`, not `{other}`"))),
+            },
+            memory_budget: self.memory_mb.map(|mb| mb << 20),
+            ..TrainingOrder::new("", labels)
+        })
+    }
+
+    fn format(&self, out: Option<&Path>) -> PyResult<Option<OutputFormat>> {
+        match (out, &self.output_format) {
+            (None, None) => Ok(None),
+            (None, Some(_)) => Err(invalid("`output_format` needs `out`")),
+            (Some(_), Some(name)) => {
+                name.parse().map(Some).map_err(|why: String| invalid(format!("output_format: {why}")))
+            }
+            (Some(out), None) => OutputFormat::of(out).map(Some).map_err(from_lake),
+        }
+    }
+}
+
+fn label_rows(py: Python<'_>, labels: Option<PyRecordBatchReader>) -> PyResult<Option<LabelRows>> {
+    let Some(labels) = labels else { return Ok(None) };
+    let mut reader = labels.into_reader()?;
+    py.detach(|| LabelRows::read(&mut reader)).map(Some).map_err(from_lake)
+}
+
+/// What was made: manifest and report as JSON, and the table where it went to no file.
+type Made = (String, String, Option<PyTable>);
+
+/// Makes a training set from labels in memory or from files, in memory or at `out`.
 #[pyfunction]
-#[pyo3(signature = (project, service, labels, labels_name, out, at_column, time_zone, availability, memory_mb, on_progress))]
-#[expect(clippy::too_many_arguments, reason = "the keyword arguments of `Store.training_set`, by position")]
+#[pyo3(signature = (project, asked, labels, out, on_progress))]
 pub(crate) fn training_set(
     py: Python<'_>,
     project: &NativeProject,
-    service: String,
-    labels: PathBuf,
-    labels_name: Option<String>,
-    out: PathBuf,
-    at_column: Option<String>,
-    time_zone: Option<String>,
-    availability: &str,
-    memory_mb: Option<u64>,
+    asked: Asked,
+    labels: Option<PyRecordBatchReader>,
+    out: Option<PathBuf>,
     on_progress: Option<Py<PyAny>>,
-) -> PyResult<String> {
-    let order = TrainingOrder {
-        service,
-        labels,
-        labels_name,
-        out,
-        at_column,
-        time_zone,
-        availability: match availability {
-            "known" => Availability::Known,
-            "event" => Availability::Event,
-            other => {
-                let message = format!("availability is `known` or `event`, not `{other}`");
-                return Err(error("invalid_argument", message, None));
-            }
-        },
-        memory_budget: memory_mb.map(|mb| mb << 20),
-    };
+) -> PyResult<Made> {
+    let format = asked.format(out.as_deref())?;
+    let order = asked.order(label_rows(py, labels)?)?;
     let node = py.detach(|| project.opened())?.node().clone();
     let watch = Arc::new(Watch::default());
     let (done, result) = std::sync::mpsc::sync_channel(1);
     let seen = watch.clone();
     project.runtime().spawn(async move {
-        let made = node.training_set(order, seen.as_ref()).await;
+        let collected = CollectedBatches::default();
+        let place = match (&out, format) {
+            (Some(out), Some(format)) => TrainingOutput::File(out, format),
+            _ => TrainingOutput::Batches(&collected),
+        };
+        let made = node.training_set(order, place, seen.as_ref()).await;
         // The waiting thread is gone only when it has panicked.
-        let _ = done.send(made);
+        let _ = done.send(made.map(|made| (made, collected.into_batches())));
     });
     // A receiver is for one thread at a time; this one moves in and out of the wait below.
     let result = Mutex::new(result);
@@ -85,7 +142,12 @@ pub(crate) fn training_set(
                 if let Some(interrupt) = interrupted {
                     return Err(interrupt);
                 }
-                return Ok(made.map_err(from_node)?.manifest.to_string());
+                let (made, batches) = made.map_err(from_node)?;
+                let report = serde_json::to_string(&made.report)
+                    .map_err(|failed| error("internal", failed.to_string(), None))?;
+                let schema = batches.first().map(RecordBatch::schema);
+                let table = schema.map(|schema| PyTable::try_new(batches, schema)).transpose()?;
+                return Ok((made.manifest.to_string(), report, table));
             }
             Err(RecvTimeoutError::Disconnected) => {
                 return Err(error("internal", "the training set's job broke off", None));
@@ -102,17 +164,29 @@ pub(crate) fn training_set(
     }
 }
 
-/// Writes label rows to a file that a training set can be made from; returns the number of rows.
-#[pyfunction(name = "write_labels")]
-pub(crate) fn labels_file(py: Python<'_>, table: PyRecordBatchReader, path: PathBuf) -> PyResult<u64> {
-    let mut reader = table.into_reader()?;
-    py.detach(|| write_labels(&path, &mut reader)).map_err(from_lake)
+/// How a training set would be made, as JSON.
+#[pyfunction]
+pub(crate) fn training_plan(
+    py: Python<'_>,
+    project: &NativeProject,
+    asked: Asked,
+    labels: Option<PyRecordBatchReader>,
+) -> PyResult<String> {
+    let order = asked.order(label_rows(py, labels)?)?;
+    py.detach(|| {
+        let node = project.opened()?.node().clone();
+        let collected = CollectedBatches::default();
+        let planned = node.training_plan(order, TrainingOutput::Batches(&collected));
+        let report = project.runtime().block_on(planned).map_err(from_node)?;
+        serde_json::to_string(&report).map_err(|failed| error("internal", failed.to_string(), None))
+    })
 }
 
-/// Reads a training set back as an Arrow table.
+/// Reads a training set back as an Arrow table; `format` is what its manifest says.
 #[pyfunction(name = "read_training_set")]
-pub(crate) fn training_file(py: Python<'_>, path: PathBuf) -> PyResult<PyTable> {
-    let (schema, batches) = py.detach(|| read_training_set(&path)).map_err(from_lake)?;
+pub(crate) fn training_file(py: Python<'_>, path: PathBuf, format: &str) -> PyResult<PyTable> {
+    let format: OutputFormat = format.parse().map_err(|why: String| invalid(why))?;
+    let (schema, batches) = py.detach(|| read_training_set(&path, format)).map_err(from_lake)?;
     PyTable::try_new(batches, schema)
 }
 

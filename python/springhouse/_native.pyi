@@ -1,6 +1,6 @@
 """The compiled part: the program itself, in this process. Not for users; `springhouse` is."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 __version__: str
@@ -34,15 +34,10 @@ def to_stream(table: Any) -> bytes: ...
 def from_stream(stream: bytes, key: str) -> tuple[Any, str | None]: ...
 def training_set(
     project: NativeProject,
-    service: str,
-    labels: str,
-    labels_name: str | None,
-    out: str,
-    at_column: str | None,
-    time_zone: str | None,
-    availability: str,
-    memory_mb: int | None,
+    asked: Mapping[str, Any],
+    labels: Any,
+    out: str | None,
     on_progress: Callable[[str, int, int], object] | None,
-) -> str: ...
-def write_labels(table: Any, path: str) -> int: ...
-def read_training_set(path: str) -> Any: ...
+) -> tuple[str, str, Any]: ...
+def training_plan(project: NativeProject, asked: Mapping[str, Any], labels: Any) -> str: ...
+def read_training_set(path: str, format: str) -> Any: ...

@@ -7,7 +7,6 @@ import contextlib
 import getpass
 import json
 import os
-import tempfile
 import threading
 import time
 import weakref
@@ -362,34 +361,100 @@ class Store:
 
     def training_set(
         self,
-        service: str,
-        labels: Any,
+        service: str | Sequence[str] | None,
+        labels: Any = None,
         *,
+        features: Sequence[str] = (),
+        labels_sql: str | None = None,
         at: str | None = None,
         availability: Literal["known", "event"] = "known",
         time_zone: str | None = None,
+        sample: int | str | None = None,
+        seed: int = 0,
         out: str | Path | None = None,
+        output_format: Literal["parquet", "arrow", "arrow-stream", "csv"] | None = None,
         memory_mb: int | None = None,
         progress: bool = True,
     ) -> TrainingSet:
         """The features of a service for every label row, as serving would have answered at its moment.
 
-        ``labels``: a table (pandas, polars, pyarrow, anything with ``__arrow_c_stream__``) or the path of a Parquet or CSV
-        file, with the entity keys, the request fields, and the moment asked for in column ``at`` (``event_timestamp`` or
-        the only timestamp column when left out). ``time_zone``: of moments that carry none. ``out``: keep the Parquet
-        file there, with its manifest beside it. Ctrl-C stops it and leaves nothing behind.
+        ``service``: a feature service, several of them, or None with ``features``. ``features``: only these, in this
+        order: ``"feature"``, ``"view"`` or ``"view:feature"``. ``labels``: a table (pandas, polars, pyarrow, anything with
+        ``__arrow_c_stream__``), taken without a copy, or the path of a Parquet, CSV or Arrow file, of a folder, a glob or a
+        Delta table, with the entity keys, the request fields, and the moment asked for in column ``at``
+        (``event_timestamp`` or the only timestamp column when left out). ``labels_sql`` instead: ``SELECT ... FROM 'path'
+        WHERE ...`` over one such file. ``time_zone``: of moments that carry none. ``sample``: so many of the labels
+        (``1000``) or about this share (``"1%"``), the same every time; another ``seed`` takes others. ``out``: write it to
+        this file in the format of its extension (or ``output_format``), with its manifest beside it, instead of into
+        memory. Ctrl-C stops it and leaves nothing behind.
 
         Raises :class:`InvalidInput` for labels that don't fit, :class:`NotFound` for an unknown service.
         """
+        asked = _asked(service, features, labels, labels_sql, at, availability, time_zone, sample, seed, memory_mb)
         if isinstance(self._transport, InProcessTransport) and self._project is not None:
-            return self._training_set_here(service, labels, at, availability, time_zone, out, memory_mb, progress)
-        if memory_mb is not None:
-            raise InvalidInput(
-                "invalid_argument", "`memory_mb` is for an embedded store", "the server has its own budget"
-            )
-        query = {"at_column": at, "availability": availability, "time_zone": time_zone}
+            asked["output_format"] = output_format
+            table = None if labels is None or isinstance(labels, str | Path) else _with_stream(labels)
+            try:
+                with ProgressBar(progress) as bar:
+                    target = None if out is None else str(out)
+                    manifest, report, made = _native.training_set(self._project, asked, table, target, bar.update)
+            except _native.NativeError as error:
+                raise from_native(error) from None
+            path = None if out is None else Path(out)
+            return TrainingSet(made, json.loads(manifest), path, json.loads(report))
+        return self._training_set_there(asked, labels, out, output_format)
+
+    def training_plan(
+        self,
+        service: str | Sequence[str] | None,
+        labels: Any = None,
+        *,
+        features: Sequence[str] = (),
+        labels_sql: str | None = None,
+        at: str | None = None,
+        availability: Literal["known", "event"] = "known",
+        time_zone: str | None = None,
+        sample: int | str | None = None,
+        seed: int = 0,
+        memory_mb: int | None = None,
+    ) -> dict[str, Any]:
+        """How :meth:`training_set` would make a training set: what it would read and leave out, which way each view goes.
+
+        An embedded store only.
+        """
+        if not isinstance(self._transport, InProcessTransport) or self._project is None:
+            raise InvalidInput("invalid_argument", "a plan is for an embedded store", "use `springhouse.open(folder)`")
+        asked = _asked(service, features, labels, labels_sql, at, availability, time_zone, sample, seed, memory_mb)
+        table = None if labels is None or isinstance(labels, str | Path) else _with_stream(labels)
+        try:
+            return dict(json.loads(_native.training_plan(self._project, asked, table)))
+        except _native.NativeError as error:
+            raise from_native(error) from None
+
+    def _training_set_there(
+        self, asked: Mapping[str, Any], labels: Any, out: str | Path | None, output_format: str | None
+    ) -> TrainingSet:
+        for name in ("memory_mb", "labels_sql"):
+            if asked[name] is not None:
+                raise InvalidInput(
+                    "invalid_argument",
+                    f"`{name}` is for an embedded store",
+                    "the server has its own budget and reads no files of yours",
+                )
+        if not asked["services"]:
+            raise InvalidInput("invalid_argument", "a server is asked for a service", "name one, with `features` of it")
+        if output_format not in (None, "parquet"):
+            raise InvalidInput("invalid_argument", "through a server `out` is Parquet", "convert the table that comes back")
+        query = {
+            "features": ",".join(asked["features"]) or None,
+            "at_column": asked["at_column"],
+            "availability": asked["availability"],
+            "time_zone": asked["time_zone"],
+            "sample": asked["sample"],
+            "seed": asked["seed"] or None,
+        }
         text = urlencode({name: value for name, value in query.items() if value is not None}, quote_via=quote)
-        path = f"/v1/admin/training-sets/{quote(service, safe='')}?{text}"
+        path = f"/v1/admin/training-sets/{quote(','.join(asked['services']), safe=',')}?{text}"
         answer = self._call("POST", path, _native_bytes(_label_table(labels)), {"content-type": ARROW_STREAM})
         table, manifest = _native.from_stream(answer, _MANIFEST_KEY)
         made = TrainingSet(table, json.loads(manifest or "{}"))
@@ -400,43 +465,6 @@ class Store:
             Path(f"{out}.manifest.json").write_text(json.dumps(made.manifest, indent=2) + "\n")
             made.path = Path(out)
         return made
-
-    def _training_set_here(
-        self,
-        service: str,
-        labels: Any,
-        at: str | None,
-        availability: str,
-        time_zone: str | None,
-        out: str | Path | None,
-        memory_mb: int | None,
-        progress: bool,
-    ) -> TrainingSet:
-        assert self._project is not None
-        try:
-            with tempfile.TemporaryDirectory(prefix="springhouse-") as folder, ProgressBar(progress) as bar:
-                if isinstance(labels, str | Path):
-                    label_file, name = str(labels), None
-                else:
-                    label_file, name = str(Path(folder) / "labels.parquet"), "table"
-                    _native.write_labels(_with_stream(labels), label_file)
-                target = str(out) if out is not None else str(Path(folder) / "training.parquet")
-                manifest = _native.training_set(
-                    self._project,
-                    service,
-                    label_file,
-                    name,
-                    target,
-                    at,
-                    time_zone,
-                    availability,
-                    memory_mb,
-                    bar.update,
-                )
-                table = _native.read_training_set(target)
-        except _native.NativeError as error:
-            raise from_native(error) from None
-        return TrainingSet(table, json.loads(manifest), Path(out) if out is not None else None)
 
     # Operating.
 
@@ -519,6 +547,39 @@ def _features_body(
     if not metadata:
         body["metadata"] = False
     return json_text(body)
+
+
+def _asked(
+    service: str | Sequence[str] | None,
+    features: Sequence[str],
+    labels: Any,
+    labels_sql: str | None,
+    at: str | None,
+    availability: str,
+    time_zone: str | None,
+    sample: int | str | None,
+    seed: int,
+    memory_mb: int | None,
+) -> dict[str, Any]:
+    if (labels is None) == (labels_sql is None):
+        raise InvalidInput("invalid_argument", "give `labels` or `labels_sql`, one of them")
+    if service is None:
+        services: list[str] = []
+    else:
+        services = [service] if isinstance(service, str) else list(service)
+    return {
+        "services": services,
+        "features": [features] if isinstance(features, str) else list(features),
+        "labels": str(labels) if isinstance(labels, str | Path) else None,
+        "labels_sql": labels_sql,
+        "at_column": at,
+        "time_zone": time_zone,
+        "sample": None if sample is None else str(sample),
+        "seed": seed,
+        "availability": availability,
+        "memory_mb": memory_mb,
+        "output_format": None,
+    }
 
 
 def _push_parts(rows: Any) -> Iterator[Any]:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from . import _native
+from .errors import from_native
+
 __all__ = ["TrainingSet"]
 
 #: Rows whose distribution is shown in a notebook.
@@ -23,12 +26,30 @@ class TrainingSet:
     bit, and how many values of each feature were fresh, stale, expired, missing or null.
     """
 
-    __slots__ = ("_table", "manifest", "path")
+    __slots__ = ("_loaded", "manifest", "path", "report")
 
-    def __init__(self, table: Any, manifest: Mapping[str, Any], path: Path | None = None) -> None:
-        self._table = table
+    def __init__(
+        self,
+        table: Any,
+        manifest: Mapping[str, Any],
+        path: Path | None = None,
+        report: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._loaded = table
         self.manifest = manifest
+        #: The file it was written to, if it was. It is read when the rows are first asked for.
         self.path = path
+        #: How it was made: what was read and left out of every source, the time each stage took. None through a server.
+        self.report = report
+
+    @property
+    def _table(self) -> Any:
+        if self._loaded is None:
+            try:
+                self._loaded = _native.read_training_set(str(self.path), self.manifest["format"])
+            except _native.NativeError as error:
+                raise from_native(error) from None
+        return self._loaded
 
     @property
     def feature_names(self) -> list[str]:
@@ -68,7 +89,8 @@ class TrainingSet:
         return polars.DataFrame(self)
 
     def __repr__(self) -> str:
-        return f"TrainingSet({self.manifest['service']}: {self.rows} rows, {len(self.feature_names)} features)"
+        of = f"{self.manifest['service']}: " if self.manifest["service"] else ""
+        return f"TrainingSet({of}{self.rows} rows, {len(self.feature_names)} features)"
 
     def _repr_html_(self) -> str:
         from .display import manifest_html

@@ -230,6 +230,13 @@ def test_a_second_store_of_the_project_goes_through_the_server(project: Path, se
         assert store.features(["profile:city"], {"user": 1})["city"] == ["Bonn"]
         made = store.training_set("checkout", LABELS, progress=False)
         assert made.to_arrow()["orders_lifetime"].to_pylist() == EXPECTED_ORDERS
+        some = store.training_set(["checkout"], LABELS, features=["profile:city"], sample=3, seed=1, progress=False)
+        assert some.feature_names == ["city"] and len(some) == 3 and some.report is None
+        for options in ({"memory_mb": 1}, {"labels_sql": "SELECT 1", "labels": None}, {"output_format": "csv"}):
+            with pytest.raises(springhouse.InvalidInput):
+                store.training_set("checkout", **({"labels": LABELS} | options), progress=False)
+        with pytest.raises(springhouse.InvalidInput, match="a share such as"):
+            store.training_set("checkout", LABELS, sample="some", progress=False)
 
 
 def test_two_processes_can_take_turns(project: Path) -> None:
@@ -405,3 +412,73 @@ def test_frames_have_the_declared_types(project: Path) -> None:
         plain = store.features(["spending:orders_1h"], {"user": 1}, metadata=False)
         assert plain["orders_1h"] == [0] and plain.statuses == {} and plain.ages == {}
         assert plain.to_pandas()["orders_1h"].tolist() == [0]
+
+
+def test_training_options_say_what_the_command_lines_say(project: Path) -> None:
+    with springhouse.open(project) as store:
+        store.apply()
+        whole = store.training_set("checkout", LABELS, progress=False).to_arrow()
+        some = store.training_set("checkout", LABELS, features=["profile:city", "orders_1h"], progress=False)
+        assert some.feature_names == ["city", "orders_1h"]
+        assert some.to_arrow()["orders_1h"].equals(whole["orders_1h"])
+        alone = store.training_set(None, LABELS, features=["spending:orders_1h"], progress=False)
+        assert alone.feature_names == ["orders_1h"] and repr(alone).startswith("TrainingSet(4 rows")
+        both = store.training_set(["checkout", "checkout"], LABELS, progress=False)
+        assert both.to_arrow().equals(whole)
+        sampled = store.training_set("checkout", LABELS, sample=2, seed=3, progress=False)
+        assert len(sampled) == 2 and set(sampled.to_arrow()["label"].to_pylist()) < {"a", "b", "c", "d"}
+        assert store.training_set("checkout", LABELS, sample="100%", progress=False).to_arrow().equals(whole)
+        assert some.report is not None and some.report["made"]["rows"] == 4
+        plan = store.training_plan("checkout", LABELS)
+        assert plan["made"] is None and plan["labels"]["rows"] == 4
+        pyarrow.parquet.write_table(LABELS, project / "labels.parquet")
+        sql = f"SELECT * FROM '{project}/labels.parquet' WHERE label <> 'b'"
+        queried = store.training_set("checkout", labels_sql=sql, progress=False)
+        assert queried.to_arrow()["label"].to_pylist() == ["a", "c", "d"]
+
+
+def test_labels_in_memory_are_not_copied_and_nothing_is_written(project: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.setenv("TMPDIR", str(empty))
+    with springhouse.open(project) as store:
+        store.apply()
+        made = store.training_set("checkout", LABELS, progress=False).to_arrow()
+        assert list(empty.iterdir()) == []
+        assert made["user"].chunk(0).buffers()[1].address == LABELS["user"].chunk(0).buffers()[1].address
+
+
+@pytest.mark.parametrize("name", ["set.parquet", "set.arrow", "set.arrows", "set.csv"])
+def test_a_training_set_in_every_format(project: Path, name: str) -> None:
+    with springhouse.open(project) as store:
+        store.apply()
+        expected = store.training_set("checkout", LABELS, progress=False).to_arrow()
+        made = store.training_set("checkout", LABELS, out=project / name, progress=False)
+        assert Path(f"{project / name}.manifest.json").exists() and made.path == project / name
+        if name == "set.csv":
+            with pytest.raises(springhouse.InvalidInput, match="keeps no types"):
+                made.to_arrow()
+            assert pandas.read_csv(project / name)["orders_lifetime"].tolist() == EXPECTED_ORDERS
+        else:
+            assert made.to_arrow().equals(expected)
+        frame = store.training_set("checkout", LABELS, out=project / "x", output_format="csv", progress=False)
+        assert frame.manifest["format"] == "csv"
+
+
+WRONG_TRAINING: list[tuple[str, str, dict[str, Any]]] = [
+    ("unknown_feature", "did you mean `orders_1h`", {"features": ["orders_1"]}),
+    ("invalid_argument", "a share such as 1%", {"sample": "many"}),
+    ("labels_bad_query", "no LIMIT", {"labels": None, "labels_sql": "SELECT * FROM 'x.parquet' LIMIT 3"}),
+    ("invalid_argument", "one of them", {"labels": None}),
+    ("unknown_format", "says no format", {"out": "x.docx"}),
+    ("invalid_argument", "needs `out`", {"output_format": "csv"}),
+]
+
+
+@pytest.mark.parametrize("code, text, options", WRONG_TRAINING, ids=lambda v: v if isinstance(v, str) else "")
+def test_a_wrong_training_option_says_so(project: Path, code: str, text: str, options: dict[str, Any]) -> None:
+    with springhouse.open(project) as store:
+        store.apply()
+        with pytest.raises(springhouse.SpringhouseError) as caught:
+            store.training_set("checkout", **({"labels": LABELS} | options), progress=False)
+        assert caught.value.code == code and text in str(caught.value), caught.value

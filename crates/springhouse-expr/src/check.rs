@@ -3,7 +3,10 @@
 use crate::error::{ExprError, did_you_mean};
 use crate::functions::{FUNCTIONS, Refusal, called_name};
 use datafusion_sql::parser::DFParserBuilder;
-use datafusion_sql::sqlparser::ast::{Expr, Ident, Query, Spanned, Value, ValueWithSpan, Visit, Visitor};
+use datafusion_sql::sqlparser::ast::{
+    Expr, Function, FunctionArguments, Ident, ObjectNamePart, Query, Spanned, Value, ValueWithSpan, VisitMut,
+    Visitor, VisitorMut,
+};
 use datafusion_sql::sqlparser::tokenizer::{Location, Span};
 use springhouse_core::ValueType;
 use std::ops::ControlFlow;
@@ -22,20 +25,22 @@ pub(crate) fn parse(sql: &str, columns: &[(String, ValueType)]) -> Result<(Expr,
     let parsed = DFParserBuilder::new(sql)
         .build()
         .and_then(|mut parser| parser.parse_into_expr())
-        .map_err(|error| syntax_error(sql, &error.strip_backtrace()))?;
+        .map_err(|error| syntax_error(sql, &error.strip_backtrace(), "expression"))?;
     if let Some(alias) = parsed.alias {
         return Err(ExprError::new(format!("an expression has no `AS {alias}`; its name is its key"))
             .at(column_of(sql, alias.span.start)));
     }
+    let mut expr = parsed.expr;
+    let _: ControlFlow<()> = expr.visit(&mut ColumnsNamedAsFunctions(columns));
     let mut check = Check { sql, columns, used: Vec::new() };
-    match parsed.expr.visit(&mut check) {
+    match datafusion_sql::sqlparser::ast::Visit::visit(&expr, &mut check) {
         ControlFlow::Break(error) => Err(error),
-        ControlFlow::Continue(()) => Ok((parsed.expr, check.used)),
+        ControlFlow::Continue(()) => Ok((expr, check.used)),
     }
 }
 
 /// The parser's message with its position taken out of the text, where it is ours to say.
-fn syntax_error(sql: &str, text: &str) -> ExprError {
+pub(crate) fn syntax_error(sql: &str, text: &str, what: &str) -> ExprError {
     let message = text.lines().next().unwrap_or_default();
     let message = message.trim_start_matches("SQL error: ");
     let message = message.strip_prefix("ParserError(").unwrap_or(message).trim_end_matches(')');
@@ -45,7 +50,7 @@ fn syntax_error(sql: &str, text: &str) -> ExprError {
         None => (message, None),
     };
     let column = position.and_then(|(line, column)| column_of(sql, Location { line, column }));
-    ExprError::new(format!("this is no SQL expression: {}", message.trim_start_matches("sql parser error: ")))
+    ExprError::new(format!("this is no SQL {what}: {}", message.trim_start_matches("sql parser error: ")))
         .at(column)
 }
 
@@ -62,6 +67,36 @@ fn column_of(sql: &str, location: Location) -> Option<usize> {
     let line = usize::try_from(location.line - 1).ok()?;
     let before: usize = sql.split('\n').take(line).map(|text| text.chars().count() + 1).sum();
     Some(before + usize::try_from(location.column).ok()?)
+}
+
+/// A few words (`user`, `current_date`) are functions without parentheses to the parser; where a column has that name, the
+/// column is meant.
+struct ColumnsNamedAsFunctions<'a>(&'a [(String, ValueType)]);
+
+impl VisitorMut for ColumnsNamedAsFunctions<'_> {
+    type Break = ();
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if let Some(ident) = word_of(expr)
+            && self.0.iter().any(|(column, _)| *column == ident.value)
+        {
+            *expr = Expr::Identifier(ident);
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// The name in an expression that is a function without parentheses.
+pub(crate) fn word_of(expr: &Expr) -> Option<Ident> {
+    match expr {
+        Expr::Function(Function { name, args: FunctionArguments::None, over: None, .. }) => {
+            match name.0.as_slice() {
+                [ObjectNamePart::Identifier(ident)] => Some(ident.clone()),
+                _ => None,
+            }
+        }
+        _ => None,
+    }
 }
 
 struct Check<'a> {

@@ -16,7 +16,9 @@ use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 use springhouse_core::{Definitions, load_definitions};
 use springhouse_kernel::ViewPlan;
-use springhouse_lake::{Availability, Lake, MaterializeRequest, Progress, TrainingRequest};
+use springhouse_lake::{
+    Availability, Lake, MaterializeRequest, OutputFormat, Progress, TrainingOutput, TrainingRequest,
+};
 use springhouse_online::{MemoryStore, OnlineStore, ViewHandle};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -191,18 +193,12 @@ fn definitions(views: usize) -> Definitions {
 async fn train(directory: &Path, views: usize, service: &str) {
     let definitions = definitions(views);
     let lake = Lake::open(directory, &directory.join("lake")).expect("the directory is writable");
+    let out = directory.join(format!("{service}.parquet"));
+    let out = TrainingOutput::File(&out, OutputFormat::Parquet);
     let request = TrainingRequest {
-        definitions: &definitions,
-        definition_hash: String::new(),
-        service: service.into(),
-        labels: directory.join("labels.parquet"),
-        labels_name: None,
-        at_column: None,
         time_zone: Some("UTC".into()),
-        out: directory.join(format!("{service}.parquet")),
         availability: Availability::Event,
-        memory_budget: 1 << 30,
-        cuts: BTreeMap::new(),
+        ..TrainingRequest::new(&definitions, "", service, directory.join("labels.parquet"), out, 1 << 30)
     };
     let (started, stages) = (Instant::now(), Stages::new());
     let outcome = lake.training_set(&request, &stages).await.expect("the data is right");

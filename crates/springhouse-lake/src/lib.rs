@@ -18,10 +18,15 @@ mod stream;
 mod training;
 
 pub use error::LakeError;
-pub use frames::{read_training_set, write_labels};
+pub use frames::read_training_set;
 pub use lake::Lake;
 pub use materialize::{EVENT_IDS_MAX, MaterializeOutcome, MaterializeRequest};
 pub use population::{SAMPLE_ROWS_MAX, fill_population_defaults};
 pub use progress::Progress;
+pub use source::selected::PassKind;
 pub use stream::{EVENT_ID_COLUMN, KNOWN_AT_COLUMN, OFFSET_COLUMN, StreamAppend};
-pub use training::{Availability, Cut, StageTime, TrainingOutcome, TrainingRequest};
+pub use training::{
+    Availability, CollectedBatches, Cut, LabelReport, LabelRows, LabelSource, MadeReport, OutputFormat,
+    PassReport, Sample, SampleSize, SourceReport, StageReport, StageTime, TrainingOutcome, TrainingOutput,
+    TrainingReport, TrainingRequest, TrainingSink, ViewReport, ViewWay,
+};

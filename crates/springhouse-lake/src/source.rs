@@ -5,4 +5,5 @@ pub(crate) mod csv;
 pub(crate) mod location;
 pub(crate) mod parquet;
 pub(crate) mod scan;
+pub(crate) mod selected;
 pub(crate) mod zone;

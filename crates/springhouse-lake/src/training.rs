@@ -8,97 +8,68 @@
 mod assemble;
 pub(crate) mod gather;
 pub(crate) mod join;
+mod label_query;
+mod label_table;
 mod labels;
 mod latest;
 mod manifest;
 mod output;
 pub(crate) mod plan;
 mod recompute;
+mod report;
+pub(crate) mod request;
+mod sample;
+mod selection;
+mod sink;
 mod stages;
 
+pub use report::{
+    LabelReport, MadeReport, PassReport, SourceReport, StageReport, TrainingReport, ViewReport, ViewWay,
+};
+pub use request::{
+    Availability, CollectedBatches, Cut, LabelRows, LabelSource, OutputFormat, Sample, SampleSize,
+    TrainingOutput, TrainingRequest, TrainingSink,
+};
 pub use stages::StageTime;
 
 use crate::error::{LakeError, Result};
 use crate::identity::{Presence, for_each_identity, mix};
 use crate::lake::Lake;
 use crate::materialize::TableCursor;
-use crate::progress::{Progress, tell};
+use crate::progress::{Progress, Silent, tell};
 use crate::source::scan::{Origin, ScanCounts, ScanFile, ScanSpec, SourceFiles, SourceRows};
+use crate::source::selected::{Pass, PassKind};
 use crate::spill::{Budget, Partitions, SpillFile, partition_count, partition_of};
 use arrow::array::{ArrayRef, Decimal128Array, Int64Array, UInt64Array};
+use arrow::datatypes::SchemaRef;
 use assemble::{Assembler, FeatureCounts, output_field, request_fields};
 use gather::{EventGroup, Extras, Payload, group_views};
 use join::{Answers, join_inputs, label_schema};
+use label_table::{changed, empty};
 use labels::Labels;
 use latest::{LABEL_BYTES, LabelIndex, Meeting, find_rows, find_rows_put_aside, read_rows};
 use parking_lot::Mutex;
 use plan::{ServicePlan, ViewJob, is_latest};
 use springhouse_core::definition::{Entity, KnownAt, ViewKind};
 use springhouse_core::time::{EVENT_TIME_MAX, EVENT_TIME_MIN};
-use springhouse_core::{Definitions, Micros, ValueType};
+use springhouse_core::{Micros, ValueType};
 use springhouse_kernel::Window;
 use stages::Stages;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-/// Availability mode of a training set.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Availability {
-    /// Both times count (default).
-    #[default]
-    Known,
-    /// Only the event time counts.
-    Event,
-}
-
-/// Which part of a source's history a recomputation sees.
-#[derive(Clone, Debug, Default)]
-pub struct Cut {
-    /// Stream rows with an offset below this; None = all.
-    pub stream_end: Option<i64>,
-    /// Table rows as of this materialisation cursor (JSON from [`crate::MaterializeOutcome::cursor`]); None = all there is.
-    pub table_cursor: Option<String>,
-}
-
-/// A training set to make.
-#[derive(Debug)]
-pub struct TrainingRequest<'a> {
-    /// The definitions applied.
-    pub definitions: &'a Definitions,
-    /// Their hash, for the manifest.
-    pub definition_hash: String,
-    /// The feature service.
-    pub service: String,
-    /// Label file (Parquet, CSV) or Delta table.
-    pub labels: PathBuf,
-    /// What the labels are called in the manifest and in errors, where a file's path would say nothing: they are a table
-    /// that was written for this job alone. None = their path below the project.
-    pub labels_name: Option<String>,
-    /// The label table's column with the moment asked for; default `event_timestamp`, else the only timestamp column.
-    pub at_column: Option<String>,
-    /// The zone of label timestamps that carry none.
-    pub time_zone: Option<String>,
-    /// Output Parquet file.
-    pub out: PathBuf,
-    /// Which times count.
-    pub availability: Availability,
-    /// Memory budget in bytes; over it partitions are spilled to disk.
-    pub memory_budget: u64,
-    /// Cuts by source; sources not named see all.
-    pub cuts: BTreeMap<String, Cut>,
-}
+use std::time::Instant;
 
 /// What was made.
 #[derive(Clone, Debug)]
 pub struct TrainingOutcome {
-    /// The manifest that was written beside the output (`OUT.manifest.json`).
+    /// The manifest; it was written beside the output where that is a file (`OUT.manifest.json`).
     pub manifest: serde_json::Value,
     /// Rows written.
     pub rows: u64,
-    /// How long each stage took.
-    pub stages: Vec<StageTime>,
+    /// How it was made, and what it took.
+    pub report: TrainingReport,
 }
 
 /// How many threads a job uses.
@@ -123,7 +94,7 @@ const ROWS_SHARE: u64 = 4;
 /// Keys and moments of all labels, by partition of one entity.
 struct LabelSet<'a> {
     entity: &'a Entity,
-    key_columns: Vec<usize>,
+    key_columns: &'a [usize],
     partitions: Partitions,
     present: Presence,
     /// The labels in order, made when a view of latest values first asks for it.
@@ -145,18 +116,90 @@ struct OpenSource {
     cursor: Option<TableCursor>,
 }
 
+/// Everything that a training set needs, opened; nothing was read but footers (and what tells the types of CSV).
+struct Prepared<'a> {
+    plan: ServicePlan<'a>,
+    labels: Labels,
+    entities: Vec<&'a Entity>,
+    /// Per entity: where the labels have its keys.
+    key_columns: Vec<Vec<usize>>,
+    /// Per request view and field: where the labels have it.
+    fields: Vec<Vec<Option<usize>>>,
+    schema: SchemaRef,
+    sources: BTreeMap<String, OpenSource>,
+    groups: Vec<(Payload, Vec<usize>)>,
+}
+
+/// What was made, before it is told.
+struct Made {
+    rows: u64,
+    counts: Vec<FeatureCounts>,
+    facts: LabelFacts,
+    partitions: usize,
+    spilled_bytes: u64,
+}
+
 impl Lake {
-    /// Makes a training set: the labels with one column per feature of the service, in label order.
+    /// Makes a training set: the labels with one column per feature asked for, in label order.
     ///
     /// # Errors
-    /// `unknown_service`, `labels_*`, `naive_timestamp`, `source_*`, `file_*`, `csv_bad_cell`, `delta_*`, `spill_failed`.
+    /// `unknown_service`, `unknown_feature`, `labels_*`, `naive_timestamp`, `source_*`, `file_*`, `csv_bad_cell`, `delta_*`,
+    /// `spill_failed`.
     pub async fn training_set(
         &self,
         request: &TrainingRequest<'_>,
         progress: &dyn Progress,
     ) -> Result<TrainingOutcome> {
-        let plan = ServicePlan::new(request.definitions, &request.service)?;
-        let service = &request.definitions.feature_services[&request.service];
+        let started = Instant::now();
+        let prepared = self.prepare(request).await?;
+        let stages = Stages::default();
+        let made = blocking(|| self.make(&stages, request, progress, &prepared))?;
+        let manifest = manifest::manifest(request, &prepared, &made)?;
+        if let Some(out) = request.out.path() {
+            manifest::write(out, &manifest)?;
+        }
+        let facts = Some((made.facts.first, made.facts.last));
+        let mut report = prepared.report(request, Some(made.rows), facts, made.partitions)?;
+        for source in &mut report.sources {
+            let open = &prepared.sources[&source.source];
+            source.passes = open.files.passes().iter().map(|pass| PassReport::new(pass, false)).collect();
+        }
+        report.made = Some(MadeReport {
+            rows: made.rows,
+            seconds: started.elapsed().as_secs_f64(),
+            spilled_bytes: made.spilled_bytes,
+            passes_resumed: 0,
+            stages: stages.into_list().iter().map(StageReport::from).collect(),
+        });
+        Ok(TrainingOutcome { manifest, rows: made.rows, report })
+    }
+
+    /// How a training set would be made. Of the labels no more is read than their range of moments, and that only where
+    /// their statistics don't tell it.
+    ///
+    /// # Errors
+    /// As [`Self::training_set`].
+    pub async fn training_plan(&self, request: &TrainingRequest<'_>) -> Result<TrainingReport> {
+        let prepared = self.prepare(request).await?;
+        blocking(|| {
+            let labels = &prepared.labels;
+            let facts = match labels.moments_known() {
+                Some((first, last)) => LabelFacts { rows: labels.row_count().unwrap_or(0), first, last },
+                None => read_labels(labels, &mut [], &Silent)?,
+            };
+            let rows = labels.row_count().or(Some(facts.rows));
+            let range = Some((facts.first, facts.last));
+            let mut report =
+                prepared.report(request, rows, range, prepared.partitions(request.memory_budget))?;
+            for source in &mut report.sources {
+                source.passes = prepared.planned(request, &source.source, &facts)?;
+            }
+            Ok(report)
+        })
+    }
+
+    async fn prepare<'a>(&self, request: &TrainingRequest<'a>) -> Result<Prepared<'a>> {
+        let plan = ServicePlan::new(request.definitions, &request.services, &request.features)?;
         let labels = Labels::open(self, request, &declared_label_types(&plan)).await?;
         let entities = entities(&plan);
         let mut key_columns = Vec::with_capacity(entities.len());
@@ -174,26 +217,8 @@ impl Lake {
                 sources.insert(job.source.name.clone(), self.open_source(job, cut).await?);
             }
         }
-        let stages = Stages::default();
-        let made = blocking(|| {
-            self.make(
-                &stages,
-                request,
-                progress,
-                &plan,
-                service,
-                &labels,
-                entities,
-                key_columns,
-                fields,
-                &schema,
-                &sources,
-            )
-        })?;
-        let (rows, counts) = made;
-        let manifest = manifest::manifest(request, &plan, &labels, &sources, rows, &counts)?;
-        manifest::write(&request.out, &manifest)?;
-        Ok(TrainingOutcome { manifest, rows, stages: stages.into_list() })
+        let groups = group_views(&plan.views, payload_of);
+        Ok(Prepared { plan, labels, entities, key_columns, fields, schema, sources, groups })
     }
 
     async fn open_source(&self, job: &ViewJob<'_>, cut: Cut) -> Result<OpenSource> {
@@ -202,42 +227,31 @@ impl Lake {
         Ok(OpenSource { files, counts: ScanCounts::default(), cut, cursor })
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "everything that was opened, handed over to the blocking part"
-    )]
     fn make(
         &self,
         stages: &Stages,
         request: &TrainingRequest<'_>,
         progress: &dyn Progress,
-        plan: &ServicePlan<'_>,
-        service: &springhouse_core::definition::FeatureService,
-        labels: &Labels,
-        entities: Vec<&Entity>,
-        key_columns: Vec<Vec<usize>>,
-        fields: Vec<Vec<Option<usize>>>,
-        schema: &arrow::datatypes::SchemaRef,
-        sources: &BTreeMap<String, OpenSource>,
-    ) -> Result<(u64, Vec<FeatureCounts>)> {
+        prepared: &Prepared<'_>,
+    ) -> Result<Made> {
+        let Prepared { plan, labels, schema, sources, .. } = prepared;
         let threads = threads();
-        let directory = out_directory(&request.out);
+        let directory = out_directory(request.out.path());
         let file = Arc::new(SpillFile::new(&directory));
         // The rest is for what is at work.
         let budget = Arc::new(Budget::new(request.memory_budget / 4 * 3));
 
         // Keys and moments.
-        let row_guess = labels.row_count().unwrap_or(labels.bytes() / 20 + 1);
-        let event_guess = sources.values().map(|s| s.files.rows_estimate()).max().unwrap_or(0);
-        let partitions = partition_count((row_guess * 40).max(event_guess * 64), request.memory_budget);
-        let mut sets: Vec<LabelSet<'_>> = entities
-            .into_iter()
-            .zip(key_columns)
+        let partitions = prepared.partitions(request.memory_budget);
+        let mut sets: Vec<LabelSet<'_>> = prepared
+            .entities
+            .iter()
+            .zip(&prepared.key_columns)
             .map(|(entity, key_columns)| LabelSet {
                 entity,
                 key_columns,
                 partitions: Partitions::new(partitions, label_schema(), &budget, &file),
-                present: Presence::with_capacity(row_guess),
+                present: Presence::with_capacity(labels.row_guess()),
                 index: std::cell::OnceCell::new(),
             })
             .collect();
@@ -247,34 +261,20 @@ impl Lake {
         let chunk_rows = output::chunk_rows(schema);
         let answers: Vec<Answers> =
             plan.views.iter().map(|job| Answers::new(job, facts.rows, chunk_rows, &budget, &file)).collect();
-        let payload_of =
-            |job: &ViewJob<'_>| if is_latest(job.view) { Payload::RowReference } else { Payload::Inputs };
-        for (payload, views) in group_views(&plan.views, payload_of) {
+        for (payload, views) in &prepared.groups {
+            let payload = *payload;
             let jobs: Vec<&ViewJob<'_>> = views.iter().map(|v| &plan.views[*v]).collect();
             let source = &sources[&jobs[0].source.name];
             // Whether rows of latest views can meet the labels while they are scanned.
-            let meets = payload == Payload::RowReference
-                && jobs[0].source.event_id.is_none()
-                && facts.rows * LABEL_BYTES <= request.memory_budget / 2;
+            let meets = meets(&jobs, payload, facts.rows, request.memory_budget);
             let extras = extras(&jobs, payload, meets, request.availability);
-            let group = EventGroup::new(&jobs, views, payload, extras)?;
+            let group = EventGroup::new(&jobs, views.clone(), payload, extras)?;
             let set = sets.iter().find(|s| s.entity.name == group.entity.name);
             let set = set.ok_or_else(|| LakeError::internal("labels were not read for an entity"))?;
-            let spec = ScanSpec {
-                columns: group.source_columns(),
-                event_times: event_times(&jobs, &facts),
-                offsets: 0..source.cut.stream_end.unwrap_or(i64::MAX),
-                availability: request.availability,
-                with_ids: jobs[0].source.event_id.is_some(),
-            };
+            let spec = source.spec(request, &group, &jobs, &facts);
             let total = source.files.rows_estimate();
             let before = source.counts.rows_read.load(Ordering::Relaxed);
-            let is_wanted = |_: usize, file: &ScanFile| {
-                source
-                    .cursor
-                    .as_ref()
-                    .is_none_or(|cursor| file.origin == Origin::Stream || cursor.knows(file))
-            };
+            let is_wanted = |_: usize, file: &ScanFile| source.wants(file);
             let is_kept = |rows: &SourceRows, row: usize| {
                 let visible_at = rows.event_time[row].max(rows.known_at[row]);
                 visible_at <= facts.last
@@ -385,10 +385,9 @@ impl Lake {
         // Label order again.
         let assembler = Assembler {
             plan,
-            service,
             labels,
             answers: &answers,
-            fields,
+            fields: &prepared.fields,
             counts: Mutex::new(vec![FeatureCounts::default(); plan.outputs.len()]),
         };
         let chunk_count = facts.rows.div_ceil(chunk_rows) as usize;
@@ -405,23 +404,142 @@ impl Lake {
             )
         })?;
         if written != facts.rows {
-            return Err(LakeError::new(
-                "labels_changed",
-                format!("the labels `{}` were changed while they were being read", labels.name),
-            )
-            .hint("run the command again"));
+            return Err(changed(&labels.name));
         }
-        if file.size() > 0 {
-            tracing::debug!(bytes = file.size(), "training set spilled");
-        }
-        Ok((written, assembler.counts.into_inner()))
+        labels.table.check_unchanged(self, &labels.name)?;
+        Ok(Made {
+            rows: written,
+            counts: assembler.counts.into_inner(),
+            facts,
+            partitions,
+            spilled_bytes: file.size(),
+        })
     }
 }
 
-fn out_directory(out: &std::path::Path) -> PathBuf {
-    match out.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
+impl OpenSource {
+    /// What is read of it for a group of views.
+    fn spec(
+        &self,
+        request: &TrainingRequest<'_>,
+        group: &EventGroup<'_>,
+        jobs: &[&ViewJob<'_>],
+        facts: &LabelFacts,
+    ) -> ScanSpec {
+        ScanSpec {
+            columns: group.source_columns(),
+            event_times: event_times(jobs, facts),
+            offsets: 0..self.cut.stream_end.unwrap_or(i64::MAX),
+            availability: request.availability,
+            with_ids: jobs[0].source.event_id.is_some(),
+        }
+    }
+
+    /// False for a file that came after the cut.
+    fn wants(&self, file: &ScanFile) -> bool {
+        self.cursor.as_ref().is_none_or(|cursor| file.origin == Origin::Stream || cursor.knows(file))
+    }
+}
+
+impl Prepared<'_> {
+    /// How many parts entities are divided into.
+    fn partitions(&self, memory_budget: u64) -> usize {
+        let event_guess = self.sources.values().map(|s| s.files.rows_estimate()).max().unwrap_or(0);
+        partition_count((self.labels.row_guess() * 40).max(event_guess * 64), memory_budget)
+    }
+
+    /// The report without what is read of the sources.
+    fn report(
+        &self,
+        request: &TrainingRequest<'_>,
+        rows: Option<u64>,
+        range: Option<(Micros, Micros)>,
+        partitions: usize,
+    ) -> Result<TrainingReport> {
+        let view = |number: usize, job: &ViewJob<'_>| ViewReport {
+            view: job.view.name.clone(),
+            source: job.source.name.clone(),
+            entity: job.entity.name.clone(),
+            features: job.plan.features().len(),
+            features_defined: request.definitions.feature_views[&job.view.name].features().len(),
+            pass: self.groups.iter().position(|(_, views)| views.contains(&number)).unwrap_or(0),
+            way: if is_latest(&job.view) { ViewWay::LatestRow } else { ViewWay::Aggregate },
+        };
+        let source = |(name, open): (&String, &OpenSource)| SourceReport {
+            source: name.clone(),
+            files: open.files.files.len(),
+            bytes: open.files.files.iter().map(|file| file.file.size).sum(),
+            rows: open.files.rows_estimate(),
+            passes: Vec::new(),
+        };
+        Ok(TrainingReport {
+            labels: LabelReport {
+                name: self.labels.name.clone(),
+                files: self.labels.table.files().count(),
+                bytes: self.labels.table.bytes(),
+                rows_stored: self.labels.table.row_count(),
+                rows,
+                first: range.map(|(first, _)| first),
+                last: range.map(|(_, last)| last),
+            },
+            views: self.plan.views.iter().enumerate().map(|(number, job)| view(number, job)).collect(),
+            sources: self.sources.iter().map(source).collect(),
+            partitions,
+            threads: threads(),
+            memory_budget: request.memory_budget,
+            columns: self.schema.fields().len(),
+            format: request.out.format_name(),
+            made: None,
+        })
+    }
+
+    /// What would be read of a source.
+    fn planned(
+        &self,
+        request: &TrainingRequest<'_>,
+        source: &str,
+        facts: &LabelFacts,
+    ) -> Result<Vec<PassReport>> {
+        let open = &self.sources[source];
+        let mut passes = Vec::new();
+        for (payload, views) in &self.groups {
+            let jobs: Vec<&ViewJob<'_>> = views.iter().map(|v| &self.plan.views[*v]).collect();
+            if jobs[0].source.name != source {
+                continue;
+            }
+            // What is kept beside an event's columns changes nothing of what is read.
+            let meets = meets(&jobs, *payload, facts.rows, request.memory_budget);
+            let extras = extras(&jobs, *payload, meets, request.availability);
+            let group = EventGroup::new(&jobs, views.clone(), *payload, extras)?;
+            let spec = open.spec(request, &group, &jobs, facts);
+            let selected = open.files.selected(&spec, &|_, file| open.wants(file))?;
+            let pass =
+                Pass { kind: PassKind::Events, columns: spec.columns.clone(), selected, rows_kept: None };
+            passes.push(PassReport::new(&pass, false));
+            if *payload == Payload::RowReference {
+                for job in jobs {
+                    let columns = job.projection.source_columns().to_vec();
+                    let spec = ScanSpec { columns: columns.clone(), with_ids: false, ..spec.clone() };
+                    let selected = open.files.selected(&spec, &|_, file| open.wants(file))?;
+                    let pass = Pass { kind: PassKind::Rows, columns, selected, rows_kept: None };
+                    passes.push(PassReport::new(&pass, true));
+                }
+            }
+        }
+        Ok(passes)
+    }
+}
+
+fn payload_of(job: &ViewJob<'_>) -> Payload {
+    if is_latest(&job.view) { Payload::RowReference } else { Payload::Inputs }
+}
+
+/// Where a temporary file goes: beside the output, where there must be space anyway.
+fn out_directory(out: Option<&Path>) -> PathBuf {
+    match out.map(Path::parent) {
+        None => std::env::temp_dir(),
+        Some(Some(parent)) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        Some(_) => PathBuf::from("."),
     }
 }
 
@@ -496,7 +614,7 @@ fn read_labels(labels: &Labels, sets: &mut [LabelSet<'_>], progress: &dyn Progre
         tell(progress, "reading labels", facts.rows, total)?;
     }
     if facts.rows == 0 {
-        return Err(labels::no_rows(labels));
+        return Err(empty(&labels.name));
     }
     Ok(facts)
 }
@@ -516,6 +634,13 @@ fn extras(jobs: &[&ViewJob<'_>], payload: Payload, meets: bool, availability: Av
         ids,
         keys: false,
     }
+}
+
+/// Whether rows of latest views can meet the labels while they are scanned.
+fn meets(jobs: &[&ViewJob<'_>], payload: Payload, label_rows: u64, memory_budget: u64) -> bool {
+    payload == Payload::RowReference
+        && jobs[0].source.event_id.is_none()
+        && label_rows * LABEL_BYTES <= memory_budget / 2
 }
 
 /// The event times that some label may see. Nothing later than the last label; for windows nothing before the longest window

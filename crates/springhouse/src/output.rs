@@ -46,8 +46,11 @@ pub(crate) struct Bar(ProgressBar);
 
 impl Bar {
     pub(crate) fn set(&self, stage: &str, done: u64, total: u64) {
-        if self.0.message() != stage {
+        // A stage's rate and ETA are its own; a stage of the same name that starts again is another one.
+        if self.0.message() != stage || done < self.0.position() {
             self.0.set_message(stage.to_owned());
+            self.0.set_position(0);
+            self.0.reset_eta();
         }
         self.0.set_length(total.max(done));
         self.0.set_position(done);

@@ -6,6 +6,7 @@ use crate::event_id::{event_ids, stored_ids};
 use crate::lake::Lake;
 use crate::source::conform::{Place, conform, plain_name};
 use crate::source::location::{FileRef, list_files, resolve};
+use crate::source::selected::{Pass, PassKind, Selected};
 use crate::source::zone::Zone;
 use crate::source::{csv, parquet};
 use crate::stream::{EVENT_ID_COLUMN, KNOWN_AT_COLUMN, OFFSET_COLUMN};
@@ -17,6 +18,7 @@ use arrow::array::{
 };
 use arrow::buffer::{BooleanBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
+use parking_lot::Mutex;
 use springhouse_core::definition::{Column, KnownAt, Source, TableFormat};
 use springhouse_core::time::{DAY, EVENT_TIME_MAX, EVENT_TIME_MIN};
 use springhouse_core::{Micros, ValueType};
@@ -127,6 +129,7 @@ pub(crate) struct SourceFiles {
     /// The version of the stream's own Delta table.
     pub stream_version: Option<i64>,
     zone: Zone,
+    passes: Mutex<Vec<Pass>>,
 }
 
 /// What a scan read and left out.
@@ -144,6 +147,8 @@ pub(crate) struct ScanCounts {
     pub required_null: AtomicU64,
     /// Rows whose entity key has a null part or is too long.
     pub no_key: AtomicU64,
+    /// Rows that were wanted.
+    pub kept: AtomicU64,
 }
 
 impl ScanCounts {
@@ -177,6 +182,7 @@ impl SourceFiles {
             table_version: None,
             stream_version: None,
             zone,
+            passes: Mutex::default(),
         };
         if let Some(location) = source.table() {
             if location.format == TableFormat::Delta {
@@ -246,22 +252,65 @@ impl SourceFiles {
         counts: &ScanCounts,
         each: &(dyn Fn(SourceRows) -> Result<()> + Sync),
     ) -> Result<()> {
+        let (readers, units, selected) = self.select(spec, wanted)?;
+        self.note(Pass { kind: PassKind::Events, columns: spec.columns.clone(), selected, rows_kept: None });
+        in_parallel(threads, units.len(), &|number| {
+            let unit = &units[number];
+            let reader = readers[unit.file].as_ref().expect("units are made of wanted files");
+            reader.read(unit, spec, counts, &mut |rows| each(rows))
+        })
+    }
+
+    /// The parts that may hold what is asked for, with a reader for the files they are in.
+    fn select<'f>(
+        &'f self,
+        spec: &ScanSpec,
+        wanted: &(dyn Fn(usize, &ScanFile) -> bool + Sync),
+    ) -> Result<(Vec<Option<FileReader<'f>>>, Vec<Unit>, Selected)> {
         let mut readers = Vec::with_capacity(self.files.len());
         let mut units = Vec::new();
+        let mut selected = Selected::default();
         for (index, file) in self.files.iter().enumerate() {
             if !wanted(index, file) {
                 readers.push(None);
                 continue;
             }
             let reader = FileReader::new(self, file, spec)?;
-            units.extend(file.units(index).into_iter().filter(|unit| reader.may_hold(unit, spec)));
+            for unit in file.units(index) {
+                let may_hold = reader.may_hold(&unit, spec);
+                selected.count(reader.cost(&unit), may_hold);
+                if may_hold {
+                    units.push(unit);
+                }
+            }
             readers.push(Some(reader));
         }
-        in_parallel(threads, units.len(), &|number| {
-            let unit = &units[number];
-            let reader = readers[unit.file].as_ref().expect("units are made of wanted files");
-            reader.read(unit, spec, counts, &mut |rows| each(rows))
-        })
+        Ok((readers, units, selected))
+    }
+
+    /// What a scan would read.
+    pub(crate) fn selected(
+        &self,
+        spec: &ScanSpec,
+        wanted: &(dyn Fn(usize, &ScanFile) -> bool + Sync),
+    ) -> Result<Selected> {
+        self.select(spec, wanted).map(|(_, _, selected)| selected)
+    }
+
+    fn note(&self, pass: Pass) {
+        self.passes.lock().push(pass);
+    }
+
+    /// Says how many rows of the last reading were wanted.
+    pub(crate) fn note_kept(&self, rows: u64) {
+        if let Some(pass) = self.passes.lock().last_mut() {
+            pass.rows_kept = Some(rows);
+        }
+    }
+
+    /// Every reading so far.
+    pub(crate) fn passes(&self) -> Vec<Pass> {
+        self.passes.lock().clone()
     }
 
     /// The sequence number of a row of a table without a column for it; `reference` is `file << 32 | row`.
@@ -283,6 +332,17 @@ impl SourceFiles {
         start: &(dyn Fn(usize) -> Result<TakeRows<'t>> + Sync),
     ) -> Result<()> {
         let counts = ScanCounts::default();
+        let mut selected = Selected::default();
+        for (index, file) in self.files.iter().enumerate() {
+            let reader = FileReader::new(self, file, spec)?;
+            for unit in file.units(index) {
+                let is_wanted = units
+                    .binary_search_by_key(&(index, unit.first_row), |(_, u)| (u.file, u.first_row))
+                    .is_ok();
+                selected.count(reader.cost(&unit), is_wanted);
+            }
+        }
+        self.note(Pass { kind: PassKind::Rows, columns: spec.columns.clone(), selected, rows_kept: None });
         in_parallel(threads, units.len(), &|number| {
             let (name, unit) = &units[number];
             let reader = FileReader::new(self, &self.files[unit.file], spec)?;
@@ -404,6 +464,15 @@ enum ColumnPlace {
     Constant(Option<String>),
     /// The file is older than the column.
     Absent,
+}
+
+impl FileColumn {
+    fn root(&self) -> Option<usize> {
+        match self.place {
+            ColumnPlace::Root(root) => Some(root),
+            ColumnPlace::Constant(_) | ColumnPlace::Absent => None,
+        }
+    }
 }
 
 struct FileReader<'a> {
@@ -580,6 +649,19 @@ impl<'a> FileReader<'a> {
             && to_micros(low).saturating_sub(slack) <= *spec.event_times.end()
     }
 
+    /// Rows of a unit, and stored bytes of the columns that this reader reads of it.
+    fn cost(&self, unit: &Unit) -> (u64, u64) {
+        let (FileFormat::Parquet(metadata), Some(number)) = (&self.file.format, unit.row_group) else {
+            return (self.file.rows_estimate(), self.file.file.size);
+        };
+        let roots: BTreeSet<usize> = self.columns.iter().filter_map(FileColumn::root).collect();
+        let group = metadata.metadata().row_group(number);
+        let schema = metadata.parquet_schema();
+        let leaves = group.columns().iter().enumerate();
+        let read = leaves.filter(|(leaf, _)| roots.contains(&schema.get_column_root_idx(*leaf)));
+        (group.num_rows().unsigned_abs(), read.map(|(_, c)| c.compressed_size().unsigned_abs()).sum())
+    }
+
     fn read(
         &self,
         unit: &Unit,
@@ -587,14 +669,7 @@ impl<'a> FileReader<'a> {
         counts: &ScanCounts,
         each: &mut dyn FnMut(SourceRows) -> Result<()>,
     ) -> Result<()> {
-        let mut roots: Vec<usize> = self
-            .columns
-            .iter()
-            .filter_map(|c| match c.place {
-                ColumnPlace::Root(root) => Some(root),
-                _ => None,
-            })
-            .collect();
+        let mut roots: Vec<usize> = self.columns.iter().filter_map(FileColumn::root).collect();
         roots.sort_unstable();
         roots.dedup();
         let mut first_row = unit.first_row;

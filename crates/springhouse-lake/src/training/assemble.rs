@@ -9,7 +9,7 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, Scalar, 
 use arrow::compute::interleave;
 use arrow::datatypes::{DataType, Field, Schema, UInt8Type, UInt64Type};
 use parking_lot::Mutex;
-use springhouse_core::definition::{DefaultValue, FeatureService, OnStale, RequestView};
+use springhouse_core::definition::{DefaultValue, RequestView};
 use springhouse_core::{Micros, Value, ValueStatus, ValueType};
 use springhouse_kernel::{array_from_values, arrow_type};
 use std::sync::Arc;
@@ -38,11 +38,10 @@ struct FeatureChunk {
 /// Assembles the chunks of a training set.
 pub(crate) struct Assembler<'a> {
     pub plan: &'a ServicePlan<'a>,
-    pub service: &'a FeatureService,
     pub labels: &'a Labels,
     pub answers: &'a [Answers],
     /// Per request view and field: the label column, if there is one.
-    pub fields: Vec<Vec<Option<usize>>>,
+    pub fields: &'a [Vec<Option<usize>>],
     pub counts: Mutex<Vec<FeatureCounts>>,
 }
 
@@ -50,21 +49,45 @@ impl Assembler<'_> {
     /// The feature columns of a chunk; `batch` has all label columns of its rows.
     pub(crate) fn chunk(&self, chunk: usize, first_row: u64, batch: &RecordBatch) -> Result<Vec<ArrayRef>> {
         let rows = batch.num_rows();
-        let mut stored = Vec::with_capacity(self.plan.views.len());
-        for (job, answers) in self.plan.views.iter().zip(self.answers) {
-            let mut features = in_label_order(&answers.chunks, chunk, first_row, rows)?;
+        let mut raw = Vec::with_capacity(self.plan.views.len());
+        for answers in self.answers {
+            raw.push(in_label_order(&answers.chunks, chunk, first_row, rows)?);
+        }
+        let mut columns: Vec<Option<ArrayRef>> = vec![None; self.plan.outputs.len()];
+        let policies = self.plan.stale_policies();
+        for (number, stale_is_default) in policies.iter().enumerate() {
+            let stored = if number + 1 == policies.len() { std::mem::take(&mut raw) } else { raw.clone() };
+            self.with_policy(*stale_is_default, stored, batch, first_row, &mut columns)?;
+        }
+        let column =
+            |column: Option<ArrayRef>| column.ok_or_else(|| LakeError::internal("an output has no policy"));
+        columns.into_iter().map(column).collect()
+    }
+
+    /// Fills in the output columns of one way with stale values.
+    fn with_policy(
+        &self,
+        stale_is_default: bool,
+        mut stored: Vec<Vec<FeatureChunk>>,
+        batch: &RecordBatch,
+        first_row: u64,
+        columns: &mut [Option<ArrayRef>],
+    ) -> Result<()> {
+        for (job, features) in self.plan.views.iter().zip(&mut stored) {
             for ((feature, default), (_, value_type)) in
                 features.iter_mut().zip(&job.defaults).zip(job.plan.features())
             {
-                self.fill(feature, default, value_type)?;
+                fill(feature, default, value_type, stale_is_default)?;
             }
-            stored.push(features);
         }
         let mut requested: Vec<Vec<FeatureChunk>> = Vec::with_capacity(self.plan.requests.len());
         if !self.plan.requests.is_empty() {
             let at = self.labels.at(batch, first_row)?;
             for number in 0..self.plan.requests.len() {
-                let features = self.request_view(number, &stored, &requested, batch, first_row, &at)?;
+                let mut features = self.request_view(number, &stored, &requested, batch, first_row, &at)?;
+                for (chunk, feature) in features.iter_mut().zip(&self.plan.requests[number].view.features) {
+                    fill(chunk, &feature.default, &feature.value_type, stale_is_default)?;
+                }
                 requested.push(features);
             }
         }
@@ -73,28 +96,12 @@ impl Assembler<'_> {
             Slot::Request { view, feature } => &requested[view][feature],
         };
         let mut counts = self.counts.lock();
-        for (count, output) in counts.iter_mut().zip(&self.plan.outputs) {
-            count.add(of(output.slot), self.service.on_stale);
+        for ((count, output), column) in counts.iter_mut().zip(&self.plan.outputs).zip(columns) {
+            if output.stale_is_default == stale_is_default {
+                count.add(of(output.slot), stale_is_default);
+                *column = Some(Arc::clone(&of(output.slot).values));
+            }
         }
-        drop(counts);
-        Ok(self.plan.outputs.iter().map(|output| Arc::clone(&of(output.slot).values)).collect())
-    }
-
-    /// The same rule as online: the default wherever the value is not usable.
-    fn fill(&self, feature: &mut FeatureChunk, default: &DefaultValue, value_type: &ValueType) -> Result<()> {
-        let stands_in = default.value();
-        let on_stale = self.service.on_stale;
-        if stands_in == Value::Null && on_stale != OnStale::Default {
-            // Null already stands where no value is usable.
-            return Ok(());
-        }
-        if !feature.statuses.iter().any(|status| is_replaced(*status, on_stale)) {
-            return Ok(());
-        }
-        let replaced: BooleanArray =
-            feature.statuses.iter().map(|status| Some(is_replaced(*status, on_stale))).collect();
-        let scalar = Scalar::new(array_from_values(value_type, [&stands_in]));
-        feature.values = arrow::compute::kernels::zip::zip(&replaced, &scalar, &feature.values)?;
         Ok(())
     }
 
@@ -131,7 +138,7 @@ impl Assembler<'_> {
         let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(at.len()));
         let inputs = RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)?;
         let mut features = Vec::with_capacity(job.view.features.len());
-        for (values, feature) in job.plan.evaluate(&inputs, at).into_iter().zip(&job.view.features) {
+        for values in job.plan.evaluate(&inputs, at) {
             let statuses = (0..values.len())
                 .map(
                     |row| {
@@ -139,25 +146,45 @@ impl Assembler<'_> {
                     },
                 )
                 .collect();
-            let mut chunk = FeatureChunk { values, statuses };
-            self.fill(&mut chunk, &feature.default, &feature.value_type)?;
-            features.push(chunk);
+            features.push(FeatureChunk { values, statuses });
         }
         Ok(features)
     }
 }
 
-fn is_replaced(status: u8, on_stale: OnStale) -> bool {
-    status != ValueStatus::Fresh as u8 && (status != ValueStatus::Stale as u8 || on_stale == OnStale::Default)
+/// The same rule as online: the default wherever the value is not usable.
+fn fill(
+    feature: &mut FeatureChunk,
+    default: &DefaultValue,
+    value_type: &ValueType,
+    stale_is_default: bool,
+) -> Result<()> {
+    let stands_in = default.value();
+    if stands_in == Value::Null && !stale_is_default {
+        // Null already stands where no value is usable.
+        return Ok(());
+    }
+    if !feature.statuses.iter().any(|status| is_replaced(*status, stale_is_default)) {
+        return Ok(());
+    }
+    let replaced: BooleanArray =
+        feature.statuses.iter().map(|status| Some(is_replaced(*status, stale_is_default))).collect();
+    let scalar = Scalar::new(array_from_values(value_type, [&stands_in]));
+    feature.values = arrow::compute::kernels::zip::zip(&replaced, &scalar, &feature.values)?;
+    Ok(())
+}
+
+fn is_replaced(status: u8, stale_is_default: bool) -> bool {
+    status != ValueStatus::Fresh as u8 && (status != ValueStatus::Stale as u8 || stale_is_default)
 }
 
 impl FeatureCounts {
-    fn add(&mut self, feature: &FeatureChunk, on_stale: OnStale) {
+    fn add(&mut self, feature: &FeatureChunk, stale_is_default: bool) {
         let mut by_status = [0u64; STATUS_COUNT];
         feature.statuses.iter().for_each(|status| by_status[*status as usize] += 1);
         for (status, count) in by_status.into_iter().enumerate() {
             self.by_status[status] += count;
-            self.defaults += if is_replaced(status as u8, on_stale) { count } else { 0 };
+            self.defaults += if is_replaced(status as u8, stale_is_default) { count } else { 0 };
         }
         self.nulls += feature.values.null_count() as u64;
     }

@@ -99,7 +99,7 @@ impl<'a> EventGroup<'a> {
         match payload {
             Payload::RowReference => {
                 // The row reference needs only keys and filters: a plan that reads nothing but the first key.
-                let mut narrow = first.view.clone();
+                let mut narrow = first.view.as_ref().clone();
                 narrow.kind = springhouse_core::definition::ViewKind::Latest(vec![narrow_feature(first)]);
                 let plan = crate::training::plan::compile(first.source, &narrow)?;
                 group.projections.push(ViewProjection::plan(first.source, first.entity, &narrow, &plan)?);
@@ -193,10 +193,13 @@ impl<'a> EventGroup<'a> {
         report: &(dyn Fn(u64) -> Result<()> + Sync),
         partitions: &Partitions,
     ) -> Result<()> {
+        let before = counts.kept.load(Ordering::Relaxed);
         files.for_each(spec, threads, wanted, counts, &|rows: SourceRows| {
             self.put_aside(&rows, present, keep, counts, partitions, &|_| false)?;
             report(counts.rows_read.load(Ordering::Relaxed))
-        })
+        })?;
+        files.note_kept(counts.kept.load(Ordering::Relaxed) - before);
+        Ok(())
     }
 
     /// The rows that count, as (entity, position among the projected rows, position in the batch).
@@ -258,6 +261,7 @@ impl<'a> EventGroup<'a> {
             source.push(row);
             partition.push(partition_of(mix(found as u128), count));
         });
+        counts.kept.fetch_add(projected.len() as u64, Ordering::Relaxed);
         if projected.is_empty() {
             return Ok(());
         }
@@ -349,7 +353,7 @@ pub(crate) fn group_views(
     for (number, job) in jobs.iter().enumerate() {
         let payload = payload_of(job);
         let same = |other: &ViewJob<'_>| {
-            let (a, b) = (job.view, other.view);
+            let (a, b) = (&job.view, &other.view);
             (&a.source, &a.entity, &a.key_columns, &a.filter)
                 == (&b.source, &b.entity, &b.key_columns, &b.filter)
                 && a.derived == b.derived
@@ -375,7 +379,7 @@ fn narrow_feature(job: &ViewJob<'_>) -> springhouse_core::definition::LatestFeat
 
 /// A plan whose only input is an int64 row reference: the kernel then says which row each label sees.
 pub(crate) fn reference_plan(job: &ViewJob<'_>) -> Result<ViewPlan> {
-    let mut view = job.view.clone();
+    let mut view = job.view.as_ref().clone();
     view.kind =
         springhouse_core::definition::ViewKind::Latest(vec![springhouse_core::definition::LatestFeature {
             name: "row".to_owned(),

@@ -1,134 +1,163 @@
 //! Labels: what was asked, when. Read twice: once for keys and moments, once for everything, to be passed through.
+//!
+//! A label table may be behind a query ([`crate::training::label_query`]) and a sample; what comes out of them are the labels,
+//! numbered from 0 in the order of the table.
 
 use crate::error::{LakeError, Result, did_you_mean};
 use crate::lake::Lake;
 use crate::source::conform::{Place, conform};
-use crate::source::location::{FileRef, file_name, file_ref};
-use crate::source::scan::{describe, is_delta};
-use crate::source::zone::{TimeText, Zone, parse_time_text};
-use crate::source::{csv, parquet};
-use crate::{delta, training::TrainingRequest};
-use ::parquet::arrow::arrow_reader::ArrowReaderMetadata;
+use crate::source::location::file_name;
+use crate::source::parquet;
+use crate::source::scan::describe;
+use crate::source::zone::Zone;
+use crate::training::label_query::LabelQuery;
+use crate::training::label_table::{Batches, LabelTable, ZONE_FIX};
+use crate::training::request::{LabelSource, SampleSize, TrainingRequest};
+use crate::training::sample::Sampler;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, new_empty_array};
-use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimestampMicrosecondType};
+use arrow::compute::{concat_batches, filter_record_batch};
+use arrow::datatypes::{DataType, SchemaRef, TimestampMicrosecondType};
 use springhouse_core::time::{EVENT_TIME_MAX, EVENT_TIME_MIN};
 use springhouse_core::{Micros, ValueType};
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 
 /// The at-column's usual name.
 const AT_COLUMN: &str = "event_timestamp";
 
-/// A label table, opened.
+/// Labels, opened.
 #[derive(Debug)]
 pub(crate) struct Labels {
-    /// How it was named.
+    /// How they were named.
     pub name: String,
-    /// Its columns as they are passed through.
+    /// Their columns as they are passed through.
     pub schema: SchemaRef,
     /// Position of the column with the moment.
     pub at_column: usize,
-    /// The Delta version read.
-    pub version: Option<i64>,
+    /// Where they are stored.
+    pub table: LabelTable,
     zone: Zone,
-    is_csv: bool,
-    files: Vec<LabelFile>,
-}
-
-#[derive(Debug)]
-struct LabelFile {
-    file: FileRef,
-    zone: Zone,
-    format: LabelFormat,
-}
-
-#[derive(Debug)]
-enum LabelFormat {
-    Parquet(ArrowReaderMetadata),
-    /// The header, and the columns' types as they are passed through.
-    Csv(SchemaRef, Vec<ValueType>),
+    query: Option<LabelQuery>,
+    sampler: Option<Sampler>,
+    /// Rows before the sample, where they had to be counted.
+    counted: Option<u64>,
+    sample: Option<SampleSize>,
+    hash: OnceLock<String>,
 }
 
 impl Labels {
-    /// Opens the label table. `key_types`: columns whose types the definitions say (keys and request fields).
+    /// Opens the labels. `key_types`: columns whose types the definitions say (keys and request fields).
     pub(crate) async fn open(
         lake: &Lake,
         request: &TrainingRequest<'_>,
         key_types: &BTreeMap<String, ValueType>,
     ) -> Result<Self> {
         let zone = Zone::parse(request.time_zone.as_deref())?;
-        let path =
-            std::path::absolute(&request.labels).map_err(|e| LakeError::unreadable(&request.labels, &e))?;
-        let name = request.labels_name.clone().unwrap_or_else(|| file_name(lake.project(), &path));
-        let (paths, version) = label_files(lake, &path).await?;
-        let mut files = Vec::with_capacity(paths.len());
-        for file in paths {
-            let is_csv = file.path.extension().is_some_and(|e| e.eq_ignore_ascii_case("csv"));
-            let format = if is_csv {
-                let header = csv::header(&file)?;
-                let types = csv_types(&file, &header, key_types, zone)?;
-                LabelFormat::Csv(header, types)
-            } else {
-                LabelFormat::Parquet(parquet::open(&file)?)
-            };
-            files.push(LabelFile { file, zone, format });
-        }
-        let first = files.first().ok_or_else(|| empty(&name))?;
-        let schema = first.schema();
-        if let Some(other) = files.iter().find(|f| f.schema().fields() != schema.fields()) {
-            return Err(LakeError::new(
-                "labels_differ",
-                format!(
-                    "the label files differ: `{}` has {}; `{}` has {}",
-                    first.file.name,
-                    describe(&schema),
-                    other.file.name,
-                    describe(&other.schema())
-                ),
-            )
-            .hint("write all label files with the same columns and types"));
-        }
+        let absolute =
+            |path: PathBuf| std::path::absolute(&path).map_err(|e| LakeError::unreadable(&path, &e));
+        let (table, name, query) = match &request.labels {
+            LabelSource::Rows(rows) => (LabelTable::of_rows(rows.clone()), "table".to_owned(), None),
+            LabelSource::Path(path) => {
+                let path = absolute(path.clone())?;
+                let name = file_name(lake.project(), &path);
+                (LabelTable::open(lake, &path, &name, key_types, zone).await?, name, None)
+            }
+            LabelSource::Query(sql) => {
+                let query = LabelQuery::parse(sql)?;
+                let path = absolute(PathBuf::from(query.table()))?;
+                let name = file_name(lake.project(), &path);
+                let types = query.declared(key_types);
+                let table = LabelTable::open(lake, &path, &name, &types, zone).await?;
+                let planned = query.plan(&table, &name, zone)?;
+                (table, name, Some(planned))
+            }
+        };
+        let schema = match &query {
+            Some(query) => Arc::clone(query.schema()),
+            None => Arc::clone(&table.schema),
+        };
         let at_column = at_column(&name, &schema, request.at_column.as_deref())?;
-        let is_csv = files.iter().any(|f| matches!(f.format, LabelFormat::Csv(..)));
-        let labels = Self { name, schema, at_column, version, zone, is_csv, files };
+        let mut labels = Self {
+            name,
+            schema,
+            at_column,
+            table,
+            zone,
+            query,
+            sampler: None,
+            counted: None,
+            sample: None,
+            hash: OnceLock::new(),
+        };
         // Types are checked before any row is read.
         labels.at(&labels.empty_batch(), 0)?;
+        if let Some(sample) = request.sample {
+            let mut counted = None;
+            let sampler = Sampler::new(sample, || {
+                let rows = match labels.row_count() {
+                    Some(rows) => rows,
+                    None => labels.count_rows()?,
+                };
+                counted = Some(rows);
+                Ok::<_, LakeError>(rows)
+            })?;
+            labels.sample = sampler.map(|_| sample.size);
+            labels.counted = counted;
+            labels.sampler = sampler;
+        }
         Ok(labels)
     }
 
-    /// Bytes of all files.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.files.iter().map(|f| f.file.size).sum()
-    }
-
-    /// Rows of all files; None when only reading tells.
+    /// How many labels there are; None when only reading tells.
     pub(crate) fn row_count(&self) -> Option<u64> {
-        let counts = self.files.iter().map(|f| match &f.format {
-            LabelFormat::Parquet(metadata) => {
-                Some(metadata.metadata().file_metadata().num_rows().unsigned_abs())
-            }
-            LabelFormat::Csv(..) => None,
-        });
-        counts.sum()
+        let all = match &self.query {
+            Some(query) if query.has_filter() => self.counted,
+            _ => self.counted.or_else(|| self.table.row_count()),
+        };
+        match self.sample {
+            None => all,
+            Some(SampleSize::Rows(rows)) => all.map(|all| all.min(rows)),
+            Some(SampleSize::Share(_)) => None,
+        }
     }
 
-    /// The hash of the files' bytes, in order.
-    pub(crate) fn hash(&self) -> Result<String> {
-        let mut hasher = xxhash_rust::xxh3::Xxh3::new();
-        let mut buffer = vec![0; 1 << 20];
-        for file in &self.files {
-            let unreadable = |e: std::io::Error| LakeError::unreadable(&file.file.path, &e);
-            let mut handle = std::fs::File::open(&file.file.path).map_err(unreadable)?;
-            loop {
-                match std::io::Read::read(&mut handle, &mut buffer).map_err(unreadable)? {
-                    0 => break,
-                    read => hasher.update(&buffer[..read]),
-                }
-            }
+    /// About how many labels there are, to decide sizes by.
+    pub(crate) fn row_guess(&self) -> u64 {
+        let stored = || self.table.row_count().unwrap_or(self.table.bytes() / 20 + 1);
+        match (self.row_count(), self.sample) {
+            (Some(rows), _) => rows,
+            (None, Some(SampleSize::Share(share))) => (stored() as f64 * share) as u64 + 1,
+            (None, _) => stored(),
         }
-        Ok(format!("xxh3:{:016x}", hasher.digest()))
+    }
+
+    fn count_rows(&self) -> Result<u64> {
+        let mut reader = self.read(if self.query.is_some() { Vec::new() } else { vec![0] });
+        let mut rows = 0;
+        while let Some((_, batch)) = reader.next_batch()? {
+            rows += batch.num_rows() as u64;
+        }
+        Ok(rows)
+    }
+
+    /// The hash of the table's bytes (or of the rows in memory).
+    pub(crate) fn hash(&self) -> Result<&str> {
+        if let Some(hash) = self.hash.get() {
+            return Ok(hash);
+        }
+        let hash = self.table.hash()?;
+        Ok(self.hash.get_or_init(|| hash))
+    }
+
+    /// The moments' range, when it can be told without reading: from the statistics of a column that is UTC microseconds.
+    pub(crate) fn moments_known(&self) -> Option<(Micros, Micros)> {
+        let utc = matches!(
+            self.schema.field(self.at_column).data_type(),
+            DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, Some(_))
+        );
+        let narrowed = self.query.is_some() || self.sampler.is_some();
+        if utc && !narrowed { self.table.int64_range(self.at_column) } else { None }
     }
 
     fn empty_batch(&self) -> RecordBatch {
@@ -160,11 +189,11 @@ impl Labels {
             file: &self.name,
             column: self.schema.field(column).name(),
             zone: self.zone,
-            zone_fix: "`--time-zone UTC` (or the zone it is)",
+            zone_fix: ZONE_FIX,
             local_time_errors_are_null: false,
             first_row,
             // A CSV file's times stay texts until they are read as moments.
-            text: self.is_csv && array.data_type() == &DataType::Utf8,
+            text: self.table.is_csv() && array.data_type() == &DataType::Utf8,
         };
         conform(array, value_type, place).map_err(|mut error| {
             if error.code == "source_wrong_type" {
@@ -216,7 +245,7 @@ impl Labels {
 
     /// Reads some columns (sorted positions) of all rows in order, in batches of any size.
     pub(crate) fn read(&self, columns: Vec<usize>) -> LabelReader<'_> {
-        LabelReader { labels: self, columns, file: 0, current: None, row: 0, rest: None }
+        LabelReader { labels: self, columns, part: 0, current: None, before_sample: 0, row: 0, rest: None }
     }
 }
 
@@ -224,17 +253,18 @@ impl Labels {
 pub(crate) struct LabelReader<'a> {
     labels: &'a Labels,
     columns: Vec<usize>,
-    file: usize,
+    part: usize,
     current: Option<Batches>,
+    /// The number of the next row before the sample.
+    before_sample: u64,
     /// The number of the next row.
     row: u64,
     rest: Option<RecordBatch>,
 }
 
-type Batches = Box<dyn Iterator<Item = Result<RecordBatch>> + Send>;
-
 impl LabelReader<'_> {
-    fn next_of_file(&mut self) -> Result<Option<RecordBatch>> {
+    fn next_stored(&mut self) -> Result<Option<RecordBatch>> {
+        let table = &self.labels.table;
         loop {
             if let Some(batches) = &mut self.current {
                 match batches.next().transpose()? {
@@ -242,12 +272,34 @@ impl LabelReader<'_> {
                     Some(batch) => return Ok(Some(batch)),
                     None => {
                         self.current = None;
-                        self.file += 1;
+                        self.part += 1;
                     }
                 }
             }
-            let Some(file) = self.labels.files.get(self.file) else { return Ok(None) };
-            self.current = Some(file.batches(&self.labels.schema, &self.columns)?);
+            if self.part == table.part_count() {
+                return Ok(None);
+            }
+            self.current = Some(match &self.labels.query {
+                Some(query) => table.read(self.part, &query.stored_columns(&self.columns))?,
+                None => table.read(self.part, &self.columns)?,
+            });
+        }
+    }
+
+    fn next_taken(&mut self) -> Result<Option<RecordBatch>> {
+        loop {
+            let Some(mut batch) = self.next_stored()? else { return Ok(None) };
+            if let Some(query) = &self.labels.query {
+                batch = query.run(&batch, &self.columns)?;
+            }
+            let before = self.before_sample;
+            self.before_sample += batch.num_rows() as u64;
+            if let Some(sampler) = &self.labels.sampler {
+                batch = filter_record_batch(&batch, &sampler.mask(before, batch.num_rows()))?;
+            }
+            if batch.num_rows() > 0 {
+                return Ok(Some(batch));
+            }
         }
     }
 
@@ -255,7 +307,7 @@ impl LabelReader<'_> {
     pub(crate) fn next_batch(&mut self) -> Result<Option<(u64, RecordBatch)>> {
         let batch = match self.rest.take() {
             Some(rest) => Some(rest),
-            None => self.next_of_file()?,
+            None => self.next_taken()?,
         };
         Ok(batch.map(|batch| {
             let first = self.row;
@@ -288,99 +340,6 @@ impl LabelReader<'_> {
             _ => Ok(Some((first, concat_batches(&parts[0].schema(), &parts)?))),
         }
     }
-}
-
-impl LabelFile {
-    fn schema(&self) -> SchemaRef {
-        match &self.format {
-            LabelFormat::Parquet(metadata) => {
-                // Key-value metadata of the writer (pandas' index and such) is not a matter of the columns.
-                let fields = metadata.schema().fields().clone();
-                Arc::new(Schema::new(fields))
-            }
-            LabelFormat::Csv(header, types) => {
-                let fields = header.fields().iter().zip(types).map(|(field, value_type)| {
-                    Field::new(field.name(), springhouse_kernel::arrow_type(value_type), true)
-                });
-                Arc::new(Schema::new(fields.collect::<Vec<_>>()))
-            }
-        }
-    }
-
-    fn batches(&self, schema: &SchemaRef, columns: &[usize]) -> Result<Batches> {
-        let projected = Arc::new(schema.project(columns)?);
-        let file = self.file.clone();
-        match &self.format {
-            LabelFormat::Parquet(metadata) => {
-                let groups = (0..metadata.metadata().num_row_groups()).collect();
-                let reader = parquet::read(&file, metadata, columns, groups)?;
-                Ok(Box::new(reader.map(move |batch| {
-                    let batch = batch.map_err(|e| LakeError::corrupt(&file.name, "Parquet", &e))?;
-                    Ok(batch.with_schema(Arc::clone(&projected))?)
-                })))
-            }
-            LabelFormat::Csv(header, types) => {
-                let reader = csv::read(&file, header, columns)?;
-                let types: Vec<ValueType> = columns.iter().map(|c| types[*c].clone()).collect();
-                let zone = self.zone;
-                let mut first_row = 0;
-                Ok(Box::new(reader.map(move |batch| {
-                    let batch = batch.map_err(|e| LakeError::corrupt(&file.name, "CSV", &e))?;
-                    let mut arrays = Vec::with_capacity(types.len());
-                    for (position, value_type) in types.iter().enumerate() {
-                        let place = Place {
-                            file: &file.name,
-                            column: projected.field(position).name(),
-                            zone,
-                            zone_fix: "`--time-zone UTC` (or the zone it is)",
-                            local_time_errors_are_null: false,
-                            first_row,
-                            text: true,
-                        };
-                        arrays.push(conform(batch.column(position), value_type, place)?);
-                    }
-                    first_row += batch.num_rows() as u64;
-                    Ok(RecordBatch::try_new(Arc::clone(&projected), arrays)?)
-                })))
-            }
-        }
-    }
-}
-
-async fn label_files(lake: &Lake, path: &Path) -> Result<(Vec<FileRef>, Option<i64>)> {
-    if is_delta(path) {
-        let table = delta::open(path).await?.ok_or_else(|| {
-            LakeError::new("labels_unreadable", format!("`{}` is not a Delta table", path.display()))
-        })?;
-        let listed = delta::files(lake.project(), path, &table)?;
-        if listed.files.iter().any(|f| !f.partition_values.is_empty()) {
-            return Err(LakeError::new(
-                "delta_unsupported",
-                format!(
-                    "the label table `{}` is partitioned, which is not supported for labels",
-                    path.display()
-                ),
-            )
-            .hint("write the labels without partition columns, or as a Parquet file"));
-        }
-        return Ok((listed.files, Some(listed.version)));
-    }
-    if path.is_dir() || path.to_string_lossy().contains(['*', '?']) {
-        let text = path.to_string_lossy();
-        let format = springhouse_core::definition::TableFormat::Parquet;
-        return Ok((crate::source::location::list_files(lake.project(), &text, format)?, None));
-    }
-    Ok((vec![file_ref(lake.project(), path.to_owned())?], None))
-}
-
-fn empty(name: &str) -> LakeError {
-    LakeError::new("labels_empty", format!("the labels `{name}` have no rows"))
-        .hint("a training set needs at least one label")
-}
-
-/// The error for labels without rows.
-pub(crate) fn no_rows(labels: &Labels) -> LakeError {
-    empty(&labels.name)
 }
 
 fn at_column(name: &str, schema: &SchemaRef, wanted: Option<&str>) -> Result<usize> {
@@ -422,82 +381,4 @@ fn at_column(name: &str, schema: &SchemaRef, wanted: Option<&str>) -> Result<usi
             .hint("say which one holds the moments with --at-column"))
         }
     }
-}
-
-/// The types of a CSV file's columns: keys and request fields as defined, the rest bool, int64, float64 or timestamp when
-/// every cell is one, else string.
-fn csv_types(
-    file: &FileRef,
-    header: &SchemaRef,
-    key_types: &BTreeMap<String, ValueType>,
-    zone: Zone,
-) -> Result<Vec<ValueType>> {
-    let all: Vec<usize> = (0..header.fields().len()).collect();
-    let mut seen = vec![CellKinds::default(); all.len()];
-    for batch in csv::read(file, header, &all)? {
-        let batch = batch.map_err(|e| LakeError::corrupt(&file.name, "CSV", &e))?;
-        for (seen, column) in seen.iter_mut().zip(batch.columns()) {
-            column.as_string::<i32>().iter().flatten().for_each(|cell| seen.add(cell, zone));
-        }
-    }
-    let types = header.fields().iter().zip(seen).map(|(field, seen)| match key_types.get(field.name()) {
-        // Read as moments later, with the labels' zone.
-        Some(ValueType::Timestamp) => ValueType::String,
-        Some(declared) => declared.clone(),
-        None => seen.value_type(),
-    });
-    Ok(types.collect())
-}
-
-/// What all cells of a CSV column could be.
-#[derive(Clone, Debug, Default)]
-struct CellKinds {
-    cells: u64,
-    bools: u64,
-    integers: u64,
-    numbers: u64,
-    instants: u64,
-}
-
-impl CellKinds {
-    fn add(&mut self, cell: &str, zone: Zone) {
-        self.cells += 1;
-        self.bools += u64::from(matches!(cell, "true" | "false" | "True" | "False"));
-        let integer = is_plain_integer(cell);
-        self.integers += u64::from(integer);
-        self.numbers += u64::from(integer || is_float(cell));
-        // Only while every cell was one: most columns are not times, and parsing is slow.
-        if self.instants + 1 == self.cells {
-            self.instants += u64::from(match parse_time_text(cell) {
-                Some(TimeText::Instant(_)) => true,
-                Some(TimeText::Local(local)) => zone.instant(local).is_ok(),
-                None => false,
-            });
-        }
-    }
-
-    fn value_type(&self) -> ValueType {
-        let all = |count: u64| count == self.cells && self.cells > 0;
-        if all(self.bools) {
-            ValueType::Bool
-        } else if all(self.integers) {
-            ValueType::Int64
-        } else if all(self.numbers) {
-            ValueType::Float64
-        } else if all(self.instants) {
-            ValueType::Timestamp
-        } else {
-            ValueType::String
-        }
-    }
-}
-
-/// An int64 that reads back as it is written: `007` is not one.
-fn is_plain_integer(cell: &str) -> bool {
-    cell.parse::<i64>().is_ok_and(|number| number.to_string() == cell)
-}
-
-fn is_float(cell: &str) -> bool {
-    let leading_zero = cell.trim_start_matches('-').starts_with('0') && !cell.contains('.') && cell.len() > 1;
-    !leading_zero && cell.parse::<f64>().is_ok_and(f64::is_finite)
 }

@@ -3,9 +3,8 @@
 use crate::error::{LakeError, Result};
 use crate::source::scan::Origin;
 use crate::training::assemble::FeatureCounts;
-use crate::training::labels::Labels;
-use crate::training::plan::ServicePlan;
-use crate::training::{Availability, OpenSource, TrainingRequest};
+use crate::training::request::{Availability, LabelSource, TrainingRequest};
+use crate::training::{Made, OpenSource, Prepared};
 use serde_json::{Value as Json, json};
 use springhouse_core::ValueStatus;
 use std::collections::BTreeMap;
@@ -26,20 +25,31 @@ pub(crate) fn write(out: &Path, manifest: &Json) -> Result<()> {
     std::fs::write(&path, text).map_err(|e| LakeError::unwritable(&path, &e))
 }
 
-pub(crate) fn manifest(
-    request: &TrainingRequest<'_>,
-    plan: &ServicePlan<'_>,
-    labels: &Labels,
-    sources: &BTreeMap<String, OpenSource>,
-    rows: u64,
-    counts: &[FeatureCounts],
-) -> Result<Json> {
+pub(crate) fn manifest(request: &TrainingRequest<'_>, prepared: &Prepared<'_>, made: &Made) -> Result<Json> {
+    let Prepared { plan, labels, sources, .. } = prepared;
+    let rows = made.rows;
     let features: Vec<Json> =
-        plan.outputs.iter().zip(counts).map(|(output, counts)| feature(output, counts, rows)).collect();
+        plan.outputs.iter().zip(&made.counts).map(|(output, counts)| feature(output, counts, rows)).collect();
     let sources: BTreeMap<&String, Json> = sources.iter().map(|(name, open)| (name, source(open))).collect();
+    let services: Vec<Json> = plan
+        .services
+        .iter()
+        .map(|service| {
+            let columns: serde_json::Map<String, Json> =
+                service.columns.iter().map(|(own, column)| (own.clone(), json!(column))).collect();
+            json!({ "name": service.service, "columns": columns })
+        })
+        .collect();
+    let query = match &request.labels {
+        LabelSource::Query(sql) => Some(sql),
+        LabelSource::Path(_) | LabelSource::Rows(_) => None,
+    };
+    let sample = request.sample.map(|sample| json!({ "size": sample.size.to_string(), "seed": sample.seed }));
     Ok(json!({
         "springhouse": env!("CARGO_PKG_VERSION"),
-        "service": request.service,
+        "service": request.services.join("+"),
+        "services": services,
+        "asked_features": request.features,
         "definition_hash": request.definition_hash,
         "availability": match request.availability {
             Availability::Known => "known",
@@ -47,12 +57,16 @@ pub(crate) fn manifest(
         },
         "labels": {
             "name": labels.name,
+            "query": query,
+            "sample": sample,
             "rows": rows,
             "hash": labels.hash()?,
             "at_column": labels.schema.field(labels.at_column).name(),
-            "delta_version": labels.version,
+            "time_zone": request.time_zone,
+            "delta_version": labels.table.version,
         },
         "rows": rows,
+        "format": request.out.format_name(),
         "sources": sources,
         "features": features,
     }))

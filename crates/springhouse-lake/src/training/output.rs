@@ -1,21 +1,15 @@
-//! The Parquet file of a training set: one row group a chunk, encoded in parallel, written in order; the same rows give the
-//! same bytes whatever the number of threads.
+//! Writing a training set: chunks are assembled and encoded in parallel and written in order; the same rows give the same
+//! bytes whatever the number of threads. In a Parquet file a chunk is a row group.
 
 use crate::error::{LakeError, Result};
 use crate::source::scan::in_parallel;
 use crate::training::assemble::Assembler;
 use crate::training::labels::{LabelReader, Labels};
-use arrow::array::ArrayRef;
+use crate::training::request::TrainingOutput;
+use crate::training::sink::{self, Taker};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use parking_lot::{Condvar, Mutex};
-use parquet::arrow::ArrowSchemaConverter;
-use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowRowGroupWriterFactory, compute_leaves};
-use parquet::basic::Compression;
-use parquet::file::properties::WriterProperties;
-use parquet::file::writer::SerializedFileWriter;
-use parquet::schema::types::ColumnPath;
 use std::fs::File;
-use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -40,7 +34,7 @@ pub(crate) fn output_schema(labels: &Labels, features: Vec<Field>) -> Result<Sch
             return Err(LakeError::new(
                 "labels_column_taken",
                 format!(
-                    "the labels `{}` have a column `{}`, which is a feature of the service too",
+                    "the labels `{}` have a column `{}`, which is a feature asked for too",
                     labels.name,
                     feature.name()
                 ),
@@ -52,8 +46,8 @@ pub(crate) fn output_schema(labels: &Labels, features: Vec<Field>) -> Result<Sch
     Ok(Arc::new(Schema::new(fields)))
 }
 
-struct Turn {
-    writer: SerializedFileWriter<BufWriter<File>>,
+struct Turn<'a> {
+    taker: Taker<'a>,
     next: usize,
     failed: bool,
 }
@@ -61,7 +55,7 @@ struct Turn {
 /// Assembles and writes all chunks; returns the rows written.
 #[expect(clippy::too_many_arguments, reason = "the pieces of one job, all borrowed")]
 pub(crate) fn write(
-    out: &Path,
+    out: &TrainingOutput<'_>,
     schema: &SchemaRef,
     labels: &Labels,
     assembler: &Assembler<'_>,
@@ -70,13 +64,16 @@ pub(crate) fn write(
     threads: usize,
     report: &(dyn Fn(u64) -> Result<()> + Sync),
 ) -> Result<u64> {
-    let partial = partial_path(out);
-    let unwritable = |e: &dyn std::fmt::Display| LakeError::unwritable(out, e);
+    let write_to = |file: Option<File>| {
+        write_to(file, out, schema, labels, assembler, chunk_rows, chunk_count, threads, report)
+    };
+    let Some(path) = out.path() else { return write_to(None) };
+    let partial = partial_path(path);
+    let unwritable = |e: &dyn std::fmt::Display| LakeError::unwritable(path, e);
     let file = File::create(&partial).map_err(|e| unwritable(&e))?;
-    let result = write_to(file, schema, labels, assembler, chunk_rows, chunk_count, threads, report, out);
-    match result {
+    match write_to(Some(file)) {
         Ok(rows) => {
-            std::fs::rename(&partial, out).map_err(|e| unwritable(&e))?;
+            std::fs::rename(&partial, path).map_err(|e| unwritable(&e))?;
             Ok(rows)
         }
         Err(error) => {
@@ -94,7 +91,8 @@ fn partial_path(out: &Path) -> PathBuf {
 
 #[expect(clippy::too_many_arguments, reason = "the body of `write`, apart only for its cleaning up")]
 fn write_to(
-    file: File,
+    file: Option<File>,
+    out: &TrainingOutput<'_>,
     schema: &SchemaRef,
     labels: &Labels,
     assembler: &Assembler<'_>,
@@ -102,32 +100,19 @@ fn write_to(
     chunk_count: usize,
     threads: usize,
     report: &(dyn Fn(u64) -> Result<()> + Sync),
-    out: &Path,
 ) -> Result<u64> {
-    let fail = |e: parquet::errors::ParquetError| LakeError::unwritable(out, &e);
-    let mut properties = WriterProperties::builder()
-        .set_compression(Compression::SNAPPY)
-        .set_created_by(format!("springhouse {}", env!("CARGO_PKG_VERSION")))
-        .set_key_value_metadata(Some(vec![arrow_schema_entry(schema)]));
-    for field in schema.fields().iter().filter(|f| f.data_type().is_floating()) {
-        // Measured numbers seldom repeat: a dictionary of them is built only to be given up.
-        properties = properties.set_column_dictionary_enabled(ColumnPath::from(field.name().as_str()), false);
-    }
-    let properties = Arc::new(properties.build());
-    let parquet_schema = ArrowSchemaConverter::new().convert(schema).map_err(fail)?;
-    let writer =
-        SerializedFileWriter::new(BufWriter::new(file), parquet_schema.root_schema_ptr(), properties)
-            .map_err(fail)?;
-    let factory = ArrowRowGroupWriterFactory::new(&writer, Arc::clone(schema));
+    let place = out.path().unwrap_or_else(|| Path::new("-"));
+    let fail = |e: &dyn std::fmt::Display| LakeError::unwritable(place, e);
+    let (encoder, taker) = sink::open(out, file, schema, &fail)?;
     let reader = Mutex::new((0usize, labels.read((0..labels.schema.fields().len()).collect())));
-    let turn = Mutex::new(Turn { writer, next: 0, failed: false });
+    let turn = Mutex::new(Turn { taker, next: 0, failed: false });
     let changed = Condvar::new();
     let written = Mutex::new(0u64);
     let one = |_: usize| -> Result<()> {
         let Some((chunk, first_row, batch)) = next_chunk(&reader, chunk_rows)? else { return Ok(()) };
         let mut columns = batch.columns().to_vec();
         columns.extend(assembler.chunk(chunk, first_row, &batch)?);
-        let encoded = encode(&factory, schema, chunk, &columns).map_err(fail)?;
+        let encoded = encoder.encode(chunk, columns, &fail)?;
         let mut turn = turn.lock();
         while turn.next != chunk && !turn.failed {
             changed.wait(&mut turn);
@@ -135,11 +120,7 @@ fn write_to(
         if turn.failed {
             return Ok(());
         }
-        let mut group = turn.writer.next_row_group().map_err(fail)?;
-        for column in encoded {
-            column.append_to_row_group(&mut group).map_err(fail)?;
-        }
-        group.close().map_err(fail)?;
+        turn.taker.take(encoded, &fail)?;
         turn.next += 1;
         changed.notify_all();
         let mut written = written.lock();
@@ -152,10 +133,7 @@ fn write_to(
             changed.notify_all();
         })
     })?;
-    let Turn { writer, .. } = turn.into_inner();
-    let mut file = writer.into_inner().map_err(fail)?;
-    std::io::Write::flush(&mut file).map_err(|e| LakeError::unwritable(out, &e))?;
-    file.get_ref().sync_all().map_err(|e| LakeError::unwritable(out, &e))?;
+    turn.into_inner().taker.finish(&fail)?;
     Ok(written.into_inner())
 }
 
@@ -168,27 +146,4 @@ fn next_chunk(
     let chunk = reader.0;
     reader.0 += 1;
     Ok(Some((chunk, first_row, batch)))
-}
-
-fn encode(
-    factory: &ArrowRowGroupWriterFactory,
-    schema: &SchemaRef,
-    chunk: usize,
-    columns: &[ArrayRef],
-) -> parquet::errors::Result<Vec<ArrowColumnChunk>> {
-    let mut writers = factory.create_column_writers(chunk)?.into_iter();
-    let mut chunks = Vec::new();
-    for (field, column) in schema.fields().iter().zip(columns) {
-        for leaf in compute_leaves(field, column)? {
-            let mut writer = writers.next().expect("the factory makes one writer per leaf");
-            writer.write(&leaf)?;
-            chunks.push(writer.close()?);
-        }
-    }
-    Ok(chunks)
-}
-
-fn arrow_schema_entry(schema: &Schema) -> parquet::file::metadata::KeyValue {
-    let encoded = parquet::arrow::encode_arrow_schema(schema);
-    parquet::file::metadata::KeyValue::new(parquet::arrow::ARROW_SCHEMA_META_KEY.to_owned(), encoded)
 }

@@ -8,7 +8,7 @@ use arrow::array::{
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, TimeUnit};
 use springhouse_core::Value;
-use springhouse_lake::{LakeError, TrainingRequest};
+use springhouse_lake::{LabelSource, LakeError, TrainingRequest};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -73,11 +73,12 @@ async fn error_of(
     let project = Project::new(YAML);
     write_labels(&project);
     write_parts(&project);
-    let mut request = project.request("labels.parquet", "out/train.parquet");
+    let out = project.path("out/train.parquet");
+    let mut request = project.request("labels.parquet", &out);
     change(&mut request);
     let error: LakeError = project.lake.training_set(&request, &Silent).await.unwrap_err();
     let text = format!("{}: {}\n  {}", error.code, error.message, error.hint.unwrap_or_default());
-    assert!(!request.out.exists(), "a failed training set left a file behind");
+    assert!(!out.exists(), "a failed training set left a file behind");
     text.replace(&project.directory.path().display().to_string(), "PROJECT")
 }
 
@@ -93,8 +94,13 @@ fn put_csv(text: &'static str) -> impl FnOnce(&Project) {
     move |project| std::fs::write(project.path("labels.csv"), text).unwrap()
 }
 
+fn label_file(request: &mut TrainingRequest<'_>, name: &str) {
+    let LabelSource::Path(path) = &mut request.labels else { panic!("labels are a file") };
+    path.set_file_name(name);
+}
+
 fn csv(request: &mut TrainingRequest<'_>) {
-    request.labels.set_file_name("labels.csv");
+    label_file(request, "labels.csv");
 }
 
 fn good() -> arrow::array::RecordBatch {
@@ -116,7 +122,7 @@ async fn every_mistake_is_named_with_its_remedy() {
     let same = |_: &mut TrainingRequest<'_>| {};
     let parts = || put_parts(good_parts());
     let nothing = |_: &Project| {};
-    let service = |name: &'static str| move |r: &mut TrainingRequest<'_>| r.service = name.into();
+    let service = |name: &'static str| move |r: &mut TrainingRequest<'_>| r.services = vec![name.into()];
     let mut all = String::new();
     let mut case = |name: &str, error: String| writeln!(all, "# {name}\n{error}\n").unwrap();
 
@@ -177,7 +183,7 @@ async fn every_mistake_is_named_with_its_remedy() {
         "a bad CSV cell",
         error_of(cell, parts(), |r| {
             csv(r);
-            r.service = "asked".into();
+            r.services = vec!["asked".into()];
         })
         .await,
     );
@@ -232,9 +238,10 @@ async fn types_that_lose_nothing_are_read() {
         put_parts(parts_with(column, Arc::clone(&array)))(&project);
         let labels = batch(vec![("user", strings(&["a", "b"])), ("event_timestamp", times(2))]);
         put(labels)(&project);
-        let request = project.request("labels.parquet", "train.parquet");
+        let out = project.path("train.parquet");
+        let request = project.request("labels.parquet", &out);
         project.lake.training_set(&request, &Silent).await.unwrap();
-        let made = read_parquet(&request.out);
+        let made = read_parquet(&out);
         let got = [value(&made, "amount", 0), value(&made, "amount", 1)];
         assert_eq!(got, [Value::Float64(1.5), Value::Float64(2.5)], "{column}: {:?}", array.data_type());
     }
@@ -251,12 +258,13 @@ async fn rows_that_no_time_can_be_told_of_are_counted() {
     ]);
     put_parts(parts)(&project);
     put(good())(&project);
-    let request = project.request("labels.parquet", "train.parquet");
+    let out = project.path("train.parquet");
+    let request = project.request("labels.parquet", &out);
     let outcome = project.lake.training_set(&request, &Silent).await.unwrap();
     let skipped = &outcome.manifest["sources"]["parts"]["rows_skipped"];
     let expected = serde_json::json!({
         "event_time_out_of_range": 1, "no_entity_key": 1, "no_event_time": 1
     });
     assert_eq!(*skipped, expected);
-    assert_eq!(value(&read_parquet(&request.out), "amount", 0), Value::Float64(1.0));
+    assert_eq!(value(&read_parquet(&out), "amount", 0), Value::Float64(1.0));
 }

@@ -9,6 +9,7 @@
 
 mod labels;
 mod materialize;
+mod options;
 mod population;
 mod stream;
 mod support;

@@ -10,7 +10,7 @@ use springhouse_core::definition::{FeatureView, Source};
 use springhouse_core::time::{DAY, HOUR, MINUTE, SECOND};
 use springhouse_core::{Definitions, EntityKey, Micros, Value, load_definitions};
 use springhouse_kernel::{EntityAnswer, Event, Stamp, ViewInput, ViewPlan};
-use springhouse_lake::{Availability, Lake, Progress, TrainingRequest};
+use springhouse_lake::{Availability, Lake, OutputFormat, Progress, TrainingOutput, TrainingRequest};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -47,20 +47,29 @@ impl Project {
         &self.definitions.sources[name]
     }
 
-    pub(crate) fn request(&self, labels: &str, out: &str) -> TrainingRequest<'_> {
-        TrainingRequest {
-            definitions: &self.definitions,
-            definition_hash: "hash".into(),
-            service: "all".into(),
-            labels: self.path(labels),
-            labels_name: None,
-            at_column: None,
-            time_zone: None,
-            out: self.path(out),
-            availability: Availability::Known,
-            memory_budget: 512 << 20,
-            cuts: BTreeMap::new(),
+    /// A request for the service `all`. `out` is kept below the project; its folder is made.
+    pub(crate) fn request<'a>(&'a self, labels: &str, out: &'a Path) -> TrainingRequest<'a> {
+        std::fs::create_dir_all(out.parent().unwrap()).unwrap();
+        let out = TrainingOutput::File(out, OutputFormat::of(out).unwrap());
+        TrainingRequest::new(&self.definitions, "hash", "all", self.path(labels), out, 512 << 20)
+    }
+
+    /// Names below the project that a job should not leave behind.
+    pub(crate) fn left_behind(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        let mut folders = vec![self.directory.path().to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                let name = path.file_name().unwrap().to_string_lossy().into_owned();
+                if ["partial", "resume", "tmp"].iter().any(|word| name.contains(word)) {
+                    left.push(name);
+                } else if path.is_dir() {
+                    folders.push(path);
+                }
+            }
         }
+        left
     }
 }
 

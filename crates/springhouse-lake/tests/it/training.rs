@@ -102,16 +102,21 @@ request_views:
       scaled: {sql: total * scale, default: -1.0}
       scaled_twice: scaled + scaled
 feature_services:
+  careful:
+    features: [parts_latest:p_amount, parts_latest:p_kind, parts_windows:pw_sum_1d, asked]
+    on_stale: default
+  plain:
+    features: [parts_latest:p_amount, delta_latest, parts_windows:pk_6h]
   all:
     features: [parts_latest, parts_visits, parts_windows, lines_latest, lines_windows, delta_latest, delta_windows,
                pushed_latest, pushed_windows, asked]
 ";
 
 /// Where each source's events are, with the stamps that the naive way gives them.
-struct World {
-    project: Project,
+pub(crate) struct World {
+    pub(crate) project: Project,
     events: BTreeMap<&'static str, Vec<NaiveEvent>>,
-    all: Vec<TestEvent>,
+    pub(crate) all: Vec<TestEvent>,
 }
 
 fn in_slices(events: &[TestEvent], count: usize) -> Vec<Vec<TestEvent>> {
@@ -134,7 +139,7 @@ fn csv_batch(events: &[TestEvent]) -> RecordBatch {
     ])
 }
 
-async fn world(random: &mut Random, count: usize) -> World {
+pub(crate) async fn world(random: &mut Random, count: usize) -> World {
     let project = Project::new(YAML);
     let mut events: BTreeMap<&'static str, Vec<NaiveEvent>> = BTreeMap::new();
     // A Parquet glob of three files with small row groups.
@@ -246,14 +251,14 @@ fn delta_files(directory: &std::path::Path) -> Vec<String> {
     files
 }
 
-struct Label {
-    user: Option<String>,
-    shop: i64,
-    at: Micros,
-    scale: i64,
+pub(crate) struct Label {
+    pub(crate) user: Option<String>,
+    pub(crate) shop: i64,
+    pub(crate) at: Micros,
+    pub(crate) scale: i64,
 }
 
-fn random_labels(random: &mut Random, events: &[TestEvent], count: usize) -> Vec<Label> {
+pub(crate) fn random_labels(random: &mut Random, events: &[TestEvent], count: usize) -> Vec<Label> {
     let mut labels: Vec<Label> = Vec::new();
     for _ in 0..count {
         let user = match random.below(10) {
@@ -275,7 +280,7 @@ fn random_labels(random: &mut Random, events: &[TestEvent], count: usize) -> Vec
     labels
 }
 
-fn label_batch(labels: &[Label]) -> RecordBatch {
+pub(crate) fn label_batch(labels: &[Label]) -> RecordBatch {
     let extra: ArrayRef = Arc::new((0..labels.len() as i32).map(Some).collect::<Int32Array>());
     batch(vec![
         ("extra", extra),
@@ -288,7 +293,12 @@ fn label_batch(labels: &[Label]) -> RecordBatch {
 }
 
 /// Compares every value of a training set with the naive way; gives how many were not null.
-fn compare(world: &World, labels: &[Label], made: &RecordBatch, availability: Availability) -> usize {
+pub(crate) fn compare(
+    world: &World,
+    labels: &[Label],
+    made: &RecordBatch,
+    availability: Availability,
+) -> usize {
     let definitions = &world.project.definitions;
     let mut not_null = 0;
     for (row, label) in labels.iter().enumerate() {
@@ -338,7 +348,7 @@ fn compare(world: &World, labels: &[Label], made: &RecordBatch, availability: Av
     not_null
 }
 
-fn assert_labels_kept(labels: &RecordBatch, made: &RecordBatch) {
+pub(crate) fn assert_labels_kept(labels: &RecordBatch, made: &RecordBatch) {
     assert_eq!(made.num_rows(), labels.num_rows());
     for (number, field) in labels.schema().fields().iter().enumerate() {
         assert_eq!(made.schema().field(number), field.as_ref());
@@ -355,11 +365,12 @@ async fn training_values_are_those_of_the_naive_way() {
         let given = label_batch(&labels);
         write_parquet(&world.project.path("labels.parquet"), &given, 23);
         for availability in [Availability::Known, Availability::Event] {
-            let mut request = world.project.request("labels.parquet", "out/train.parquet");
+            let out = world.project.path("out/train.parquet");
+            let mut request = world.project.request("labels.parquet", &out);
             request.availability = availability;
             let outcome = world.project.lake.training_set(&request, &Silent).await.unwrap();
             assert_eq!(outcome.rows, labels.len() as u64);
-            let made = read_parquet(&request.out);
+            let made = read_parquet(&out);
             assert_labels_kept(&given, &made);
             assert!(compare(&world, &labels, &made, availability) > labels.len());
         }
@@ -374,10 +385,11 @@ async fn the_same_command_gives_the_same_bytes_whatever_the_budget() {
     write_parquet(&world.project.path("labels.parquet"), &label_batch(&labels), 1_000);
     let mut seen: Option<(Vec<u8>, String)> = None;
     for budget in [1 << 30, 0, 50_000, 1 << 30] {
-        let mut request = world.project.request("labels.parquet", "train.parquet");
+        let out = world.project.path("train.parquet");
+        let mut request = world.project.request("labels.parquet", &out);
         request.memory_budget = budget;
         let outcome = world.project.lake.training_set(&request, &Silent).await.unwrap();
-        let bytes = std::fs::read(&request.out).unwrap();
+        let bytes = std::fs::read(&out).unwrap();
         let manifest = std::fs::read_to_string(world.project.path("train.parquet.manifest.json")).unwrap();
         assert_eq!(serde_json::from_str::<serde_json::Value>(&manifest).unwrap(), outcome.manifest);
         match &seen {
@@ -385,12 +397,7 @@ async fn the_same_command_gives_the_same_bytes_whatever_the_budget() {
             Some(first) => assert!(*first == (bytes, manifest), "another budget made other bytes: {budget}"),
         }
     }
-    let left: Vec<_> = std::fs::read_dir(world.project.directory.path())
-        .unwrap()
-        .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.contains("partial") || name.contains("tmp"))
-        .collect();
-    assert!(left.is_empty(), "left behind: {left:?}");
+    assert_eq!(world.project.left_behind(), [""; 0]);
 }
 
 #[tokio::test]
@@ -413,9 +420,10 @@ async fn labels_may_be_csv() {
         ("zip", Arc::new(labels.iter().map(|_| Some("007")).collect::<StringArray>())),
     ]);
     write_csv(&world.project.path("labels.csv"), &csv);
-    let request = world.project.request("labels.csv", "train.parquet");
+    let out = world.project.path("train.parquet");
+    let request = world.project.request("labels.csv", &out);
     world.project.lake.training_set(&request, &Silent).await.unwrap();
-    let made = read_parquet(&request.out);
+    let made = read_parquet(&out);
     compare(&world, &labels, &made, Availability::Known);
     assert_eq!(value(&made, "weight", 0), Value::Float64(0.5));
     assert_eq!(value(&made, "zip", 0), Value::string("007"));
@@ -428,7 +436,8 @@ async fn the_manifest_counts_every_status() {
     let world = world(&mut random, 200).await;
     let labels = random_labels(&mut random, &world.all, 200);
     write_parquet(&world.project.path("labels.parquet"), &label_batch(&labels), 1_000);
-    let request = world.project.request("labels.parquet", "train.parquet");
+    let out = world.project.path("train.parquet");
+    let request = world.project.request("labels.parquet", &out);
     let outcome = world.project.lake.training_set(&request, &Silent).await.unwrap();
     let view = &world.project.definitions.feature_views["parts_latest"];
     let mut expected: BTreeMap<&str, u64> = BTreeMap::new();

@@ -5,7 +5,7 @@ use crate::app::App;
 use crate::body;
 use crate::peer::check_admin;
 use crate::problem::{from_node, from_part};
-use arrow::array::RecordBatchReader;
+use arrow::array::{RecordBatch, RecordBatchReader};
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use axum::body::{Body, Bytes};
@@ -13,10 +13,11 @@ use axum::extract::Request;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use springhouse_api::{ARROW_STREAM, ApiError, MANIFEST_KEY, parse_query};
-use springhouse_lake::{Availability, LakeError, Progress, read_training_set, write_labels};
+use springhouse_lake::{
+    Availability, CollectedBatches, LabelRows, LakeError, Progress, Sample, SampleSize, TrainingOutput,
+};
 use springhouse_node::TrainingOrder;
 use std::io::Cursor;
-use std::path::Path;
 use std::sync::Arc;
 
 /// Nobody sees how far it is: the answer is the training set itself.
@@ -32,56 +33,79 @@ pub(super) async fn training_set(app: Arc<App>, request: Request) -> Answer {
         return Err(ApiError::new("unsupported_content_type", format!("this path takes `{ARROW_STREAM}`"))
             .hint("send the labels as an Arrow IPC stream"));
     }
-    let folder = tempfile::tempdir().map_err(|error| {
-        tracing::error!(error = %error, "a folder for a training set can't be made");
-        ApiError::new("lake_failed", "the training set has no place to be made in")
-    })?;
-    let order = order(&request, last_segment(&request)?, folder.path())?;
+    let asked = Asked::parse(&request, &last_segment(&request)?)?;
     // One at a time: each may take the whole memory budget.
     let Ok(_turn) = app.training.try_lock() else {
         return Err(ApiError::new("job_running", "another training set is being made")
             .hint("try again when it is done"));
     };
     let bytes = body::read(request, app.settings.push_body_bytes_max, &app.settings).await?;
-    let (labels, out) = (order.labels.clone(), order.out.clone());
-    blocking(move || store_labels(&labels, bytes)).await?;
-    let made = app.node.training_set(order, &Unseen).await.map_err(from_node)?;
-    let answer = blocking(move || encode(&out, &made.manifest.to_string())).await?;
+    let labels = blocking(move || label_rows(bytes)).await?;
+    let collected = CollectedBatches::default();
+    let out = TrainingOutput::Batches(&collected);
+    let made = app.node.training_set(asked.order(labels), out, &Unseen).await.map_err(from_node)?;
+    let answer = blocking(move || encode(&collected.into_batches(), &made.manifest.to_string())).await?;
     let mut response = Response::new(Body::from(answer));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(ARROW_STREAM));
     Ok(response)
 }
 
-fn order(request: &Request, service: String, folder: &Path) -> Result<TrainingOrder, ApiError> {
-    let mut order = TrainingOrder {
-        service,
-        labels: folder.join("labels.parquet"),
-        labels_name: Some("table".to_owned()),
-        out: folder.join("training.parquet"),
-        at_column: None,
-        time_zone: None,
-        availability: Availability::Known,
-        memory_budget: None,
-    };
-    for pair in parse_query(request.uri().query().unwrap_or_default())? {
-        match (pair.name.as_str(), pair.value.as_str()) {
-            ("at_column", _) => order.at_column = Some(pair.value),
-            ("time_zone", _) => order.time_zone = Some(pair.value),
-            ("availability", "known") => order.availability = Availability::Known,
-            ("availability", "event") => order.availability = Availability::Event,
-            ("availability", _) => {
-                return Err(ApiError::new("invalid_query", "`availability` is `known` or `event`"));
-            }
-            (name, _) => {
-                return Err(ApiError::new(
-                    "invalid_query",
-                    format!("there is no query parameter `{name}` here"),
-                )
-                .hint("there are `at_column`, `time_zone` and `availability`"));
+/// What the path and the query ask for.
+#[derive(Default)]
+struct Asked {
+    services: Vec<String>,
+    features: Vec<String>,
+    at_column: Option<String>,
+    time_zone: Option<String>,
+    sample: Option<SampleSize>,
+    seed: u64,
+    availability: Availability,
+}
+
+impl Asked {
+    fn parse(request: &Request, services: &str) -> Result<Self, ApiError> {
+        let list =
+            |text: &str| -> Vec<String> { text.split(',').map(|item| item.trim().to_owned()).collect() };
+        let mut asked = Self { services: list(services), ..Self::default() };
+        let invalid = |message: String| ApiError::new("invalid_query", message);
+        for pair in parse_query(request.uri().query().unwrap_or_default())? {
+            match (pair.name.as_str(), pair.value.as_str()) {
+                ("at_column", _) => asked.at_column = Some(pair.value),
+                ("time_zone", _) => asked.time_zone = Some(pair.value),
+                ("availability", "known") => asked.availability = Availability::Known,
+                ("availability", "event") => asked.availability = Availability::Event,
+                ("availability", _) => {
+                    return Err(invalid("`availability` is `known` or `event`".to_owned()));
+                }
+                ("features", features) => asked.features = list(features),
+                ("sample", size) => {
+                    let size = size.parse().map_err(|why: String| invalid(format!("`sample`: {why}")))?;
+                    asked.sample = Some(size);
+                }
+                ("seed", seed) => {
+                    asked.seed = seed.parse().map_err(|_| invalid("`seed` is a whole number".to_owned()))?;
+                }
+                (name, _) => {
+                    return Err(invalid(format!("there is no query parameter `{name}` here")).hint(
+                        "there are `features`, `at_column`, `time_zone`, `availability`, `sample` and `seed`",
+                    ));
+                }
             }
         }
+        Ok(asked)
     }
-    Ok(order)
+
+    fn order(self, labels: LabelRows) -> TrainingOrder {
+        TrainingOrder {
+            services: self.services,
+            features: self.features,
+            at_column: self.at_column,
+            time_zone: self.time_zone,
+            sample: self.sample.map(|size| Sample { size, seed: self.seed }),
+            availability: self.availability,
+            ..TrainingOrder::new("", labels)
+        }
+    }
 }
 
 async fn blocking<T: Send + 'static>(
@@ -96,20 +120,20 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-fn store_labels(path: &Path, bytes: Bytes) -> Result<(), ApiError> {
+fn label_rows(bytes: Bytes) -> Result<LabelRows, ApiError> {
     let malformed = |error: arrow::error::ArrowError| {
         ApiError::new("malformed_body", format!("the body is no Arrow IPC stream: {error}"))
             .hint("write it with a stream writer (not a file writer) and finish it")
     };
     let mut reader = StreamReader::try_new(Cursor::new(bytes), None).map_err(malformed)?;
     let rows: &mut dyn RecordBatchReader = &mut reader;
-    write_labels(path, rows).map_err(from_lake)?;
-    Ok(())
+    LabelRows::read(rows).map_err(from_lake)
 }
 
 /// The training set as a stream whose schema carries the manifest.
-fn encode(path: &Path, manifest: &str) -> Result<Vec<u8>, ApiError> {
-    let (schema, batches) = read_training_set(path).map_err(from_lake)?;
+fn encode(batches: &[RecordBatch], manifest: &str) -> Result<Vec<u8>, ApiError> {
+    let first = batches.first().ok_or_else(ApiError::internal)?;
+    let schema = first.schema();
     let mut metadata = schema.metadata().clone();
     metadata.insert(MANIFEST_KEY.to_owned(), manifest.to_owned());
     let schema = schema.as_ref().clone().with_metadata(metadata);
@@ -119,7 +143,7 @@ fn encode(path: &Path, manifest: &str) -> Result<Vec<u8>, ApiError> {
         ApiError::internal()
     };
     let mut writer = StreamWriter::try_new(&mut bytes, &schema).map_err(failed)?;
-    for batch in &batches {
+    for batch in batches {
         writer.write(batch).map_err(failed)?;
     }
     writer.finish().map_err(failed)?;

@@ -16,9 +16,8 @@ use page::Page;
 use replay::Replay;
 use springhouse_core::time::{DAY, parse_instant};
 use springhouse_core::{Clock, Micros};
-use springhouse_lake::{Availability, Lake, TrainingRequest};
+use springhouse_lake::{Lake, OutputFormat, TrainingOutput, TrainingRequest};
 use springhouse_node::{Node, SettableClock};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -186,19 +185,10 @@ async fn tell(project: &Path, page: &mut Page) -> anyhow::Result<bool> {
 async fn train(node: &Node, project: &Path, labels: &str, out: &str, hash: &str) -> anyhow::Result<u64> {
     let lake: &Lake = node.lake();
     let definitions = node.definitions();
-    let request = TrainingRequest {
-        definitions: &definitions,
-        definition_hash: hash.to_owned(),
-        service: SERVICE.to_owned(),
-        labels: project.join(labels),
-        labels_name: None,
-        at_column: None,
-        time_zone: None,
-        out: project.join(out),
-        availability: Availability::Known,
-        memory_budget: node.options().memory_budget,
-        cuts: BTreeMap::new(),
-    };
+    let out = project.join(out);
+    let out = TrainingOutput::File(&out, OutputFormat::Parquet);
+    let budget = node.options().memory_budget;
+    let request = TrainingRequest::new(&definitions, hash, SERVICE, project.join(labels), out, budget);
     Ok(lake.training_set(&request, &output::Quiet).await?.rows)
 }
 

@@ -11,7 +11,7 @@ use anyhow::{Context, bail, ensure};
 use springhouse_core::definition::SourceKind;
 use springhouse_core::{Clock, Micros, Value, ValueStatus};
 use springhouse_ingest::{PushRequest, PushRows, PushSettings};
-use springhouse_lake::{Availability, Lake, TrainingRequest};
+use springhouse_lake::{Availability, Lake, OutputFormat, TrainingOutput, TrainingRequest};
 use springhouse_node::{Node, NodeError, NodeOptions, NodePaths, SettableClock, open_registry};
 use springhouse_serving::{FeatureRequest, Selection};
 use std::collections::BTreeMap;
@@ -96,21 +96,14 @@ async fn training(case: &Case, place: &Path) -> anyhow::Result<DoorResult> {
     files::write_labels(case, &labels)?;
     let definitions = case.definitions(false)?;
     let lake = Lake::open(place, &place.join("lake"))?;
+    let output = TrainingOutput::File(&out, OutputFormat::Parquet);
     let request = TrainingRequest {
-        definitions: &definitions,
-        definition_hash: "conformance".to_owned(),
-        service: SERVICE.to_owned(),
-        labels,
-        labels_name: None,
         at_column: Some("at".to_owned()),
-        time_zone: None,
-        out: out.clone(),
         availability: match case.availability {
             CaseAvailability::Known => Availability::Known,
             CaseAvailability::Event => Availability::Event,
         },
-        memory_budget: 64 << 20,
-        cuts: BTreeMap::new(),
+        ..TrainingRequest::new(&definitions, "conformance", SERVICE, labels, output, 64 << 20)
     };
     lake.training_set(&request, &Quiet).await?;
     let rows = files::read_training(&definitions, &out)?;

@@ -1,0 +1,260 @@
+//! The formats of a training set: how a chunk is encoded (on any thread) and taken (in order, by one at a time).
+
+use crate::error::{LakeError, Result};
+use crate::frames::{plain, plain_schema};
+use crate::training::request::{OutputFormat, TrainingOutput, TrainingSink};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
+use arrow::ipc::writer::{FileWriter, StreamWriter};
+use base64::Engine;
+use parquet::arrow::ArrowSchemaConverter;
+use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowRowGroupWriterFactory, compute_leaves};
+use parquet::basic::Compression;
+use parquet::errors::ParquetError;
+use parquet::file::properties::WriterProperties;
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::types::ColumnPath;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Encodes chunks; shared by all threads.
+pub(crate) enum Encoder {
+    Parquet(ArrowRowGroupWriterFactory, SchemaRef),
+    /// Arrow batches without layouts that a stream can't go on with (dictionaries).
+    Batch(SchemaRef),
+    Csv(SchemaRef),
+}
+
+/// A chunk, encoded.
+pub(crate) enum Encoded {
+    Parquet(Vec<ArrowColumnChunk>),
+    Batch(RecordBatch),
+    Bytes(Vec<u8>),
+}
+
+/// Takes encoded chunks in order.
+pub(crate) enum Taker<'a> {
+    Parquet(SerializedFileWriter<BufWriter<File>>),
+    ArrowFile(FileWriter<BufWriter<File>>),
+    ArrowStream(StreamWriter<Target<'a>>),
+    Csv(Target<'a>),
+    Batches(&'a dyn TrainingSink),
+}
+
+/// Where bytes go.
+pub(crate) enum Target<'a> {
+    File(BufWriter<File>),
+    Writer(&'a Mutex<dyn Write + Send>),
+}
+
+impl Write for Target<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Self::File(file) => file.write(bytes),
+            Self::Writer(writer) => locked(writer).write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        match self {
+            Self::File(file) => file.flush(),
+            Self::Writer(writer) => locked(writer).flush(),
+        }
+    }
+}
+
+/// A lock that a panic left behind still guards a writer that can be written to.
+fn locked(writer: &Mutex<dyn Write + Send>) -> MutexGuard<'_, dyn Write + Send + 'static> {
+    writer.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A way to say that the output can't be written.
+pub(crate) type Fail<'a> = &'a (dyn Fn(&dyn std::fmt::Display) -> LakeError + Sync);
+
+/// An encoder and a taker for an output; `file` is the open file where the output is one.
+pub(crate) fn open<'a>(
+    out: &TrainingOutput<'a>,
+    file: Option<File>,
+    schema: &SchemaRef,
+    fail: Fail<'_>,
+) -> Result<(Encoder, Taker<'a>)> {
+    let file = || {
+        let file = file.ok_or_else(|| LakeError::internal("an output file is not open"))?;
+        Ok::<_, LakeError>(BufWriter::with_capacity(1 << 20, file))
+    };
+    let (format, target) = match *out {
+        TrainingOutput::Batches(sink) => {
+            return Ok((Encoder::Batch(plain_schema(schema)), Taker::Batches(sink)));
+        }
+        TrainingOutput::File(_, OutputFormat::Parquet) => {
+            return parquet(file()?, schema).map_err(|e| fail(&e));
+        }
+        TrainingOutput::File(_, OutputFormat::ArrowFile) => {
+            let schema = plain_schema(schema);
+            let writer = FileWriter::try_new(file()?, &schema).map_err(|e| fail(&e))?;
+            return Ok((Encoder::Batch(schema), Taker::ArrowFile(writer)));
+        }
+        TrainingOutput::File(_, format) => (format, Target::File(file()?)),
+        TrainingOutput::Writer(writer, format) => (format, Target::Writer(writer)),
+    };
+    match format {
+        OutputFormat::ArrowStream => {
+            let schema = plain_schema(schema);
+            let writer = StreamWriter::try_new(target, &schema).map_err(|e| fail(&e))?;
+            Ok((Encoder::Batch(schema), Taker::ArrowStream(writer)))
+        }
+        OutputFormat::Csv => Ok((Encoder::Csv(Arc::clone(schema)), Taker::Csv(target))),
+        OutputFormat::Parquet | OutputFormat::ArrowFile => Err(LakeError::new(
+            "unknown_format",
+            format!("a training set can't be written as {} where there is no file", format.name()),
+        )
+        .hint("take arrow-stream or csv, or write to a file")),
+    }
+}
+
+type ParquetResult<T> = Result<T, ParquetError>;
+
+fn parquet<'a>(file: BufWriter<File>, schema: &SchemaRef) -> ParquetResult<(Encoder, Taker<'a>)> {
+    let mut properties = WriterProperties::builder()
+        .set_compression(Compression::SNAPPY)
+        .set_created_by(format!("springhouse {}", env!("CARGO_PKG_VERSION")))
+        .set_key_value_metadata(Some(vec![arrow_schema_entry(schema)]));
+    for field in schema.fields().iter().filter(|f| f.data_type().is_floating()) {
+        // Measured numbers seldom repeat: a dictionary of them is built only to be given up.
+        properties = properties.set_column_dictionary_enabled(ColumnPath::from(field.name().as_str()), false);
+    }
+    let properties = Arc::new(properties.build());
+    let parquet_schema = ArrowSchemaConverter::new().convert(schema)?;
+    let writer = SerializedFileWriter::new(file, parquet_schema.root_schema_ptr(), properties)?;
+    let factory = ArrowRowGroupWriterFactory::new(&writer, Arc::clone(schema));
+    Ok((Encoder::Parquet(factory, Arc::clone(schema)), Taker::Parquet(writer)))
+}
+
+fn arrow_schema_entry(schema: &Schema) -> parquet::file::metadata::KeyValue {
+    let encoded = parquet::arrow::encode_arrow_schema(schema);
+    parquet::file::metadata::KeyValue::new(parquet::arrow::ARROW_SCHEMA_META_KEY.to_owned(), encoded)
+}
+
+impl Encoder {
+    /// Encodes the columns of a chunk.
+    pub(crate) fn encode(&self, chunk: usize, columns: Vec<ArrayRef>, fail: Fail<'_>) -> Result<Encoded> {
+        match self {
+            Self::Parquet(factory, schema) => {
+                encode_parquet(factory, schema, chunk, &columns).map(Encoded::Parquet).map_err(|e| fail(&e))
+            }
+            Self::Batch(schema) => Ok(Encoded::Batch(plain(columns, schema)?)),
+            Self::Csv(schema) => encode_csv(schema, chunk == 0, columns).map(Encoded::Bytes),
+        }
+    }
+}
+
+fn encode_parquet(
+    factory: &ArrowRowGroupWriterFactory,
+    schema: &SchemaRef,
+    chunk: usize,
+    columns: &[ArrayRef],
+) -> ParquetResult<Vec<ArrowColumnChunk>> {
+    let mut writers = factory.create_column_writers(chunk)?.into_iter();
+    let mut chunks = Vec::new();
+    for (field, column) in schema.fields().iter().zip(columns) {
+        for leaf in compute_leaves(field, column)? {
+            let mut writer = writers.next().expect("the factory makes one writer per leaf");
+            writer.write(&leaf)?;
+            chunks.push(writer.close()?);
+        }
+    }
+    Ok(chunks)
+}
+
+/// Lines of a CSV file: lists and maps as JSON, bytes as base64 (as CSV sources are read), null as nothing.
+fn encode_csv(schema: &SchemaRef, header: bool, columns: Vec<ArrayRef>) -> Result<Vec<u8>> {
+    let texts = columns.iter().map(csv_column).collect::<Result<Vec<_>, ArrowError>>()?;
+    let fields: Vec<Field> = schema
+        .fields()
+        .iter()
+        .zip(&texts)
+        .map(|(field, text)| Field::new(field.name(), text.data_type().clone(), true))
+        .collect();
+    let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), texts)?;
+    let mut bytes = Vec::new();
+    arrow::csv::WriterBuilder::new().with_header(header).build(&mut bytes).write(&batch)?;
+    Ok(bytes)
+}
+
+fn csv_column(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    match column.data_type() {
+        DataType::Binary => {
+            let engine = base64::engine::general_purpose::STANDARD;
+            let texts = column.as_binary::<i32>().iter().map(|bytes| bytes.map(|bytes| engine.encode(bytes)));
+            Ok(Arc::new(texts.collect::<StringArray>()))
+        }
+        nested if nested.is_nested() => {
+            let schema = Arc::new(Schema::new(vec![Field::new("v", nested.clone(), true)]));
+            let batch = RecordBatch::try_new(schema, vec![Arc::clone(column)])?;
+            let mut lines = Vec::new();
+            let mut writer = arrow::json::WriterBuilder::new()
+                .with_explicit_nulls(true)
+                .build::<_, arrow::json::writer::LineDelimited>(&mut lines);
+            writer.write(&batch)?;
+            writer.finish()?;
+            drop(writer);
+            let lines = String::from_utf8(lines).map_err(|e| ArrowError::JsonError(e.to_string()))?;
+            // Each line is {"v":...}.
+            let value =
+                |line: &str| line.get(5..line.len() - 1).filter(|text| *text != "null").map(str::to_owned);
+            Ok(Arc::new(lines.lines().map(value).collect::<StringArray>()))
+        }
+        DataType::Dictionary(_, inner) => csv_column(&arrow::compute::cast(column, inner)?),
+        _ => Ok(Arc::clone(column)),
+    }
+}
+
+impl Taker<'_> {
+    /// Takes the next chunk.
+    pub(crate) fn take(&mut self, encoded: Encoded, fail: Fail<'_>) -> Result<()> {
+        match (self, encoded) {
+            (Self::Parquet(writer), Encoded::Parquet(columns)) => {
+                let append = || -> ParquetResult<()> {
+                    let mut group = writer.next_row_group()?;
+                    for column in columns {
+                        column.append_to_row_group(&mut group)?;
+                    }
+                    group.close()?;
+                    Ok(())
+                };
+                append().map_err(|e| fail(&e))
+            }
+            (Self::ArrowFile(writer), Encoded::Batch(batch)) => writer.write(&batch).map_err(|e| fail(&e)),
+            (Self::ArrowStream(writer), Encoded::Batch(batch)) => writer.write(&batch).map_err(|e| fail(&e)),
+            (Self::Csv(target), Encoded::Bytes(bytes)) => target.write_all(&bytes).map_err(|e| fail(&e)),
+            (Self::Batches(sink), Encoded::Batch(batch)) => sink.batch(batch),
+            _ => Err(LakeError::internal("a chunk was encoded in another format")),
+        }
+    }
+
+    /// Writes the end; what is in a file is on the disk then.
+    pub(crate) fn finish(self, fail: Fail<'_>) -> Result<()> {
+        let target = match self {
+            Self::Parquet(writer) => Target::File(writer.into_inner().map_err(|e| fail(&e))?),
+            Self::ArrowFile(mut writer) => {
+                writer.finish().map_err(|e| fail(&e))?;
+                Target::File(writer.into_inner().map_err(|e| fail(&e))?)
+            }
+            Self::ArrowStream(mut writer) => {
+                writer.finish().map_err(|e| fail(&e))?;
+                writer.into_inner().map_err(|e| fail(&e))?
+            }
+            Self::Csv(target) => target,
+            Self::Batches(_) => return Ok(()),
+        };
+        match target {
+            Target::File(mut file) => {
+                file.flush().map_err(|e| fail(&e))?;
+                file.get_ref().sync_all().map_err(|e| fail(&e))
+            }
+            mut writer @ Target::Writer(_) => writer.flush().map_err(|e| fail(&e)),
+        }
+    }
+}

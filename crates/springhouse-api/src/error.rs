@@ -64,6 +64,12 @@ pub const ERROR_CODES: &[ErrorCode] = &[
         503,
         "the online store did not answer in time and the service's policy is to fail",
     ),
+    code(
+        "shed",
+        429,
+        "more requests than can be answered in time; this one was not begun: try after `Retry-After`",
+    ),
+    code("deadline_exceeded", 504, "the caller's `timeout_ms` was over before the request could be begun"),
     code("store_corrupt", 500, "stored bytes fail their checksum; run `springhouse rebuild`"),
     // Pushing.
     code("unknown_source", 404, "no source of this name"),

@@ -27,6 +27,15 @@ pub struct FeaturesRequestBody {
     /// Values older than this count as stale, such as `30s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_age: Option<String>,
+    /// Stale values (by their soft TTL or `max_age`) are replaced by their defaults. Default false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drop_stale: bool,
+    /// Who goes first when there are more requests than can be answered in time. Default `normal`.
+    #[serde(default)]
+    pub priority: PriorityName,
+    /// How long the caller waits, in milliseconds; the server's own limit (`serving.request_timeout_ms`) holds too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
     /// Also event times, where each value came from, and log positions.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub full: bool,
@@ -60,6 +69,19 @@ pub enum AnswerFormat {
     Columns,
     /// `rows`: one entry per entity row with a value per feature.
     Rows,
+}
+
+/// Who goes first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PriorityName {
+    /// Work that can wait, such as scoring a batch: shed first.
+    Background,
+    /// Most requests.
+    #[default]
+    Normal,
+    /// Shed last.
+    Critical,
 }
 
 /// How int64 values are written (also inside lists and maps).
@@ -120,6 +142,12 @@ pub enum Level {
 pub enum OriginName {
     /// Read from the store for this request.
     Store,
+    /// Read from the store a moment ago, for another request.
+    HotCache,
+    /// The same, and being read again meanwhile.
+    Stale,
+    /// The store did not answer; this is what it said the last time.
+    LastKnown,
     /// The default stands in.
     Default,
     /// Computed for this request.

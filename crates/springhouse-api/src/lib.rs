@@ -24,7 +24,7 @@ pub use definitions::{DefinitionsBody, PlanBody};
 pub use error::{ApiError, ERROR_CODES, ErrorBody, ErrorCode, ErrorDetail, INTERNAL, http_status};
 pub use features::{
     AnswerFormat, EntityRows, FeatureColumnBody, FeatureRowBody, FeaturesBody, FeaturesRequestBody,
-    Int64Format, Level, OriginName, PositionEntry,
+    Int64Format, Level, OriginName, PositionEntry, PriorityName,
 };
 pub use job::{
     AdminBody, DifferenceBody, JobBody, JobKind, JobProgress, JobRequestBody, JobState, VerifiedBody,

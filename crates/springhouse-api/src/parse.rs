@@ -7,15 +7,16 @@ mod table;
 mod typed;
 
 use crate::ApiError;
-use crate::features::{AnswerFormat, Int64Format};
+use crate::features::{AnswerFormat, Int64Format, PriorityName};
 use crate::position::from_object;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use springhouse_core::time::parse_duration;
-use springhouse_serving::{FeatureRequest, Selection, Signature};
+use springhouse_serving::{CallOptions, FeatureRequest, Priority, Selection, Signature};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use table::{Kind, parse_table};
 
 pub(crate) use typed::type_name_of;
@@ -62,6 +63,12 @@ struct Envelope<'a> {
     request: Option<&'a RawValue>,
     #[serde(borrow, default)]
     max_age: Option<Cow<'a, str>>,
+    #[serde(default)]
+    drop_stale: bool,
+    #[serde(default)]
+    priority: PriorityName,
+    #[serde(default)]
+    timeout_ms: Option<u64>,
     #[serde(default)]
     full: bool,
     #[serde(default)]
@@ -110,8 +117,26 @@ pub fn parse_features(
         Some(raw) => parse_table(body, raw.get(), Kind::Request, &signature)?,
         None => BTreeMap::new(),
     };
+    let options = CallOptions {
+        priority: match envelope.priority {
+            PriorityName::Background => Priority::Background,
+            PriorityName::Normal => Priority::Normal,
+            PriorityName::Critical => Priority::Critical,
+        },
+        timeout: envelope.timeout_ms.map(Duration::from_millis),
+        drop_stale: envelope.drop_stale,
+        use_cache: true,
+    };
     Ok(ParsedFeatures {
-        request: FeatureRequest { selection, entities, request, at: None, max_age, roles: Vec::new() },
+        request: FeatureRequest {
+            selection,
+            entities,
+            request,
+            at: None,
+            max_age,
+            roles: Vec::new(),
+            options,
+        },
         options: AnswerOptions {
             format: envelope.format,
             metadata: envelope.metadata.unwrap_or(true),

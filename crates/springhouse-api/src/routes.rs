@@ -88,6 +88,8 @@ const FEATURES: &[&str] = &[
     "missing_refused",
     "store_unavailable",
     "store_corrupt",
+    "shed",
+    "deadline_exceeded",
 ];
 
 const PUSH: &[&str] = &[

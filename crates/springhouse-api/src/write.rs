@@ -154,6 +154,9 @@ fn level_name(level: DegradationLevel) -> &'static str {
 fn write_origin(out: &mut Vec<u8>, origin: Origin) {
     out.extend_from_slice(match origin {
         Origin::Store => b"\"store\"".as_slice(),
+        Origin::HotCache => b"\"hot_cache\"",
+        Origin::StaleCache => b"\"stale\"",
+        Origin::LastKnown => b"\"last_known\"",
         Origin::Default => b"\"default\"",
         Origin::Computed => b"\"computed\"",
     });

@@ -7,7 +7,7 @@ use springhouse_core::time::{HOUR, MINUTE, SECOND};
 use springhouse_core::{Definitions, Micros, Value};
 use springhouse_ingest::{GivenSource, PushRows};
 use springhouse_node::{NodeError, evaluate, load_files};
-use springhouse_serving::{FeatureRequest, Selection};
+use springhouse_serving::{CallOptions, FeatureRequest, Selection};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -78,6 +78,7 @@ fn values(rows: &[GivenSource], view: &str, at: Micros) -> Result<Vec<Value>, No
             at: None,
             max_age: None,
             roles: Vec::new(),
+            options: CallOptions::default(),
         };
         let answer = server.features(&request).await.expect("the request is right");
         Ok(answer.columns.into_iter().map(|column| column.values[0].clone()).collect())

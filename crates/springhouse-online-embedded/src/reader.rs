@@ -133,6 +133,10 @@ impl OnlineStore for EmbeddedReader {
         Box::pin(ready(self.sample_now(view, limit)))
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn statistics(&self) -> StoreStatistics {
         StoreStatistics::default()
     }

@@ -395,6 +395,10 @@ impl OnlineStore for EmbeddedStore {
         Box::pin(ready(self.shared.sample_keys(view, limit)))
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn statistics(&self) -> StoreStatistics {
         self.shared.memory.statistics()
     }

@@ -261,6 +261,10 @@ impl OnlineStore for MemoryStore {
         Box::pin(ready(self.sample_now(view, limit)))
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn statistics(&self) -> StoreStatistics {
         let mut statistics = StoreStatistics::default();
         let Ok(tables) = self.tables.read() else { return statistics };

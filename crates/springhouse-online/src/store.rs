@@ -133,6 +133,18 @@ pub trait OnlineStore: fmt::Debug + Send + Sync + 'static {
 
     /// Sizes.
     fn statistics(&self) -> StoreStatistics;
+
+    /// True for a store in this process: a read costs about as much as a look into a cache and can't hang on a network, so
+    /// nothing is put between it and the caller.
+    fn is_local(&self) -> bool {
+        false
+    }
+
+    /// The node of the store that answers for a key: nodes fail one by one, and what is measured of one says nothing of the
+    /// others. Small numbers; the keys of a store that is one node are all of node 0. May change when keys move.
+    fn node_of(&self, _view: &ViewHandle, _key: &EntityKey) -> usize {
+        0
+    }
 }
 
 /// A failed store call. Branch on [`StoreError::kind`]; the text is for people and may change.

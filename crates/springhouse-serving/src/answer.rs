@@ -6,8 +6,14 @@ use std::sync::Arc;
 /// Where a value came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// Read from the store, for this request or (when its status is `unavailable`) for an earlier one.
+    /// Read from the store, for this request.
     Store,
+    /// Read from the store a moment ago, for another request.
+    HotCache,
+    /// The same, and due to be read again: that is being done while this answer goes out.
+    StaleCache,
+    /// The store did not answer; this is what it said the last time.
+    LastKnown,
     /// The default stands in.
     Default,
     /// Computed for this request.

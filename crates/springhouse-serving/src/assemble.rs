@@ -19,6 +19,7 @@ use std::sync::Arc;
 pub(crate) struct Moment {
     pub(crate) at: Micros,
     pub(crate) max_age: Option<Micros>,
+    pub(crate) drop_stale: bool,
 }
 
 /// Fills the columns of one stored view.
@@ -87,8 +88,8 @@ impl Rows<'_> {
             }
             let shape = &self.shape.columns[*column];
             self.refuse(status, shape, row, age)?;
-            let mut origin = Origin::Store;
-            if !is_served(status, self.shape.policy.on_stale) {
+            let mut origin = if is_remembered { Origin::LastKnown } else { Origin::Store };
+            if !is_served(status, self.shape.policy.on_stale, self.moment.drop_stale) {
                 value = shape.default.clone();
                 origin = Origin::Default;
             }
@@ -141,10 +142,10 @@ impl Rows<'_> {
 }
 
 /// True when the value itself is shown, and not its default.
-fn is_served(status: ValueStatus, on_stale: OnStale) -> bool {
+fn is_served(status: ValueStatus, on_stale: OnStale, drop_stale: bool) -> bool {
     match status {
         ValueStatus::Fresh => true,
-        ValueStatus::Stale => on_stale != OnStale::Default,
+        ValueStatus::Stale => on_stale != OnStale::Default && !drop_stale,
         _ => false,
     }
 }

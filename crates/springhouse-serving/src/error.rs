@@ -9,7 +9,7 @@ pub struct ServingError {
     /// Stable code: `unknown_service`, `unknown_feature`, `unknown_view`, `missing_entity_key`, `unknown_entity_key`,
     /// `invalid_entity_key`, `wrong_type`, `missing_request_field`, `unknown_request_field`, `row_count_mismatch`,
     /// `too_many_rows`, `too_many_features`, `denied`, `stale_refused`, `expired_refused`, `missing_refused`,
-    /// `store_unavailable`, `store_corrupt`, `invalid_definitions`.
+    /// `store_unavailable`, `store_corrupt`, `shed`, `deadline_exceeded`, `invalid_definitions`.
     pub code: &'static str,
     /// For people.
     pub message: String,

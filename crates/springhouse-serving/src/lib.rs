@@ -1,6 +1,7 @@
 //! Requests: planned once per shape, read in one batched store call per view, assembled with the freshness policy.
 //! Knows nothing of HTTP, protobuf or JSON.
 
+mod admission;
 mod answer;
 mod assemble;
 mod error;
@@ -10,8 +11,12 @@ mod read;
 mod request;
 mod server;
 mod snapshot;
+mod statistics;
 
 pub use answer::{DegradationLevel, FeatureAnswer, FeatureColumn, Origin};
 pub use error::ServingError;
-pub use request::{FeatureRequest, Frontiers, Selection, ServingSettings, Signature, ViewFrontier};
+pub use request::{
+    CallOptions, FeatureRequest, Frontiers, Priority, Selection, ServingSettings, Signature, ViewFrontier,
+};
 pub use server::FeatureServer;
+pub use statistics::ServingStatistics;

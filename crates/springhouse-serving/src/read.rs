@@ -232,12 +232,11 @@ pub(crate) async fn read_views(
     store: &dyn OnlineStore,
     frontiers: &[ViewFrontier],
     entities: &[Vec<EntityKey>],
-    settings: &ServingSettings,
+    wait: Duration,
 ) -> Result<Vec<Found>, ServingError> {
-    let timeout = Duration::from_millis(settings.store_timeout_ms);
     let ask = |read: &ViewRead| {
         let view = &snapshot.views[read.view];
-        in_time(store.get_many(&view.handle, &entities[read.entity]), timeout)
+        in_time(store.get_many(&view.handle, &entities[read.entity]), wait)
     };
     let answers = match shape.reads.as_slice() {
         [read] => vec![ask(read).await],

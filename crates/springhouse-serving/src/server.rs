@@ -1,5 +1,6 @@
 //! The server: one immutable snapshot at a time, and the steps of one request.
 
+use crate::admission::Admission;
 use crate::answer::FeatureAnswer;
 use crate::assemble::{Moment, assemble_computed, assemble_view, empty_columns, level};
 use crate::error::ServingError;
@@ -7,6 +8,7 @@ use crate::plan::RequestShape;
 use crate::read::{Found, check_inputs, encode_entities, read_views};
 use crate::request::{FeatureRequest, Frontiers, Selection, ServingSettings, Signature, ViewFrontier};
 use crate::snapshot::Snapshot;
+use crate::statistics::ServingStatistics;
 use arc_swap::ArcSwap;
 use springhouse_core::{Definitions, EntityKey, Micros};
 use springhouse_kernel::{EntityAnswer, EntityExplanation};
@@ -21,6 +23,7 @@ pub struct FeatureServer {
     store: Arc<dyn OnlineStore>,
     frontiers: Arc<dyn Frontiers>,
     settings: ServingSettings,
+    admission: Admission,
 }
 
 impl FeatureServer {
@@ -37,7 +40,8 @@ impl FeatureServer {
         settings: ServingSettings,
     ) -> Result<Self, ServingError> {
         let snapshot = ArcSwap::from_pointee(Snapshot::new(definitions, definition_hash, views)?);
-        Ok(Self { snapshot, store, frontiers, settings })
+        let admission = Admission::new(&settings);
+        Ok(Self { snapshot, store, frontiers, settings, admission })
     }
 
     /// Swaps definitions and views without dropping a request: those under way finish with what they began with.
@@ -54,6 +58,11 @@ impl FeatureServer {
         Ok(())
     }
 
+    /// What is under way, and what was done to keep answering.
+    pub fn statistics(&self) -> ServingStatistics {
+        ServingStatistics { requests_under_way: self.admission.under_way(), shed: self.admission.shed() }
+    }
+
     /// The types that a request for `selection` needs: entity keys and request fields by name, so that the wire can parse
     /// values into their exact types.
     ///
@@ -68,18 +77,26 @@ impl FeatureServer {
     /// # Errors
     /// Every code of [`ServingError::code`]; the first thing that is wrong.
     pub async fn features(&self, request: &FeatureRequest) -> Result<FeatureAnswer, ServingError> {
+        let _admitted = self.admission.enter(request.options.priority)?;
+        if request.options.timeout.is_some_and(|timeout| timeout.is_zero()) {
+            return Err(ServingError::new("deadline_exceeded", "the caller waits no longer")
+                .with_hint("nothing was begun; give the request more time"));
+        }
         // Whole, not a guard: the request may wait for its store, and a reload must not wait for it.
         let snapshot = self.snapshot.load_full();
         let shape = snapshot.shape(&request.selection, &self.settings)?;
         check_readers(&shape, request)?;
         let inputs = check_inputs(&shape, request, &self.settings)?;
         let entities = encode_entities(&shape, &inputs)?;
-        let moment =
-            Moment { at: request.at.unwrap_or_else(|| self.frontiers.now()), max_age: request.max_age };
+        let moment = Moment {
+            at: request.at.unwrap_or_else(|| self.frontiers.now()),
+            max_age: request.max_age,
+            drop_stale: request.options.drop_stale,
+        };
         let frontiers: Vec<ViewFrontier> =
             shape.reads.iter().map(|read| self.frontiers.of(&snapshot.views[read.view].handle.id)).collect();
-        let found =
-            read_views(&snapshot, &shape, &*self.store, &frontiers, &entities, &self.settings).await?;
+        let wait = self.settings.wait(request.options.timeout);
+        let found = read_views(&snapshot, &shape, &*self.store, &frontiers, &entities, wait).await?;
         let rows = inputs.row_count;
         let mut columns = empty_columns(&shape, rows);
         for (read, found) in shape.reads.iter().zip(&found) {

@@ -166,7 +166,7 @@ fn wrong_envelopes() {
     assert_snapshot!(read(r#"{"service":"s","features":["a"]}"#), @"400 invalid_request: both `service` and `features` are given (ask for a service or for features by name, not both)");
     assert_snapshot!(read(r#"{"features":[]}"#), @"400 invalid_request: `features` is empty");
     assert_snapshot!(read(r#"{"service":"s","service":"t"}"#), @"400 invalid_request: duplicate field `service` (line 1, column 24) (the shape of each request is in /openapi.json)");
-    assert_snapshot!(read(r#"{"service":"s","entity":{}}"#), @"400 invalid_request: unknown field `entity`, expected one of `service`, `features`, `entities`, `request`, `max_age`, `full`, `metadata`, `format`, `int64` (line 1, column 23) (the shape of each request is in /openapi.json)");
+    assert_snapshot!(read(r#"{"service":"s","entity":{}}"#), @"400 invalid_request: unknown field `entity`, expected one of `service`, `features`, `entities`, `request`, `max_age`, `drop_stale`, `priority`, `timeout_ms`, `full`, `metadata`, `format`, `int64` (line 1, column 23) (the shape of each request is in /openapi.json)");
     assert_snapshot!(read(r#"{"service":7}"#), @"400 invalid_request: invalid type: integer `7`, expected a string (line 1, column 12) (the shape of each request is in /openapi.json)");
     assert_snapshot!(read(r#"{"service":"s","max_age":"soon"}"#), @"400 invalid_request: `max_age`: `soon` is not a duration; write a number and a unit such as 30s, 15m, 6h, 7d or 1h30m");
     assert_snapshot!(read(r#"{"service":"s","format":"table"}"#), @"400 invalid_request: unknown variant `table`, expected `columns` or `rows` (line 1, column 31) (the shape of each request is in /openapi.json)");

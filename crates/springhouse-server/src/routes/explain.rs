@@ -10,7 +10,7 @@ use springhouse_api::{
 };
 use springhouse_core::definition::FeatureView;
 use springhouse_core::{Definitions, EntityKey, KeyError, Value};
-use springhouse_serving::{FeatureAnswer, FeatureRequest, Selection};
+use springhouse_serving::{CallOptions, FeatureAnswer, FeatureRequest, Selection};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -37,6 +37,8 @@ pub(super) async fn explain(app: Arc<App>, request: Request) -> Answer {
         at: Some(app.node.ingest().read_now()),
         max_age: None,
         roles: app.settings.roles.clone(),
+        // What is explained is what the store holds now.
+        options: CallOptions { use_cache: false, ..CallOptions::default() },
     };
     let answer = app.node.serving().features(&ask).await.map_err(from_serving)?;
     let behind = app.node.explain(&view_name, &key, answer.at).await.map_err(from_node)?;

@@ -139,16 +139,16 @@ fn the_last_known_value_is_served_with_its_true_age() {
     asked.at = Some(340 * SECOND);
     assert_snapshot!(world.show(&asked), @r"
     critical hash-1 
-    0 amount: Float64(3.0) unavailable age 2m of 220s store
-    0 place: 'bar' unavailable age 2m of 220s store
-    0 pays_1h: Int64(3) unavailable age 40s store
-    0 spent_1h: Float64(153.5) unavailable age 40s store
-    0 large_1h: Int64(1) unavailable age 40s store
+    0 amount: Float64(3.0) unavailable age 2m of 220s lastknown
+    0 place: 'bar' unavailable age 2m of 220s lastknown
+    0 pays_1h: Int64(3) unavailable age 40s lastknown
+    0 spent_1h: Float64(153.5) unavailable age 40s lastknown
+    0 large_1h: Int64(1) unavailable age 40s lastknown
     1 amount: Float64(-1.0) unavailable no age default
     1 place: null unavailable no age default
-    1 pays_1h: Int64(0) unavailable age 40s store
+    1 pays_1h: Int64(0) unavailable age 40s lastknown
     1 spent_1h: Float64(0.0) unavailable age 40s default
-    1 large_1h: Int64(0) unavailable age 40s store
+    1 large_1h: Int64(0) unavailable age 40s lastknown
     2 amount: Float64(-1.0) unavailable no age default
     2 place: null unavailable no age default
     2 pays_1h: Int64(0) unavailable no age default

@@ -11,8 +11,8 @@ use springhouse_online::{
     ViewStatus, Write,
 };
 use springhouse_serving::{
-    FeatureAnswer, FeatureRequest, FeatureServer, Frontiers, Selection, ServingError, ServingSettings,
-    ViewFrontier,
+    CallOptions, FeatureAnswer, FeatureRequest, FeatureServer, Frontiers, Selection, ServingError,
+    ServingSettings, ViewFrontier,
 };
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -294,7 +294,12 @@ pub(crate) fn handles(definitions: &Definitions) -> BTreeMap<String, ViewHandle>
 
 impl World {
     pub(crate) fn new() -> Self {
-        Self::with(ServingSettings { rows_max: 5, features_max: 40, store_timeout_ms: 20 })
+        Self::with(ServingSettings {
+            rows_max: 5,
+            features_max: 40,
+            store_timeout_ms: 20,
+            ..Default::default()
+        })
     }
 
     pub(crate) fn with(settings: ServingSettings) -> Self {
@@ -431,5 +436,6 @@ pub(crate) fn request(selection: &str, users: &[&str]) -> FeatureRequest {
         at: None,
         max_age: None,
         roles: Vec::new(),
+        options: CallOptions::default(),
     }
 }

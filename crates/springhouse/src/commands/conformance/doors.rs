@@ -13,7 +13,7 @@ use springhouse_core::{Clock, Micros, Value, ValueStatus};
 use springhouse_ingest::{PushRequest, PushRows, PushSettings};
 use springhouse_lake::{Availability, Lake, OutputFormat, TrainingOutput, TrainingRequest};
 use springhouse_node::{Node, NodeError, NodeOptions, NodePaths, SettableClock, open_registry};
-use springhouse_serving::{FeatureRequest, Selection};
+use springhouse_serving::{CallOptions, FeatureRequest, Selection};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -298,6 +298,7 @@ impl Session<'_> {
             at: Some(query.at),
             max_age: None,
             roles: Vec::new(),
+            options: CallOptions::default(),
         };
         let answer = self.node()?.serving().features(&request).await?;
         let values: BTreeMap<String, Value> =

@@ -12,7 +12,7 @@ use springhouse_core::{Definitions, Micros, Value, ValueStatus, ValueType};
 use springhouse_ingest::{PushRequest, PushRows};
 use springhouse_kernel::{arrow_type, value_at};
 use springhouse_node::{Node, SettableClock};
-use springhouse_serving::{FeatureAnswer, FeatureRequest, Selection};
+use springhouse_serving::{CallOptions, FeatureAnswer, FeatureRequest, Selection};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
@@ -122,6 +122,7 @@ impl Replay {
             at: Some(at),
             max_age: None,
             roles: Vec::new(),
+            options: CallOptions::default(),
         })
     }
 
@@ -219,6 +220,7 @@ async fn weather(node: &Node, note: &str) -> anyhow::Result<String> {
         at: None,
         max_age: None,
         roles: Vec::new(),
+        options: CallOptions::default(),
     };
     let answer = node.serving().features(&request).await?;
     let column = &answer.columns[0];

@@ -59,8 +59,8 @@ bench-build:
 	cargo build --release --locked --package springhouse --bin springhouse --example load
 bench-serving: bench-build   ## one entity x 50 features over HTTP/JSON
 	scripts/python.sh benches/serving.py --program $(RELEASE) $(ARGS)
-bench-training: bench-build  ## 1 M labels x 3 views x 5 M rows, beside DuckDB
-	scripts/python.sh benches/training.py --program $(RELEASE) $(ARGS)
+bench-training: bench-build  ## training sets beside DuckDB, Polars, pandas, DataFusion and Spark; ARGS="--size M"
+	REQUIREMENTS=benches/requirements-training.txt scripts/python.sh benches/training.py --program $(RELEASE) $(ARGS)
 bench-materialize: bench-build  ## history into the online store
 	scripts/python.sh benches/materialize.py --program $(RELEASE) $(ARGS)
 bench-push: bench-build      ## durable events a second and the time until they are served

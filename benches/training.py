@@ -1,149 +1,112 @@
 #!/usr/bin/env python3
-"""A training set beside DuckDB's ASOF join in the same run: 1 M labels x 3 views x 5 M rows, 10 features a view.
+"""Training sets beside DuckDB, Polars, pandas, DataFusion and Spark in the same run, Parquet to Parquet.
 
-100,000 entities of uneven popularity, 90 days, rows in order of arrival, 1 % corrections (same entity and event time, a
-later row), 5 % nulls in one column, TTL 7 days, snappy Parquet in and out, two threads. Rule for both: the newest row not
-after the label, the later correction where two tie, null when older than the TTL. Every value is compared.
+join: point-in-time join of labels with three views of ten features. 100,000 entities of uneven popularity, 90 days, rows in
+order of arrival, 1 % corrections (same entity and event time, a later row), 5 % nulls in one column, TTL 7 days.
+windows: count, sum, mean and max over 1 h, 24 h, 7 d and 30 d, distinct merchants of 7 d, exact tails.
+All answers are compared, value by value as a hash; an engine whose answer differs ends the run.
 """
 import argparse
+import importlib.util
 import os
+import pathlib
 import statistics
+import subprocess
+import sys
 import time
 
-import duckdb
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+import training_data
+import training_peers
 from bench import Project, Results, arguments
 
-T0 = 1_735_689_600_000_000
-SPAN_MS = 90 * 86_400_000
-TTL_DAYS = 7
-VIEWS, COLUMNS = 3, 10
-STAMP = pa.timestamp("us", "UTC")
+HERE = pathlib.Path(__file__).parent
+SIZES = {"join": {"XS": (100_000, 500_000), "S": (1_000_000, 5_000_000), "M": (10_000_000, 20_000_000)},
+         "windows": {"XS": (100_000, 1_000_000), "S": (1_000_000, 10_000_000), "M": (3_000_000, 30_000_000)}}
+NAMES = {"duckdb": "DuckDB", "polars": "Polars", "pandas": "pandas", "datafusion": "DataFusion", "spark": "Spark local",
+         "floor": "decode + encode alone"}
 
 
-def definitions():
-    text = "entities:\n  entity: {keys: {entity_id: int64}}\nsources:\n"
-    columns = ", ".join(f"f{i}: float64" for i in range(COLUMNS))
-    for k in range(VIEWS):
-        text += (f"  table{k}: {{table: data/view{k}.parquet, event_time: event_timestamp, sequence: arrival, columns: "
-                 f"{{event_timestamp: timestamp!, entity_id: int64!, arrival: int64!, {columns}}}}}\n")
-    text += "feature_views:\n"
-    for k in range(VIEWS):
-        names = ", ".join(f"v{k}_f{i}: f{i}" for i in range(COLUMNS))
-        text += f"  view{k}: {{entity: entity, source: table{k}, ttl: {TTL_DAYS}d, features: {{{names}}}}}\n"
-    return text + f"feature_services:\n  training: {{features: [{', '.join(f'view{k}' for k in range(VIEWS))}]}}\n"
+def measure(peer, workload, folder, out, threads, limit):
+    """(seconds, CPU seconds, peak bytes) of a peer's whole process; None when it took longer than the limit."""
+    started = time.monotonic()
+    process = subprocess.Popen([sys.executable, HERE / "training_peers.py", peer, workload, folder, out, str(threads)],
+                               env=os.environ | {"POLARS_MAX_THREADS": str(threads), "PYTHONDONTWRITEBYTECODE": "1"})
+    while time.monotonic() < started + limit:
+        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+        if pid:
+            if status != 0:
+                sys.exit(f"{peer} failed: {os.waitstatus_to_exitcode(status)}")
+            return time.monotonic() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    return None
 
 
-def sampler(entities, rng):
-    weights = (np.arange(1, entities + 1) + 20.0) ** -0.9
-    cumulative, order = np.cumsum(weights / weights.sum()), rng.permutation(entities)
-    return lambda n: order[np.minimum(np.searchsorted(cumulative, rng.random(n)), entities - 1)]
-
-
-def generate(folder, labels, rows, entities, seed):
-    """labels.parquet and data/viewK.parquet; row i of a view arrived as the i-th."""
-    (folder / "data").mkdir()
-    rng = np.random.default_rng(seed)
-    draw = sampler(entities, rng)
-    at = np.sort(rng.integers(0, SPAN_MS, labels)) * 1000 + T0
-    pq.write_table(pa.table({"entity_id": draw(labels), "event_timestamp": pa.array(at, STAMP),
-                             "label": rng.integers(0, 2, labels).astype(np.int32)}),
-                   folder / "labels.parquet", row_group_size=250_000)
-    for k in range(VIEWS):
-        base = rows - rows // 100
-        entity, when = draw(base), rng.integers(0, SPAN_MS, base)
-        _, first = np.unique(entity * (SPAN_MS + 1) + when, return_index=True)
-        entity, when = entity[first], when[first]
-        again = np.unique(rng.integers(0, len(entity), rows - len(entity)))
-        arrived = np.concatenate([when + rng.integers(1, 300_000, len(when)),
-                                  when[again] + rng.integers(300_000, 86_400_000, len(again))])
-        entity, when = np.concatenate([entity, entity[again]]), np.concatenate([when, when[again]])
-        order = np.argsort(arrived, kind="stable")
-        entity, when = entity[order], when[order] * 1000 + T0
-        columns = {"entity_id": entity, "event_timestamp": pa.array(when, STAMP), "arrival": np.arange(len(entity))}
-        for i in range(COLUMNS):
-            mask = rng.random(len(entity)) < 0.05 if i == COLUMNS - 1 else None
-            columns[f"f{i}"] = pa.array(rng.standard_normal(len(entity)), mask=mask)
-        pq.write_table(pa.table(columns), folder / "data" / f"view{k}.parquet", row_group_size=250_000)
-
-
-def with_duckdb(folder, out, corrections):
-    """Chained ASOF joins; with `corrections`, superseded rows are taken out before by a narrow anti join."""
-    connection = duckdb.connect()
-    connection.execute(f"SET threads={min(2, os.cpu_count())}; SET preserve_insertion_order=false")
-    columns, joins = ["l.entity_id", "l.event_timestamp", "l.label"], []
-    for k in range(VIEWS):
-        table = f"read_parquet('{folder}/data/view{k}.parquet')"
-        if corrections:
-            connection.execute(
-                f"CREATE TEMP TABLE old{k} AS SELECT v.entity_id, v.event_timestamp, v.arrival FROM {table} v JOIN "
-                f"(SELECT entity_id, event_timestamp, max(arrival) newest FROM {table} GROUP BY ALL HAVING count(*) > 1) g "
-                f"USING (entity_id, event_timestamp) WHERE v.arrival < g.newest")
-            table = f"(SELECT v.* FROM {table} v ANTI JOIN old{k} o USING (entity_id, event_timestamp, arrival))"
-        joins.append(f"ASOF LEFT JOIN {table} v{k} ON l.entity_id = v{k}.entity_id "
-                     f"AND l.event_timestamp >= v{k}.event_timestamp")
-        columns += [f"CASE WHEN v{k}.event_timestamp >= l.event_timestamp - INTERVAL {TTL_DAYS} DAY THEN v{k}.f{i} END "
-                    f"AS v{k}_f{i}" for i in range(COLUMNS)]
-    connection.execute(f"COPY (SELECT {', '.join(columns)} FROM read_parquet('{folder}/labels.parquet') l "
-                       f"{' '.join(joins)}) TO '{out}' (FORMAT parquet, COMPRESSION snappy)")
-
-
-def differences(ours, theirs):
-    """How many values differ between two answers, rows matched by what identifies a label (duplicates by their values)."""
-    names = [f"v{k}_f{i}" for k in range(VIEWS) for i in range(COLUMNS)]
-    tables = []
-    for path in (ours, theirs):
-        table = pq.read_table(path, columns=["entity_id", "event_timestamp", "label", *names])
-        columns = [table["entity_id"].to_numpy(), table["event_timestamp"].cast("int64").to_numpy(),
-                   table["label"].to_numpy()]
-        values = [table[n].cast("float64").to_numpy().view(np.uint64) for n in names]
-        nulls = [table[n].is_null().to_numpy() for n in names]
-        values = [np.where(n, np.uint64(0x7FF8DEADBEEF0001), v) for v, n in zip(values, nulls)]
-        order = np.lexsort([*values[:2], *columns[::-1]])
-        tables.append([c[order] for c in (*columns, *values)])
-    if len(tables[0][0]) != len(tables[1][0]):
-        raise SystemExit(f"{len(tables[0][0])} rows and {len(tables[1][0])} rows")
-    return int(sum((a != b).sum() for a, b in zip(*tables)))
+def run(workload, peers, options, results):
+    labels, rows = (500, 2_000) if options.smoke else SIZES[workload][options.size]
+    labels, rows = options.labels or labels, options.rows or rows
+    entities = options.entities or (50 if options.smoke else 100_000)
+    runs = 1 if options.smoke else options.runs
+    definitions = {"join": training_data.join_definitions, "windows": training_data.window_definitions}[workload]()
+    generate = {"join": training_data.join_data, "windows": training_data.window_data}[workload]
+    with Project(options.program, definitions, keep=options.keep) as project:
+        generate(project.folder, labels, rows, entities, options.hot, options.seed)
+        project.run("apply")
+        ours, theirs = [], {peer: [] for peer in peers if workload in training_peers.PEERS[peer]}
+        out = project.folder / "ours.parquet"
+        expected = None
+        for _ in range(runs):      # in turn, so that a busy machine is busy for all
+            ours.append(project.run("train", "--service", "training", "--labels", project.folder / "labels.parquet", "--out", out,
+                                    "--availability", "event")[1:])
+            expected = expected or training_data.fingerprint(out)
+            for peer, times in theirs.items():
+                answer = project.folder / f"{peer}.parquet"
+                if (measured := measure(peer, workload, project.folder, answer, options.threads, options.limit)) is None:
+                    theirs[peer] = None
+                    print(f"{NAMES[peer]}: stopped after {options.limit} s", flush=True)
+                    continue
+                times.append(measured)
+                if peer != "floor" and len(times) == 1 and (found := training_data.fingerprint(answer)) != expected:
+                    sys.exit(f"{workload}: {NAMES[peer]} gives {found}, Springhouse {expected}")
+            theirs = {peer: times for peer, times in theirs.items() if times is not None}
+        wall, cpu, peak = (statistics.median(column) for column in zip(*ours))
+        views = f" x {training_data.VIEWS} x" if workload == "join" else ","
+        size = f"{labels:,} labels{views} {rows:,} {'rows' if workload == 'join' else 'events'}"
+        size += f", {options.hot:.0%} of one entity" if options.hot else ""
+        for peer, times in theirs.items():
+            their_wall, their_cpu, their_peak = (statistics.median(column) for column in zip(*times))
+            results.add(f"training {workload}: {size}", wall, "s", NAMES[peer], their_wall, their_wall / wall,
+                        cpu_s=round(cpu, 2), peer_cpu_s=round(their_cpu, 2), peak_mib=round(peak / 2**20),
+                        peer_peak_mib=round(their_peak / 2**20), runs=runs)
+        if not theirs:
+            results.add(f"training {workload}: {size}", wall, "s", cpu_s=round(cpu, 2), peak_mib=round(peak / 2**20), runs=runs)
+        results.add(f"training {workload}: peak memory", peak / 2**20, "MiB")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--labels", type=int, default=1_000_000)
-    parser.add_argument("--rows", type=int, default=5_000_000)
-    parser.add_argument("--entities", type=int, default=100_000)
+    parser.add_argument("--workload", choices=["join", "windows"], action="append", help="both when left out")
+    parser.add_argument("--size", choices=["XS", "S", "M"], default="S")
+    parser.add_argument("--labels", type=int, help="instead of the size's")
+    parser.add_argument("--rows", type=int, help="rows of a view, or events, instead of the size's")
+    parser.add_argument("--entities", type=int)
+    parser.add_argument("--hot", type=float, default=0.0, help="share of the rows and labels that one entity has besides")
+    parser.add_argument("--peers", help="comma-separated; those that are installed when left out")
+    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count()))
+    parser.add_argument("--limit", type=float, default=600, help="seconds after which a peer is stopped")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--seed", type=int, default=7)
     options = arguments(parser)
-    labels, rows, entities, runs = options.labels, options.rows, options.entities, options.runs
-    if options.smoke:
-        labels, rows, entities, runs = 500, 2_000, 50, 1
+    packages = {"floor": "pyarrow", "spark": "pyspark"}
+    found = [peer for peer in NAMES if importlib.util.find_spec(packages.get(peer, peer))]
+    peers = options.peers.split(",") if options.peers is not None else found
+    if strangers := [peer for peer in peers if peer and peer not in NAMES]:
+        parser.error(f"no such peer: {', '.join(strangers)}; there are {', '.join(NAMES)}")
+    peers = [peer for peer in peers if peer and not (options.smoke and peer == "spark")]
     results = Results("training", options.smoke)
-    with Project(options.program, definitions(), keep=options.keep) as project:
-        generate(project.folder, labels, rows, entities, options.seed)
-        project.run("apply")
-        seconds, cpus, peaks, plain, anti = [], [], [], [], []
-        for run in range(runs):      # in turn, so that a busy machine is busy for both
-            out = project.folder / f"ours-{run}.parquet"
-            _, wall, cpu, peak = project.run("train", "--service", "training", "--labels", project.folder / "labels.parquet",
-                                             "--out", out, "--availability", "event")
-            seconds.append(wall), cpus.append(cpu), peaks.append(peak)
-            for times, corrections in ((plain, False), (anti, True)):
-                started = time.monotonic()
-                with_duckdb(project.folder, project.folder / f"duckdb-{corrections}.parquet", corrections)
-                times.append(time.monotonic() - started)
-        wrong = differences(out, project.folder / "duckdb-True.parquet")
-        if wrong:
-            raise SystemExit(f"{wrong} values differ from DuckDB's")
-        ours, simple, right = (statistics.median(times) for times in (seconds, plain, anti))
-        size = f"{labels:,} labels x {VIEWS} x {rows:,} rows"
-        results.add(f"training: {size}", ours, "s", "DuckDB ASOF + corrections", right, right / ours,
-                    cpu_s=round(statistics.median(cpus), 2), peak_mib=round(max(peaks) / 2**20))
-        results.add(f"training: {size}", ours, "s", "DuckDB plain ASOF (ties wrong)", simple, simple / ours)
-        results.add("training: values that differ", wrong, "values")
-        results.add("training: peak memory", max(peaks) / 2**20, "MiB")
+    for workload in options.workload or ["join", "windows"]:
+        run(workload, peers, options, results)
 
 
 if __name__ == "__main__":

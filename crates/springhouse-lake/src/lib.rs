@@ -28,5 +28,5 @@ pub use stream::{EVENT_ID_COLUMN, KNOWN_AT_COLUMN, OFFSET_COLUMN, StreamAppend};
 pub use training::{
     Availability, CollectedBatches, Cut, LabelReport, LabelRows, LabelSource, MadeReport, OutputFormat,
     PassReport, Sample, SampleSize, SourceReport, StageReport, StageTime, TrainingOutcome, TrainingOutput,
-    TrainingReport, TrainingRequest, TrainingSink, ViewReport, ViewWay,
+    TrainingReport, TrainingRequest, TrainingShape, TrainingSink, ViewReport, ViewWay,
 };

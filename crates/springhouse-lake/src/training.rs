@@ -130,6 +130,17 @@ struct Prepared<'a> {
     groups: Vec<(Payload, Vec<usize>)>,
 }
 
+/// What a training set would be; see [`Lake::training_shape`].
+#[derive(Clone, Debug)]
+pub struct TrainingShape {
+    /// Its columns: the labels', then the features'.
+    pub schema: SchemaRef,
+    /// The files and table versions that it is made from, by source; part of the manifest's `sources`.
+    pub inputs: serde_json::Value,
+    /// The label columns with the key of the entity that most views are of: what to divide labels by.
+    pub keys: Vec<String>,
+}
+
 /// What was made, before it is told.
 struct Made {
     rows: u64,
@@ -196,6 +207,22 @@ impl Lake {
             }
             Ok(report)
         })
+    }
+
+    /// What a training set would look like and what it would be made from: everything that can be said, and refused, before
+    /// a row is read.
+    ///
+    /// # Errors
+    /// Those of [`Self::training_set`] that do not depend on rows.
+    pub async fn training_shape(&self, request: &TrainingRequest<'_>) -> Result<TrainingShape> {
+        let prepared = self.prepare(request).await?;
+        // The entity with most views: their rows are found by its key.
+        let entity = prepared.entities.iter().max_by_key(|entity| {
+            prepared.plan.views.iter().filter(|job| job.entity.name == entity.name).count()
+        });
+        let keys =
+            entity.map_or_else(Vec::new, |entity| entity.keys.iter().map(|(key, _)| key.clone()).collect());
+        Ok(TrainingShape { inputs: manifest::inputs(&prepared.sources), schema: prepared.schema, keys })
     }
 
     async fn prepare<'a>(&self, request: &TrainingRequest<'a>) -> Result<Prepared<'a>> {

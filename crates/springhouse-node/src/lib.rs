@@ -20,5 +20,5 @@ pub use plan::{Plan, Refusal};
 pub use project::{
     FEATURES_FOLDER, Mistakes, Project, ProjectError, SETTINGS_FILE, STATE_FOLDER, load_files, read_section,
 };
-pub use training::TrainingOrder;
+pub use training::{History, TrainingOrder};
 pub use verify::{DIFFERENCES_MAX, Difference, VerifyOutcome};

@@ -592,14 +592,16 @@ pub fn open_registry(folder: &Path) -> Result<Registry, NodeError> {
     Ok(Registry::local(folder)?)
 }
 
+pub(crate) fn nothing_applied() -> NodeError {
+    NodeError::new(
+        "nothing_applied",
+        "nothing has been applied to this project yet",
+        "run `springhouse apply`",
+    )
+}
+
 async fn load_head(registry: &Registry, store: &dyn OnlineStore) -> Result<Applied, NodeError> {
-    let Some(head) = registry.head().await? else {
-        return Err(NodeError::new(
-            "nothing_applied",
-            "nothing has been applied to this project yet",
-            "run `springhouse apply`",
-        ));
-    };
+    let head = registry.head().await?.ok_or_else(nothing_applied)?;
     let definitions = Arc::new(head.definitions);
     let mut views = BTreeMap::new();
     for view in definitions.feature_views.values() {

@@ -1,9 +1,13 @@
-//! A training set made through an open node: what was pushed and still is in the log belongs to history too.
+//! Training sets: through an open node, for which what was pushed and still is in the log belongs to history too, and from
+//! the lake alone, by any number of processes at once.
 
-use crate::{Node, NodeError};
+use crate::node::nothing_applied;
+use crate::{Node, NodeError, Project};
+use serde::{Deserialize, Serialize};
+use springhouse_core::Definitions;
 use springhouse_lake::{
-    Availability, LabelSource, Progress, Sample, TrainingOutcome, TrainingOutput, TrainingReport,
-    TrainingRequest,
+    Availability, LabelSource, Lake, Progress, Sample, TrainingOutcome, TrainingOutput, TrainingReport,
+    TrainingRequest, TrainingShape,
 };
 
 /// A training set to make.
@@ -41,6 +45,104 @@ impl TrainingOrder {
             memory_budget: None,
         }
     }
+
+    fn request<'a>(
+        self,
+        definitions: &'a Definitions,
+        hash: &str,
+        out: TrainingOutput<'a>,
+        memory_budget: u64,
+    ) -> TrainingRequest<'a> {
+        let budget = self.memory_budget.unwrap_or(memory_budget);
+        TrainingRequest {
+            services: self.services,
+            features: self.features,
+            at_column: self.at_column,
+            time_zone: self.time_zone,
+            sample: self.sample,
+            availability: self.availability,
+            ..TrainingRequest::new(definitions, hash, "", self.labels, out, budget)
+        }
+    }
+}
+
+/// A project's applied definitions and its lake, without the rest of a node: nothing is locked, written or replayed. What
+/// still is in the push log is not part of it.
+#[derive(Debug)]
+pub struct History {
+    definitions: Definitions,
+    hash: String,
+    lake: Lake,
+    memory_budget: u64,
+}
+
+/// What another process needs to have the same definitions.
+#[derive(Serialize, Deserialize)]
+struct Shared {
+    definitions: Definitions,
+    hash: String,
+}
+
+impl History {
+    /// The registry's head and the lake of a project.
+    ///
+    /// # Errors
+    /// `nothing_applied`, or what the registry or the lake says.
+    pub async fn open(project: &Project) -> Result<Self, NodeError> {
+        let head = project.registry()?.head().await?.ok_or_else(nothing_applied)?;
+        Self::with(project, Shared { hash: head.definition_hash, definitions: head.definitions })
+    }
+
+    /// The lake of a project under definitions that [`Self::shared`] gave elsewhere.
+    ///
+    /// # Errors
+    /// `internal` when the text is not from there, or what the lake says.
+    pub fn from_shared(project: &Project, shared: &str) -> Result<Self, NodeError> {
+        let shared = serde_json::from_str(shared).map_err(|error| {
+            let hint = "run the same version of Springhouse everywhere";
+            NodeError::new("internal", format!("the definitions can't be read: {error}"), hint)
+        })?;
+        Self::with(project, shared)
+    }
+
+    fn with(project: &Project, shared: Shared) -> Result<Self, NodeError> {
+        let lake = Lake::open(&project.root, &project.paths().lake)?;
+        let memory_budget = u64::from(project.settings.memory_budget_mb) << 20;
+        Ok(Self { definitions: shared.definitions, hash: shared.hash, lake, memory_budget })
+    }
+
+    /// The definitions as text, for [`Self::from_shared`].
+    pub fn shared(&self) -> String {
+        let shared = Shared { definitions: self.definitions.clone(), hash: self.hash.clone() };
+        serde_json::to_string(&shared).expect("definitions are kept as JSON in the registry too")
+    }
+
+    /// What a training set would look like, and what it would be made from.
+    ///
+    /// # Errors
+    /// What the lake says.
+    pub async fn training_shape(
+        &self,
+        order: TrainingOrder,
+        out: TrainingOutput<'_>,
+    ) -> Result<TrainingShape, NodeError> {
+        let request = order.request(&self.definitions, &self.hash, out, self.memory_budget);
+        Ok(self.lake.training_shape(&request).await?)
+    }
+
+    /// Makes a training set.
+    ///
+    /// # Errors
+    /// What the lake says; `cancelled`.
+    pub async fn training_set(
+        &self,
+        order: TrainingOrder,
+        out: TrainingOutput<'_>,
+        progress: &dyn Progress,
+    ) -> Result<TrainingOutcome, NodeError> {
+        let request = order.request(&self.definitions, &self.hash, out, self.memory_budget);
+        Ok(self.lake.training_set(&request, progress).await?)
+    }
 }
 
 impl Node {
@@ -56,7 +158,8 @@ impl Node {
     ) -> Result<TrainingOutcome, NodeError> {
         self.ingest().flush().await?;
         let applied = self.applied();
-        let request = self.training_request(order, &applied, out);
+        let budget = self.options().memory_budget;
+        let request = order.request(&applied.definitions, &applied.hash, out, budget);
         Ok(self.lake().training_set(&request, progress).await?)
     }
 
@@ -71,25 +174,8 @@ impl Node {
     ) -> Result<TrainingReport, NodeError> {
         self.ingest().flush().await?;
         let applied = self.applied();
-        let request = self.training_request(order, &applied, out);
+        let budget = self.options().memory_budget;
+        let request = order.request(&applied.definitions, &applied.hash, out, budget);
         Ok(self.lake().training_plan(&request).await?)
-    }
-
-    fn training_request<'a>(
-        &self,
-        order: TrainingOrder,
-        applied: &'a crate::node::Applied,
-        out: TrainingOutput<'a>,
-    ) -> TrainingRequest<'a> {
-        let budget = order.memory_budget.unwrap_or(self.options().memory_budget);
-        TrainingRequest {
-            services: order.services,
-            features: order.features,
-            at_column: order.at_column,
-            time_zone: order.time_zone,
-            sample: order.sample,
-            availability: order.availability,
-            ..TrainingRequest::new(&applied.definitions, &*applied.hash, "", order.labels, out, budget)
-        }
     }
 }

@@ -97,7 +97,20 @@ fn feature(output: &crate::training::plan::OutputFeature, counts: &FeatureCounts
     })
 }
 
+/// The files and versions of the sources: what does not depend on rows.
+pub(crate) fn inputs(sources: &BTreeMap<String, OpenSource>) -> Json {
+    let inputs: BTreeMap<&String, Json> = sources.iter().map(|(name, open)| (name, input(open))).collect();
+    json!(inputs)
+}
+
 fn source(open: &OpenSource) -> Json {
+    let mut source = input(open);
+    source["rows_read"] = json!(open.counts.rows_read.load(Ordering::Relaxed));
+    source["rows_skipped"] = json!(open.counts.skipped());
+    source
+}
+
+fn input(open: &OpenSource) -> Json {
     let files: Vec<Json> = open
         .files
         .files
@@ -112,7 +125,5 @@ fn source(open: &OpenSource) -> Json {
         "delta_version": open.files.table_version,
         "stream_delta_version": open.files.stream_version,
         "stream_end": open.cut.stream_end,
-        "rows_read": open.counts.rows_read.load(Ordering::Relaxed),
-        "rows_skipped": open.counts.skipped(),
     })
 }

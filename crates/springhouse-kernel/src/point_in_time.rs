@@ -8,7 +8,7 @@ mod suffix;
 mod timeline;
 mod windows;
 
-pub use search::{LabelOrder, LatestSearch, Seen};
+pub use search::{LabelOrder, LatestSearch, Seen, StampParts};
 
 use crate::plan::{PlanKind, ViewPlan};
 use crate::stamp::Stamp;

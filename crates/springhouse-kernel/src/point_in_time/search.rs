@@ -41,6 +41,11 @@ impl LabelOrder {
         }
     }
 
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        4 * self.offsets.len() + 12 * self.at.len()
+    }
+
     /// How many labels there are.
     pub fn len(&self) -> usize {
         self.at.len()
@@ -69,27 +74,78 @@ pub struct Seen {
     pub status: ValueStatus,
 }
 
-/// The greatest of the events offered to a label; `reference` breaks ties of stamps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Best {
-    stamp: Stamp,
-    reference: i64,
+/// Which parts of a stamp are not implied: what is, takes no memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StampParts {
+    /// False where every event is known when it happens.
+    pub known_at: bool,
+    /// False where events of one time are in the order of their references.
+    pub seq: bool,
 }
 
 /// Finds the greatest visible event of every label; see the module.
 #[derive(Clone, Debug, Default)]
 pub struct LatestSearch {
-    best: Vec<Best>,
+    /// The greatest of the events offered to each label, in columns; `reference` breaks ties of stamps.
+    event_time: Vec<Micros>,
+    known_at: Option<Vec<Micros>>,
+    seq: Option<Vec<i64>>,
+    reference: Vec<i64>,
 }
 
-/// Less than everything that is offered.
-const NONE: Best =
-    Best { stamp: Stamp { event_time: i64::MIN, known_at: i64::MIN, seq: i64::MIN }, reference: i64::MIN };
+/// The reference of no event.
+const NONE: i64 = i64::MIN;
+
+/// In the order that counts.
+type Best = (Micros, Micros, i64, i64);
 
 impl LatestSearch {
     /// Nothing was offered yet.
-    pub fn new(order: &LabelOrder) -> Self {
-        Self { best: vec![NONE; order.len()] }
+    pub fn new(order: &LabelOrder, parts: StampParts) -> Self {
+        let column = |is_there: bool| is_there.then(|| vec![i64::MIN; order.len()]);
+        Self {
+            event_time: vec![i64::MIN; order.len()],
+            known_at: column(parts.known_at),
+            seq: column(parts.seq),
+            reference: vec![NONE; order.len()],
+        }
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        let optional = |column: &Option<Vec<i64>>| column.as_ref().map_or(0, Vec::len);
+        8 * (self.event_time.len() + optional(&self.known_at) + optional(&self.seq) + self.reference.len())
+    }
+
+    fn best(&self, place: usize) -> Best {
+        let of = |column: &Option<Vec<i64>>| column.as_ref().map_or(0, |column| column[place]);
+        (self.event_time[place], of(&self.known_at), of(&self.seq), self.reference[place])
+    }
+
+    fn set(&mut self, place: usize, best: Best) {
+        (self.event_time[place], self.reference[place]) = (best.0, best.3);
+        if let Some(known_at) = &mut self.known_at {
+            known_at[place] = best.1;
+        }
+        if let Some(seq) = &mut self.seq {
+            seq[place] = best.2;
+        }
+    }
+
+    fn improve(&mut self, place: usize, stamp: Stamp, reference: i64) {
+        // The event time decides nearly always; the rest lies elsewhere in memory.
+        if stamp.event_time < self.event_time[place] {
+            return;
+        }
+        let offered = (
+            stamp.event_time,
+            if self.known_at.is_some() { stamp.known_at } else { 0 },
+            if self.seq.is_some() { stamp.seq } else { 0 },
+            reference,
+        );
+        if offered > self.best(place) {
+            self.set(place, offered);
+        }
     }
 
     /// Takes an event of an entity into account. The reference stands for the event and is not `i64::MIN`.
@@ -98,8 +154,7 @@ impl LatestSearch {
         let visible_at = stamp.visible_at();
         let first = range.start + order.at[range.clone()].partition_point(|at| *at < visible_at);
         if first < range.end {
-            let best = &mut self.best[first];
-            *best = (*best).max(Best { stamp, reference });
+            self.improve(first, stamp, reference);
         }
     }
 
@@ -124,41 +179,43 @@ impl LatestSearch {
         let mut grouped = Grouped::new(entities, entity_count, |_| true, item);
         for entity in 0..entity_count {
             let range = order.of(entity as u32);
-            let (at, best) = (&order.at[range.clone()], &mut self.best[range]);
             let happened = grouped.of(entity);
             sort_by_key(happened, |event| event.visible_at);
-            let mut first = 0;
+            let mut first = range.start;
             for event in happened {
-                while first < at.len() && at[first] < event.visible_at {
+                while first < range.end && order.at[first] < event.visible_at {
                     first += 1;
                 }
-                let Some(best) = best.get_mut(first) else { break };
-                // The event time decides nearly always; the rest of the stamp lies elsewhere.
-                if event.event_time >= best.stamp.event_time {
+                if first == range.end {
+                    break;
+                }
+                if event.event_time >= self.event_time[first] {
                     let row = event.row as usize;
-                    *best = (*best).max(Best { stamp: stamp_of(row), reference: reference_of(row) });
+                    self.improve(first, stamp_of(row), reference_of(row));
                 }
             }
         }
     }
 
     /// What each label sees; labels that see nothing are left out.
+    ///
+    /// # Panics
+    /// When the plan is of windows.
     pub fn finish(mut self, plan: &ViewPlan, order: &LabelOrder, soft_ttl: Option<Micros>) -> Vec<Seen> {
         let PlanKind::Latest(latest) = &plan.kind else { panic!("only latest values are searched for") };
-        let mut seen = Vec::with_capacity(self.best.len());
+        let mut seen = Vec::with_capacity(self.reference.len());
         for bounds in order.offsets.windows(2) {
-            let mut greatest = NONE;
             for place in bounds[0] as usize..bounds[1] as usize {
-                greatest = greatest.max(self.best[place]);
-                self.best[place] = greatest;
-                if greatest == NONE {
+                if place > bounds[0] as usize && self.best(place - 1) > self.best(place) {
+                    self.set(place, self.best(place - 1));
+                }
+                let (event_time, .., reference) = self.best(place);
+                if reference == NONE {
                     continue;
                 }
-                let event_time = greatest.stamp.event_time;
                 let age = order.at[place].saturating_sub(event_time);
                 let status = crate::status_at_age(ValueStatus::Fresh, Some(age), soft_ttl, latest.hard_ttl);
-                let label = order.labels[place];
-                seen.push(Seen { label, event_time, reference: greatest.reference, status });
+                seen.push(Seen { label: order.labels[place], event_time, reference, status });
             }
         }
         seen
@@ -237,7 +294,18 @@ mod tests {
             let asked: Vec<u32> = (0..below(40)).map(|_| below(entities as u64) as u32).collect();
             let at: Vec<Micros> = asked.iter().map(|_| below(span) as i64 - 5).collect();
             let order = LabelOrder::new(entities, &LabelColumns { entities: &asked, at: &at });
-            let mut search = LatestSearch::new(&order);
+            // Stamps of which a part is implied, and others.
+            let parts = StampParts { known_at: below(3) > 0, seq: below(3) > 0 };
+            let events: Vec<(u32, Stamp)> = events
+                .into_iter()
+                .enumerate()
+                .map(|(reference, (entity, stamp))| {
+                    let known_at = if parts.known_at { stamp.known_at } else { stamp.event_time };
+                    let seq = if parts.seq { stamp.seq } else { reference as i64 };
+                    (entity, Stamp { known_at, seq, ..stamp })
+                })
+                .collect();
+            let mut search = LatestSearch::new(&order, parts);
             // Some one by one, some together.
             let (one_by_one, together) = events.split_at(below(1 + events.len() as u64) as usize);
             for (reference, (entity, stamp)) in one_by_one.iter().enumerate() {

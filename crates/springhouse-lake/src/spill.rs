@@ -29,11 +29,13 @@ impl Budget {
         Self { limit, used: AtomicU64::new(0) }
     }
 
-    fn add(&self, bytes: u64) -> bool {
+    /// Takes bytes; false when that is more than there are.
+    pub(crate) fn add(&self, bytes: u64) -> bool {
         self.used.fetch_add(bytes, Ordering::AcqRel) + bytes <= self.limit
     }
 
-    fn subtract(&self, bytes: u64) {
+    /// Gives bytes back.
+    pub(crate) fn subtract(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::AcqRel);
     }
 }
@@ -222,6 +224,12 @@ impl Partitions {
     /// Bytes in memory, about.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Acquire)
+    }
+
+    /// Takes out the batches of a partition. Bytes are given back when all is gone: batches share memory.
+    pub(crate) fn take(&self, partition: usize) -> Result<Vec<RecordBatch>> {
+        let Part { stored, .. } = std::mem::take(&mut *self.parts[partition].lock());
+        stored.iter().map(|s| s.load(&self.file)).collect()
     }
 
     /// Takes out all that there is, partition by partition.

@@ -44,16 +44,16 @@ use arrow::array::{ArrayRef, Decimal128Array, Int64Array, UInt64Array};
 use arrow::datatypes::SchemaRef;
 use assemble::{Assembler, FeatureCounts, output_field, request_fields};
 use gather::{EventGroup, Extras, Payload, group_views};
-use join::{Answers, join_inputs, label_schema};
+use join::{Answers, answer_bytes, join_inputs, label_schema};
 use label_table::{changed, empty};
 use labels::Labels;
-use latest::{LABEL_BYTES, LabelIndex, Meeting, find_rows, find_rows_put_aside, read_rows};
+use latest::{LABEL_BYTES, LabelIndex, Meeting, Ranges, SeenRows, find_rows, find_rows_put_aside, read_rows};
 use parking_lot::Mutex;
 use plan::{ServicePlan, ViewJob, is_latest};
 use springhouse_core::definition::{Entity, KnownAt, ViewKind};
 use springhouse_core::time::{EVENT_TIME_MAX, EVENT_TIME_MIN};
 use springhouse_core::{Micros, ValueType};
-use springhouse_kernel::Window;
+use springhouse_kernel::{StampParts, Window};
 use stages::Stages;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -89,7 +89,12 @@ pub(crate) fn blocking<T>(work: impl FnOnce() -> T) -> T {
 }
 
 /// Rows of latest views wait for the labels in one part in this many of the memory budget.
-const ROWS_SHARE: u64 = 4;
+const ROWS_SHARE: u64 = 8;
+/// The answers of latest views are made for as many labels at a time as fit one part in this many.
+const RANGE_SHARE: u64 = 3;
+/// At most so many times as much is read of feature columns when it is done range by range; over it, all answers are made at
+/// once and spilled.
+const REREAD_MAX: usize = 3;
 
 /// Keys and moments of all labels, by partition of one entity.
 struct LabelSet<'a> {
@@ -266,7 +271,7 @@ impl Lake {
         let directory = out_directory(request.out.path());
         let file = Arc::new(SpillFile::new(&directory));
         // The rest is for what is at work.
-        let budget = Arc::new(Budget::new(request.memory_budget / 4 * 3));
+        let budget = Arc::new(Budget::new(request.memory_budget / 2));
 
         // Keys and moments.
         let partitions = prepared.partitions(request.memory_budget);
@@ -288,6 +293,10 @@ impl Lake {
         let chunk_rows = output::chunk_rows(schema);
         let answers: Vec<Answers> =
             plan.views.iter().map(|job| Answers::new(job, facts.rows, chunk_rows, &budget, &file)).collect();
+        let row_bytes =
+            plan.views.iter().filter(|job| is_latest(&job.view)).map(|job| answer_bytes(&job.plan)).sum();
+        let ranges = Ranges::new(facts.rows, chunk_rows, row_bytes, request.memory_budget / RANGE_SHARE);
+        let mut seen: Vec<(SeenRows, &OpenSource, ScanSpec)> = Vec::new();
         for (payload, views) in &prepared.groups {
             let payload = *payload;
             let jobs: Vec<&ViewJob<'_>> = views.iter().map(|v| &plan.views[*v]).collect();
@@ -310,19 +319,25 @@ impl Lake {
             };
             let scanned = |done: u64| tell(progress, "reading sources", done - before, total);
             let name = &source.files.source.name;
-            let units = source.files.units();
-            let file_count = source.files.files.len();
-            let mut winners = None;
+            let aside = (&budget, &file);
             if meets {
                 if set.index.get().is_none() {
                     let index = stages.time("order labels", &set.entity.name, || {
                         LabelIndex::new(&set.partitions, threads)
                     })?;
+                    budget.add(index.bytes());
                     // Nobody else sets it: groups come one after the other.
                     let _ = set.index.set(index);
+                    if !prepared.puts_aside(set.entity, facts.rows, request.memory_budget) {
+                        drop(set.partitions.drain()?);
+                    }
                 }
                 let index = set.index.get().ok_or_else(|| LakeError::internal("labels have no order"))?;
-                let meeting = Meeting::new(index);
+                // With one file its rows are in the order of their references.
+                let seq = extras.seq || source.files.files.len() > 1;
+                let meeting = Meeting::new(index, StampParts { known_at: extras.known_at, seq });
+                let meeting_bytes = meeting.bytes();
+                budget.add(meeting_bytes);
                 let schema = Arc::clone(group.schema());
                 let events = Partitions::new(set.partitions.count(), schema, &budget, &file);
                 let full = request.memory_budget / ROWS_SHARE;
@@ -346,10 +361,11 @@ impl Lake {
                     meeting.take_up(&group, &source.files, &events, threads)
                 })?;
                 drop(events);
-                let aside = (&budget, &file);
-                winners = Some(stages.time("find rows", name, || {
-                    find_rows(&plan.views, &group, &units, file_count, meeting, &answers, aside, threads)
-                })?);
+                let found = stages.time("find rows", name, || {
+                    find_rows(&plan.views, &group, &source.files, meeting, ranges, aside, threads)
+                });
+                budget.subtract(meeting_bytes);
+                seen.extend(found?.into_iter().map(|rows| (rows, source, spec.clone())));
             } else {
                 let schema = Arc::clone(group.schema());
                 let events = Partitions::new(set.partitions.count(), schema, &budget, &file);
@@ -371,42 +387,24 @@ impl Lake {
                         join_inputs(&plan.views, &group, &set.partitions, &events, &answers, threads)
                     })?,
                     Payload::RowReference => {
-                        let aside = (&budget, &file);
-                        winners = Some(stages.time("find rows", name, || {
+                        let found = stages.time("find rows", name, || {
                             find_rows_put_aside(
                                 &plan.views,
                                 &group,
-                                &units,
-                                file_count,
+                                &source.files,
                                 &set.partitions,
                                 &events,
-                                &answers,
+                                ranges,
                                 aside,
                                 threads,
                             )
-                        })?);
+                        })?;
+                        seen.extend(found.into_iter().map(|rows| (rows, source, spec.clone())));
                     }
                 }
             }
-            let read = AtomicU64::new(0);
-            for (view, winners) in group.views.iter().zip(winners.iter().flatten()) {
-                let job = &plan.views[*view];
-                stages.time("read rows", &job.view.name, || {
-                    read_rows(
-                        job,
-                        &source.files,
-                        &spec,
-                        &units,
-                        winners,
-                        &answers[*view],
-                        threads,
-                        &read,
-                        &|done| tell(progress, "reading features", done, total),
-                    )
-                })?;
-            }
-            source.files.check_unchanged(self)?;
         }
+        budget.subtract(sets.iter().filter_map(|set| set.index.get()).map(LabelIndex::bytes).sum());
         drop(sets);
 
         // Label order again.
@@ -418,18 +416,55 @@ impl Lake {
             counts: Mutex::new(vec![FeatureCounts::default(); plan.outputs.len()]),
         };
         let chunk_count = facts.rows.div_ceil(chunk_rows) as usize;
-        let written = stages.time("write", "", || {
-            output::write(
-                &request.out,
-                schema,
-                labels,
-                &assembler,
-                chunk_rows,
-                chunk_count,
-                threads,
-                &|done| tell(progress, "writing", done, facts.rows),
-            )
-        })?;
+        // Range by range, unless too much would be read again and again for it.
+        let units_read = seen.iter().map(|(rows, ..)| rows.units_read());
+        let (by_range, at_once) =
+            units_read.fold((0, 0), |(a, b), (by_range, at_once)| (a + by_range, b + at_once));
+        let per_round = if by_range <= at_once * REREAD_MAX { 1 } else { ranges.count };
+        let features_total = seen.iter().map(|(_, source, _)| source.files.rows_estimate()).sum();
+        let read = AtomicU64::new(0);
+        let begin = |round: usize| -> Result<()> {
+            for (rows, source, spec) in &seen {
+                let job = &plan.views[rows.view];
+                stages.time("read rows", &job.view.name, || {
+                    read_rows(
+                        job,
+                        &source.files,
+                        spec,
+                        rows,
+                        round * per_round..((round + 1) * per_round).min(ranges.count),
+                        &answers[rows.view],
+                        (&budget, &file),
+                        threads,
+                        &|more| {
+                            let done = read.fetch_add(more, Ordering::Relaxed) + more;
+                            tell(progress, "reading features", done.min(features_total), features_total)
+                        },
+                    )
+                })?;
+            }
+            Ok(())
+        };
+        let end = |round: usize| -> Result<()> {
+            if (round + 1) * per_round < ranges.count {
+                seen.iter().try_for_each(|(rows, ..)| answers[rows.view].chunks.drain().map(drop))
+            } else {
+                sources.values().try_for_each(|source| source.files.check_unchanged(self))
+            }
+        };
+        let chunks = (ranges.rows / chunk_rows) as usize * per_round;
+        let rounds = output::Rounds { chunks, begin: &begin, end: &end, stages };
+        let written = output::write(
+            &request.out,
+            schema,
+            labels,
+            &assembler,
+            chunk_rows,
+            chunk_count,
+            &rounds,
+            threads,
+            &|done| tell(progress, "writing", done, facts.rows),
+        )?;
         if written != facts.rows {
             return Err(changed(&labels.name));
         }
@@ -469,6 +504,14 @@ impl OpenSource {
 }
 
 impl Prepared<'_> {
+    /// True when some events of an entity are put aside until all were seen.
+    fn puts_aside(&self, entity: &Entity, label_rows: u64, memory_budget: u64) -> bool {
+        self.groups.iter().any(|(payload, views)| {
+            let jobs: Vec<&ViewJob<'_>> = views.iter().map(|v| &self.plan.views[*v]).collect();
+            jobs[0].entity.name == entity.name && !meets(&jobs, *payload, label_rows, memory_budget)
+        })
+    }
+
     /// How many parts entities are divided into.
     fn partitions(&self, memory_budget: u64) -> usize {
         let event_guess = self.sources.values().map(|s| s.files.rows_estimate()).max().unwrap_or(0);
@@ -668,6 +711,7 @@ fn meets(jobs: &[&ViewJob<'_>], payload: Payload, label_rows: u64, memory_budget
     payload == Payload::RowReference
         && jobs[0].source.event_id.is_none()
         && label_rows * LABEL_BYTES <= memory_budget / 2
+        && label_rows <= u64::from(u32::MAX)
 }
 
 /// The event times that some label may see. Nothing later than the last label; for windows nothing before the longest window

@@ -1,7 +1,7 @@
 //! Labels and events of one partition meet: the kernel answers, the answers go to the chunk of the output they belong to.
 
 use crate::error::Result;
-use crate::source::scan::{Unit, in_parallel};
+use crate::source::scan::in_parallel;
 use crate::spill::{Budget, Grouping, Partitions, SpillFile};
 use crate::training::gather::{EVENT_TIME, EventGroup, IDENTITY};
 use crate::training::plan::ViewJob;
@@ -83,6 +83,11 @@ fn arrays(rows: Vec<u64>, values: &[ArrayRef], statuses: &[Vec<ValueStatus>]) ->
         Arc::new(of_feature.iter().map(|s| *s as u8).collect::<UInt8Array>())
     }));
     arrays
+}
+
+/// Bytes of one row of a view's answers, about.
+pub(crate) fn answer_bytes(plan: &ViewPlan) -> u64 {
+    answer_schema(plan).fields().iter().map(|field| crate::training::gather::width(field.data_type())).sum()
 }
 
 fn answer_schema(plan: &ViewPlan) -> SchemaRef {
@@ -226,26 +231,4 @@ pub(crate) fn with_staleness(
         }
     }
     statuses
-}
-
-/// From a row reference to the unit that holds the row.
-pub(crate) struct UnitIndex {
-    /// Per file: (first row, unit number), ascending.
-    files: Vec<Vec<(u64, u32)>>,
-}
-
-impl UnitIndex {
-    pub(crate) fn new(units: &[Unit], file_count: usize) -> Self {
-        let mut files = vec![Vec::new(); file_count];
-        for (number, unit) in units.iter().enumerate() {
-            files[unit.file].push((unit.first_row, number as u32));
-        }
-        Self { files }
-    }
-
-    pub(crate) fn unit_of(&self, reference: i64) -> u32 {
-        let (file, row) = ((reference >> 32) as usize, (reference & 0xffff_ffff) as u64);
-        let units = &self.files[file];
-        units[units.partition_point(|(first, _)| *first <= row) - 1].1
-    }
 }

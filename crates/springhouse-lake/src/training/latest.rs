@@ -5,22 +5,22 @@ use crate::error::{LakeError, Result};
 use crate::source::scan::{ScanSpec, SourceFiles, SourceRows, TakeRows, Unit, in_parallel};
 use crate::spill::{Budget, Partitions, SpillFile};
 use crate::training::gather::{EVENT_TIME, EventGroup, IDENTITY, reference_plan};
-use crate::training::join::{Answers, UnitIndex, load_partition, with_staleness};
+use crate::training::join::{Answers, load_partition, with_staleness};
 use crate::training::plan::ViewJob;
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, UInt8Array, UInt32Array, UInt64Array};
-use arrow::compute::{concat_batches, take_record_batch};
+use arrow::compute::{concat_batches, take, take_record_batch};
 use arrow::datatypes::{
-    DataType, Decimal128Type, Field, Int64Type, Schema, SchemaRef, UInt8Type, UInt64Type,
+    DataType, Decimal128Type, Field, Int64Type, Schema, SchemaRef, UInt8Type, UInt32Type, UInt64Type,
 };
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use springhouse_core::{Micros, ValueStatus};
-use springhouse_kernel::{LabelColumns, LabelOrder, LatestSearch, Stamp};
+use springhouse_kernel::{LabelColumns, LabelOrder, LatestSearch, Stamp, StampParts};
+use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Bytes that a label takes while rows meet it, about: its order, what it has seen, its share of the entity's number.
-pub(crate) const LABEL_BYTES: u64 = 64;
+/// Bytes that a label takes while rows meet it, about: its place in the order and what it has seen.
+pub(crate) const LABEL_BYTES: u64 = 48;
 
 /// The labels of one entity, ordered once for all views over it.
 pub(crate) struct LabelIndex {
@@ -32,7 +32,7 @@ struct LabelPartition {
     numbers: HashMap<i128, u32, ahash::RandomState>,
     order: LabelOrder,
     /// The row of each label in the label table.
-    rows: Vec<u64>,
+    rows: Vec<u32>,
 }
 
 impl LabelIndex {
@@ -46,6 +46,13 @@ impl LabelIndex {
         })?;
         let partitions = made.into_iter().filter_map(Mutex::into_inner).collect();
         Ok(Self { partitions })
+    }
+
+    /// Bytes held, about.
+    pub(crate) fn bytes(&self) -> u64 {
+        let of =
+            |part: &LabelPartition| part.order.bytes() + 4 * part.rows.len() + 40 * part.numbers.capacity();
+        self.partitions.iter().map(|part| of(part) as u64).sum()
     }
 }
 
@@ -62,7 +69,8 @@ impl LabelPartition {
             .collect();
         let at: &[Micros] = labels.column(2).as_primitive::<Int64Type>().values();
         let order = LabelOrder::new(numbers.len(), &LabelColumns { entities: &entities, at });
-        Self { numbers, order, rows: labels.column(1).as_primitive::<UInt64Type>().values().to_vec() }
+        let rows = labels.column(1).as_primitive::<UInt64Type>().values();
+        Self { numbers, order, rows: rows.iter().map(|row| *row as u32).collect() }
     }
 }
 
@@ -73,9 +81,14 @@ pub(crate) struct Meeting<'a> {
 }
 
 impl<'a> Meeting<'a> {
-    pub(crate) fn new(index: &'a LabelIndex) -> Self {
-        let search = |part: &LabelPartition| Mutex::new(LatestSearch::new(&part.order));
+    pub(crate) fn new(index: &'a LabelIndex, parts: StampParts) -> Self {
+        let search = |part: &LabelPartition| Mutex::new(LatestSearch::new(&part.order, parts));
         Self { index, searches: index.partitions.iter().map(search).collect() }
+    }
+
+    /// Bytes held, about.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.searches.iter().map(|search| search.lock().bytes() as u64).sum()
     }
 
     /// Offers rows that were put aside in one partition to the labels of their entities.
@@ -123,46 +136,94 @@ impl<'a> Meeting<'a> {
     }
 }
 
-/// Answers the labels of a group whose rows have met them: which row each label sees is handed to `answers` where the row
-/// is too old to be shown, and put aside by the part of the file that it is in.
+/// The rows that the labels of one view see, by range of labels, until their columns are read.
+pub(crate) struct SeenRows {
+    /// The view.
+    pub view: usize,
+    index: Arc<UnitIndex>,
+    /// By range: where the row is, whose label it is (counted from the range's first), fresh or stale.
+    winners: Partitions,
+    /// By range, then by part of the files: whether a label sees a row in it.
+    touched: Mutex<Vec<bool>>,
+    ranges: Ranges,
+}
+
+/// The labels in ranges of so many rows each, so that the answers of one fit in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ranges {
+    /// Labels in a range; a multiple of a chunk's rows.
+    pub rows: u64,
+    /// How many ranges.
+    pub count: usize,
+}
+
+impl Ranges {
+    /// Ranges of so many chunks that their answers have about `bytes`.
+    pub(crate) fn new(rows: u64, chunk_rows: u64, row_bytes: u64, bytes: u64) -> Self {
+        let chunks = (bytes / row_bytes.max(1) / chunk_rows).clamp(1, rows.div_ceil(chunk_rows).max(1));
+        Self { rows: chunks * chunk_rows, count: rows.div_ceil(chunks * chunk_rows).max(1) as usize }
+    }
+}
+
+impl SeenRows {
+    fn new(
+        view: usize,
+        index: &Arc<UnitIndex>,
+        ranges: Ranges,
+        aside: (&Arc<Budget>, &Arc<SpillFile>),
+    ) -> Self {
+        Self {
+            view,
+            index: Arc::clone(index),
+            winners: Partitions::new(ranges.count, winner_schema(), aside.0, aside.1),
+            touched: Mutex::new(vec![false; ranges.count * index.units.len()]),
+            ranges,
+        }
+    }
+
+    /// How many parts of files are read when it is done range by range, and how many at once.
+    pub(crate) fn units_read(&self) -> (usize, usize) {
+        let (touched, units) = (self.touched.lock(), self.index.units.len());
+        let at_once = (0..units).filter(|unit| touched.iter().skip(*unit).step_by(units).any(|is| *is));
+        (touched.iter().filter(|is| **is).count(), at_once.count())
+    }
+}
+
+/// Which row each label of a group sees, now that the rows have met them.
 #[expect(clippy::too_many_arguments, reason = "the pieces of one job, all borrowed")]
 pub(crate) fn find_rows(
     jobs: &[ViewJob<'_>],
     group: &EventGroup<'_>,
-    units: &[Unit],
-    file_count: usize,
+    files: &SourceFiles,
     meeting: Meeting<'_>,
-    answers: &[Answers],
+    ranges: Ranges,
     aside: (&Arc<Budget>, &Arc<SpillFile>),
     threads: usize,
-) -> Result<Vec<Partitions>> {
-    let index = UnitIndex::new(units, file_count);
-    let winners: Vec<Partitions> =
-        group.views.iter().map(|_| Partitions::new(units.len(), winner_schema(), aside.0, aside.1)).collect();
+) -> Result<Vec<SeenRows>> {
+    let index = Arc::new(UnitIndex::new(files));
+    let found: Vec<SeenRows> =
+        group.views.iter().map(|view| SeenRows::new(*view, &index, ranges, aside)).collect();
     let Meeting { index: labels, searches } = meeting;
     let searches: Vec<Mutex<Option<LatestSearch>>> =
         searches.into_iter().map(|search| Mutex::new(Some(search.into_inner()))).collect();
     in_parallel(threads, searches.len(), &|partition| {
         let Some(mut search) = searches[partition].lock().take() else { return Ok(()) };
         let part = &labels.partitions[partition];
-        for (position, (view, winners)) in group.views.iter().zip(&winners).enumerate() {
+        for (position, (view, found)) in group.views.iter().zip(&found).enumerate() {
             let job = &jobs[*view];
             // One search answers every view of the group; they differ in their TTLs.
             let is_last = position + 1 == group.views.len();
             let this = if is_last { std::mem::take(&mut search) } else { search.clone() };
             let mut winning = Winning::default();
             for seen in this.finish(&job.plan, &part.order, job.view.soft_ttl) {
-                let row = part.rows[seen.label as usize];
-                match seen.status {
-                    ValueStatus::Expired => winning.expired.push(row),
-                    status => winning.push(seen.reference, row, status, &index),
-                }
+                let row = u64::from(part.rows[seen.label as usize]);
+                winning.push(seen.reference, row, seen.status, ranges);
             }
-            winning.hand_on(job, &answers[*view], winners)?;
+            winning.hand_on(found)?;
         }
         Ok(())
     })?;
-    Ok(winners)
+    Ok(found)
 }
 
 /// The same from rows that were put aside, for sources whose events have identities (which of the rows of one identity
@@ -171,112 +232,185 @@ pub(crate) fn find_rows(
 pub(crate) fn find_rows_put_aside(
     jobs: &[ViewJob<'_>],
     group: &EventGroup<'_>,
-    units: &[Unit],
-    file_count: usize,
+    files: &SourceFiles,
     labels: &Partitions,
     events: &Partitions,
-    answers: &[Answers],
+    ranges: Ranges,
     aside: (&Arc<Budget>, &Arc<SpillFile>),
     threads: usize,
-) -> Result<Vec<Partitions>> {
-    let index = UnitIndex::new(units, file_count);
+) -> Result<Vec<SeenRows>> {
+    let index = Arc::new(UnitIndex::new(files));
     let plans = group.views.iter().map(|view| reference_plan(&jobs[*view])).collect::<Result<Vec<_>>>()?;
-    let winners: Vec<Partitions> =
-        group.views.iter().map(|_| Partitions::new(units.len(), winner_schema(), aside.0, aside.1)).collect();
+    let found: Vec<SeenRows> =
+        group.views.iter().map(|view| SeenRows::new(*view, &index, ranges, aside)).collect();
     let column = group.payload_column();
     in_parallel(threads, labels.count(), &|partition| {
         if labels.rows(partition) == 0 {
             return Ok(());
         }
         let joined = load_partition(labels, events, partition)?;
-        for ((view, plan), winners) in group.views.iter().zip(&plans).zip(&winners) {
+        for ((view, plan), found) in group.views.iter().zip(&plans).zip(&found) {
             let job = &jobs[*view];
-            let mut found = joined.answer(plan, group, &[column]);
-            let statuses = with_staleness(job, &mut found, &joined.label_at).swap_remove(0);
-            let references = found.values[0].as_primitive::<Int64Type>();
+            let mut answer = joined.answer(plan, group, &[column]);
+            let statuses = with_staleness(job, &mut answer, &joined.label_at).swap_remove(0);
+            let references = answer.values[0].as_primitive::<Int64Type>();
             let mut winning = Winning::default();
             for (label, status) in statuses.into_iter().enumerate() {
                 let row = joined.label_rows[label];
-                match status {
-                    ValueStatus::Missing => {}
-                    ValueStatus::Expired => winning.expired.push(row),
-                    _ => winning.push(references.value(label), row, status, &index),
+                // Of an expired row nothing is read, and the answer has no reference either.
+                if status != ValueStatus::Missing {
+                    winning.push(references.value(label), row, status, ranges);
                 }
             }
-            winning.hand_on(job, &answers[*view], winners)?;
+            winning.hand_on(found)?;
         }
         Ok(())
     })?;
-    Ok(winners)
+    Ok(found)
 }
+
+/// The status of a row that is too old to be shown, and so is not read.
+const EXPIRED: u8 = ValueStatus::Expired as u8;
 
 /// The rows that labels of one partition see.
 #[derive(Default)]
 struct Winning {
     references: Vec<i64>,
-    rows: Vec<u64>,
+    /// Counted from the first label of their range.
+    rows: Vec<u32>,
     statuses: Vec<u8>,
-    units: Vec<u32>,
-    /// Labels whose row is too old to be shown.
-    expired: Vec<u64>,
+    ranges: Vec<u32>,
 }
 
 impl Winning {
-    fn push(&mut self, reference: i64, row: u64, status: ValueStatus, index: &UnitIndex) {
+    fn push(&mut self, reference: i64, row: u64, status: ValueStatus, ranges: Ranges) {
         self.references.push(reference);
-        self.rows.push(row);
+        self.rows.push((row % ranges.rows) as u32);
         self.statuses.push(status as u8);
-        self.units.push(index.unit_of(reference));
+        self.ranges.push((row / ranges.rows) as u32);
     }
 
-    fn hand_on(self, job: &ViewJob<'_>, answers: &Answers, winners: &Partitions) -> Result<()> {
-        answers.push_absent(&self.expired, &job.plan, ValueStatus::Expired)?;
+    fn hand_on(self, found: &SeenRows) -> Result<()> {
+        let units = found.index.units.len();
+        let mut touched = vec![false; found.ranges.count * units];
+        for ((reference, status), range) in self.references.iter().zip(&self.statuses).zip(&self.ranges) {
+            if *status == EXPIRED {
+                continue;
+            }
+            touched[*range as usize * units + found.index.unit_of(*reference) as usize] = true;
+        }
+        found.touched.lock().iter_mut().zip(touched).for_each(|(all, here)| *all |= here);
         let columns: [ArrayRef; 3] = [
             Arc::new(Int64Array::from(self.references)),
-            Arc::new(UInt64Array::from(self.rows)),
+            Arc::new(UInt32Array::from(self.rows)),
             Arc::new(UInt8Array::from(self.statuses)),
         ];
-        winners.push(&columns, &self.units)
+        found.winners.push(&columns, &self.ranges)
+    }
+}
+
+/// From a row reference to the part of a file that holds the row.
+pub(crate) struct UnitIndex {
+    units: Vec<Unit>,
+    /// Per file: (first row, unit number), ascending.
+    files: Vec<Vec<(u64, u32)>>,
+}
+
+impl UnitIndex {
+    fn new(files: &SourceFiles) -> Self {
+        let units = files.units();
+        let mut first_rows = vec![Vec::new(); files.files.len()];
+        for (number, unit) in units.iter().enumerate() {
+            first_rows[unit.file].push((unit.first_row, number as u32));
+        }
+        Self { units, files: first_rows }
+    }
+
+    fn unit_of(&self, reference: i64) -> u32 {
+        let (file, row) = ((reference >> 32) as usize, (reference & 0xffff_ffff) as u64);
+        let units = &self.files[file];
+        units[units.partition_point(|(first, _)| *first <= row) - 1].1
     }
 }
 
 fn winner_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new("reference", DataType::Int64, false),
-        Field::new("row", DataType::UInt64, false),
+        Field::new("row", DataType::UInt32, false),
         Field::new("status", DataType::UInt8, false),
     ]))
 }
 
-/// Reads the rows that labels of one view see, and answers with them.
+/// Reads the rows that the labels of some ranges see in one view, and answers with them.
 #[expect(clippy::too_many_arguments, reason = "the pieces of one job, all borrowed")]
 pub(crate) fn read_rows(
     job: &ViewJob<'_>,
     files: &SourceFiles,
     spec: &ScanSpec,
-    units: &[Unit],
-    winners: &Partitions,
+    seen: &SeenRows,
+    ranges: Range<usize>,
     answers: &Answers,
+    aside: (&Arc<Budget>, &Arc<SpillFile>),
     threads: usize,
-    read: &AtomicU64,
     report: &(dyn Fn(u64) -> Result<()> + Sync),
 ) -> Result<()> {
+    let units = &seen.index.units;
+    let by_unit = Partitions::new(units.len(), wanted_schema(), aside.0, aside.1);
+    in_parallel(threads, ranges.len(), &|number| {
+        let range = ranges.start + number;
+        let first = range as u64 * seen.ranges.rows;
+        for found in seen.winners.take(range)? {
+            let references = found.column(0).as_primitive::<Int64Type>().values();
+            let rows = found.column(1).as_primitive::<UInt32Type>().values();
+            let statuses = found.column(2).as_primitive::<UInt8Type>().values();
+            let (mut kept, mut label_rows, mut unit) = (Vec::new(), Vec::new(), Vec::new());
+            let mut expired = Vec::new();
+            for (position, row) in rows.iter().enumerate() {
+                let label_row = first + u64::from(*row);
+                if statuses[position] == EXPIRED {
+                    expired.push(label_row);
+                } else {
+                    kept.push(position as u32);
+                    label_rows.push(label_row);
+                    unit.push(seen.index.unit_of(references[position]));
+                }
+            }
+            answers.push_absent(&expired, &job.plan, ValueStatus::Expired)?;
+            let kept = UInt32Array::from(kept);
+            let columns: [ArrayRef; 3] = [
+                take(found.column(0), &kept, None)?,
+                Arc::new(UInt64Array::from(label_rows)),
+                take(found.column(2), &kept, None)?,
+            ];
+            by_unit.push(&columns, &unit)?;
+        }
+        Ok(())
+    })?;
     let spec =
         ScanSpec { columns: job.projection.source_columns().to_vec(), with_ids: false, ..spec.clone() };
     let wanted: Vec<(usize, Unit)> = units
         .iter()
         .enumerate()
-        .filter(|(number, _)| winners.rows(*number) > 0)
+        .filter(|(number, _)| by_unit.rows(*number) > 0)
         .map(|(number, unit)| (number, unit.clone()))
         .collect();
     files.fetch(&spec, threads, &wanted, &|number| {
-        let mut fetch = Fetch::new(job, &winners.load_one(number)?, answers);
+        let mut fetch = Fetch::new(job, &by_unit.load_one(number)?, answers);
         let take: TakeRows<'_> = Box::new(move |rows| {
-            report(read.fetch_add(rows.row.len() as u64, Ordering::Relaxed) + rows.row.len() as u64)?;
+            report(rows.row.len() as u64)?;
             fetch.take(&rows)
         });
         Ok(take)
     })
+}
+
+/// The same with the number of the label's row, by part of the files.
+fn wanted_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("reference", DataType::Int64, false),
+        Field::new("row", DataType::UInt64, false),
+        Field::new("status", DataType::UInt8, false),
+    ]))
 }
 
 /// A row that a label sees.

@@ -7,6 +7,7 @@ use crate::training::assemble::Assembler;
 use crate::training::labels::{LabelReader, Labels};
 use crate::training::request::TrainingOutput;
 use crate::training::sink::{self, Taker};
+use crate::training::stages::Stages;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use parking_lot::{Condvar, Mutex};
 use std::fs::File;
@@ -52,6 +53,18 @@ struct Turn<'a> {
     failed: bool,
 }
 
+/// Chunks that are written together, and what is done before and after: the answers of one range are in memory at a time.
+pub(crate) struct Rounds<'a> {
+    /// Chunks of one range.
+    pub chunks: usize,
+    /// Makes the answers of a range.
+    pub begin: &'a dyn Fn(usize) -> Result<()>,
+    /// Forgets them.
+    pub end: &'a dyn Fn(usize) -> Result<()>,
+    /// Where time goes.
+    pub stages: &'a Stages,
+}
+
 /// Assembles and writes all chunks; returns the rows written.
 #[expect(clippy::too_many_arguments, reason = "the pieces of one job, all borrowed")]
 pub(crate) fn write(
@@ -61,11 +74,12 @@ pub(crate) fn write(
     assembler: &Assembler<'_>,
     chunk_rows: u64,
     chunk_count: usize,
+    rounds: &Rounds<'_>,
     threads: usize,
     report: &(dyn Fn(u64) -> Result<()> + Sync),
 ) -> Result<u64> {
     let write_to = |file: Option<File>| {
-        write_to(file, out, schema, labels, assembler, chunk_rows, chunk_count, threads, report)
+        write_to(file, out, schema, labels, assembler, chunk_rows, chunk_count, rounds, threads, report)
     };
     let Some(path) = out.path() else { return write_to(None) };
     let partial = partial_path(path);
@@ -98,6 +112,7 @@ fn write_to(
     assembler: &Assembler<'_>,
     chunk_rows: u64,
     chunk_count: usize,
+    rounds: &Rounds<'_>,
     threads: usize,
     report: &(dyn Fn(u64) -> Result<()> + Sync),
 ) -> Result<u64> {
@@ -127,13 +142,19 @@ fn write_to(
         *written += batch.num_rows() as u64;
         report(*written)
     };
-    in_parallel(threads, chunk_count, &|number| {
-        one(number).inspect_err(|_| {
-            turn.lock().failed = true;
-            changed.notify_all();
-        })
-    })?;
-    turn.into_inner().taker.finish(&fail)?;
+    for (range, first) in (0..chunk_count).step_by(rounds.chunks).enumerate() {
+        (rounds.begin)(range)?;
+        rounds.stages.time("write", "", || {
+            in_parallel(threads, rounds.chunks.min(chunk_count - first), &|number| {
+                one(number).inspect_err(|_| {
+                    turn.lock().failed = true;
+                    changed.notify_all();
+                })
+            })
+        })?;
+        (rounds.end)(range)?;
+    }
+    rounds.stages.time("write", "", || turn.into_inner().taker.finish(&fail))?;
     Ok(written.into_inner())
 }
 

@@ -25,7 +25,13 @@ impl Stages {
         let done = work();
         let took = started.elapsed();
         tracing::debug!(stage, of, seconds = took.as_secs_f64(), "stage");
-        self.0.lock().push(StageTime { stage, of: of.to_owned(), took });
+        let mut stages = self.0.lock();
+        match stages.iter_mut().find(|known| known.stage == stage && known.of == of) {
+            // What is done range by range is one stage.
+            Some(known) => known.took += took,
+            None => stages.push(StageTime { stage, of: of.to_owned(), took }),
+        }
+        drop(stages);
         done
     }
 

@@ -449,11 +449,11 @@ feature_services: {all: {features: [latest:amount, windows]}}
         passes(&made),
         [
             (PassKind::Events, 10, 5, 50, false),
-            (PassKind::Rows, 10, 9, 10, false),
-            (PassKind::Events, 10, 9, 10, false)
+            (PassKind::Events, 10, 9, 10, false),
+            (PassKind::Rows, 10, 9, 10, false)
         ]
     );
-    let pass = &made.sources[0].passes[1];
+    let pass = &made.sources[0].passes[2];
     assert_eq!(pass.columns, ["user", "amount"]);
     assert!(pass.bytes > 0 && pass.bytes_pruned > pass.bytes);
     let latest = &made.views[0];

@@ -17,6 +17,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Partitions that hold less than one part in this many of the budget are not written to disk.
 const SPILL_SHARE: u64 = 16;
 
+/// Pieces that share memory with other partitions are copied at so many bytes.
+const SHARED_BYTES_MAX: u64 = 48 << 20;
+
 /// Bytes that a job may hold in buffers, shared by all its partitions.
 #[derive(Debug)]
 pub(crate) struct Budget {
@@ -99,14 +102,17 @@ impl SpillFile {
 /// A batch in memory or in the file.
 #[derive(Debug)]
 pub(crate) enum Stored {
-    Memory(RecordBatch),
+    /// A piece of a batch whose other pieces are in other partitions: its memory is free when they all are.
+    Shared(RecordBatch),
+    /// Its memory is its own.
+    Own(RecordBatch),
     Spilled(Segment),
 }
 
 impl Stored {
     pub(crate) fn load(&self, file: &SpillFile) -> Result<RecordBatch> {
         match self {
-            Self::Memory(batch) => Ok(batch.clone()),
+            Self::Shared(batch) | Self::Own(batch) => Ok(batch.clone()),
             Self::Spilled(segment) => file.read(*segment),
         }
     }
@@ -132,7 +138,12 @@ pub(crate) struct Grouping {
 pub(crate) struct Partitions {
     schema: SchemaRef,
     parts: Vec<Mutex<Part>>,
+    /// Bytes in memory.
     bytes: AtomicU64,
+    /// Those in pieces that share memory.
+    shared_bytes: AtomicU64,
+    /// One thread at a time gives the pieces memory of their own.
+    gathering: Mutex<()>,
     budget: Arc<Budget>,
     file: Arc<SpillFile>,
 }
@@ -143,6 +154,8 @@ impl Partitions {
             schema,
             parts: (0..count.max(1)).map(|_| Mutex::default()).collect(),
             bytes: AtomicU64::new(0),
+            shared_bytes: AtomicU64::new(0),
+            gathering: Mutex::new(()),
             budget: Arc::clone(budget),
             file: Arc::clone(file),
         }
@@ -179,13 +192,54 @@ impl Partitions {
             if count > 0 {
                 let mut part = part.lock();
                 part.rows += count as u64;
-                part.stored.push(Stored::Memory(grouped.slice(start, count)));
+                part.stored.push(Stored::Shared(grouped.slice(start, count)));
                 start += count;
             }
         }
         // Someone else may hold most of the budget; little is gained by writing little.
         let is_worth_it = self.bytes.load(Ordering::Acquire) >= self.budget.limit / SPILL_SHARE;
-        if fits || !is_worth_it { Ok(()) } else { self.spill() }
+        if !fits && is_worth_it {
+            return self.spill();
+        }
+        match self.shared_bytes.load(Ordering::Acquire) >= SHARED_BYTES_MAX {
+            true => self.unshare(),
+            false => Ok(()),
+        }
+    }
+
+    /// Gives the pieces of each partition memory of their own, so that a partition taken out frees what it had.
+    fn unshare(&self) -> Result<()> {
+        let Some(_guard) = self.gathering.try_lock() else { return Ok(()) };
+        let before = self.shared_bytes.swap(0, Ordering::AcqRel);
+        let mut own = 0;
+        for part in &self.parts {
+            let mut part = part.lock();
+            let from = part.stored.iter().position(|s| matches!(s, Stored::Shared(_)));
+            let Some(from) = from else { continue };
+            let pieces = part.stored.split_off(from);
+            let pieces: Vec<RecordBatch> =
+                pieces.iter().map(|s| s.load(&self.file)).collect::<Result<_>>()?;
+            let whole = concat_batches(&self.schema, &pieces)?;
+            own += whole.get_array_memory_size() as u64;
+            part.stored.push(Stored::Own(whole));
+        }
+        // In this order, as for `account`. What was pushed meanwhile may be counted as shared although it is not any more.
+        self.budget.add(own);
+        self.bytes.fetch_add(own, Ordering::AcqRel);
+        self.give_back(before);
+        Ok(())
+    }
+
+    /// Gives bytes back, at most those that are held: others may have been given back by a spill in another thread.
+    fn give_back(&self, bytes: u64) {
+        let mut held = self.bytes.load(Ordering::Acquire);
+        loop {
+            let back = bytes.min(held);
+            match self.bytes.compare_exchange(held, held - back, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return self.budget.subtract(back),
+                Err(now) => held = now,
+            }
+        }
     }
 
     fn account(&self, batch: &RecordBatch) -> bool {
@@ -193,6 +247,7 @@ impl Partitions {
         // In this order: a spill in another thread must never give back more than was taken.
         let fits = self.budget.add(bytes);
         self.bytes.fetch_add(bytes, Ordering::AcqRel);
+        self.shared_bytes.fetch_add(bytes, Ordering::AcqRel);
         fits
     }
 
@@ -200,13 +255,14 @@ impl Partitions {
     fn spill(&self) -> Result<()> {
         for part in &self.parts {
             let mut part = part.lock();
-            let from = part.stored.iter().position(|s| matches!(s, Stored::Memory(_)));
+            let from = part.stored.iter().position(|s| !matches!(s, Stored::Spilled(_)));
             let Some(from) = from else { continue };
             let tail = part.stored.split_off(from);
             let batches: Vec<RecordBatch> = tail.iter().map(|s| s.load(&self.file)).collect::<Result<_>>()?;
             let segment = self.file.write(&concat_batches(&self.schema, &batches)?)?;
             part.stored.push(Stored::Spilled(segment));
         }
+        self.shared_bytes.store(0, Ordering::Release);
         self.budget.subtract(self.bytes.swap(0, Ordering::AcqRel));
         Ok(())
     }
@@ -226,16 +282,30 @@ impl Partitions {
         self.bytes.load(Ordering::Acquire)
     }
 
-    /// Takes out the batches of a partition. Bytes are given back when all is gone: batches share memory.
+    /// Takes out the batches of a partition. What shares memory with other partitions is given back when all is gone.
     pub(crate) fn take(&self, partition: usize) -> Result<Vec<RecordBatch>> {
         let Part { stored, .. } = std::mem::take(&mut *self.parts[partition].lock());
-        stored.iter().map(|s| s.load(&self.file)).collect()
+        let own = stored.iter().map(|s| match s {
+            Stored::Own(batch) => batch.get_array_memory_size() as u64,
+            Stored::Shared(_) | Stored::Spilled(_) => 0,
+        });
+        let (own, batches) =
+            (own.sum(), stored.iter().map(|s| s.load(&self.file)).collect::<Result<Vec<_>>>());
+        self.give_back(own);
+        batches
+    }
+
+    /// Takes out a partition as one batch.
+    pub(crate) fn take_one(&self, partition: usize) -> Result<RecordBatch> {
+        let batches = self.take(partition)?;
+        Ok(concat_batches(&self.schema, &batches)?)
     }
 
     /// Takes out all that there is, partition by partition.
     pub(crate) fn drain(&self) -> Result<Vec<Vec<RecordBatch>>> {
         let mut all = Vec::with_capacity(self.parts.len());
         let bytes = self.bytes.swap(0, Ordering::AcqRel);
+        self.shared_bytes.store(0, Ordering::Release);
         for part in &self.parts {
             let Part { stored, .. } = std::mem::take(&mut *part.lock());
             all.push(stored.iter().map(|s| s.load(&self.file)).collect::<Result<_>>()?);

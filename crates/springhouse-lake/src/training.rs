@@ -89,9 +89,9 @@ pub(crate) fn blocking<T>(work: impl FnOnce() -> T) -> T {
 }
 
 /// Rows of latest views wait for the labels in one part in this many of the memory budget.
-const ROWS_SHARE: u64 = 8;
+const ROWS_SHARE: u64 = 12;
 /// The answers of latest views are made for as many labels at a time as fit one part in this many.
-const RANGE_SHARE: u64 = 3;
+const RANGE_SHARE: u64 = 4;
 /// At most so many times as much is read of feature columns when it is done range by range; over it, all answers are made at
 /// once and spilled.
 const REREAD_MAX: usize = 3;
@@ -271,7 +271,7 @@ impl Lake {
         let directory = out_directory(request.out.path());
         let file = Arc::new(SpillFile::new(&directory));
         // The rest is for what is at work.
-        let budget = Arc::new(Budget::new(request.memory_budget / 2));
+        let budget = Arc::new(Budget::new(request.memory_budget / 4 * 3));
 
         // Keys and moments.
         let partitions = prepared.partitions(request.memory_budget);
@@ -338,9 +338,11 @@ impl Lake {
                 let meeting = Meeting::new(index, StampParts { known_at: extras.known_at, seq });
                 let meeting_bytes = meeting.bytes();
                 budget.add(meeting_bytes);
-                let schema = Arc::clone(group.schema());
-                let events = Partitions::new(set.partitions.count(), schema, &budget, &file);
+                // What waits is taken up before it has a reason to be spilled.
                 let full = request.memory_budget / ROWS_SHARE;
+                let waiting = Arc::new(Budget::new(u64::MAX / 2));
+                let schema = Arc::clone(group.schema());
+                let events = Partitions::new(set.partitions.count(), schema, &waiting, &file);
                 stages.time("scan rows", name, || {
                     group.gather(
                         &source.files,

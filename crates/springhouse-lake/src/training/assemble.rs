@@ -198,7 +198,7 @@ fn in_label_order(
     rows: usize,
 ) -> Result<Vec<FeatureChunk>> {
     let feature_count = (answers.schema().fields().len() - 1) / 2;
-    let batches = answers.load(chunk)?;
+    let batches = answers.take(chunk)?;
     // Where each label's answer is; labels without one take the null in front.
     let mut places = vec![(0usize, 0usize); rows];
     for (number, batch) in batches.iter().enumerate() {

@@ -119,7 +119,7 @@ pub(crate) struct Joined {
     pub event_entities: Vec<u32>,
 }
 
-/// Loads a partition of labels and events and numbers the entities.
+/// Loads a partition of labels, takes out that of events, and numbers the entities.
 pub(crate) fn load_partition(labels: &Partitions, events: &Partitions, partition: usize) -> Result<Joined> {
     let labels = labels.load_one(partition)?;
     let identities = labels.column(IDENTITY).as_primitive::<Decimal128Type>();
@@ -132,7 +132,7 @@ pub(crate) fn load_partition(labels: &Partitions, events: &Partitions, partition
             *numbers.entry(*identity).or_insert(next)
         })
         .collect();
-    let events = events.load_one(partition)?;
+    let events = events.take_one(partition)?;
     let found = events.column(IDENTITY).as_primitive::<Decimal128Type>();
     let mut event_entities = Vec::with_capacity(found.len());
     let mut kept = Vec::with_capacity(found.len());

@@ -5,6 +5,7 @@
 
 mod error;
 mod evaluate;
+mod history;
 mod project;
 mod stream;
 mod training;
@@ -19,6 +20,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("NativeError", module.py().get_type::<error::NativeError>())?;
     module.add_class::<project::NativeProject>()?;
+    module.add_class::<history::NativeHistory>()?;
     module.add_function(wrap_pyfunction!(project::validate_files, module)?)?;
     module.add_function(wrap_pyfunction!(evaluate::evaluate, module)?)?;
     module.add_function(wrap_pyfunction!(evaluate::feature_references, module)?)?;

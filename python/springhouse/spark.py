@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["training_set"]
 
+#: Service, column of the moment, time zone, availability.
+Options = tuple[str, str | None, str | None, str]
+
 #: Rows of one batch that a task hands to Spark.
 BATCH_ROWS = 10_000
 
@@ -63,7 +66,7 @@ def training_set(
     from pyspark.sql.pandas.types import from_arrow_schema, to_arrow_schema
 
     folder = str(Path(project).absolute())
-    options = (service, at, time_zone, availability)
+    options: Options = (service, at, time_zone, availability)
     # Timestamps of Spark are instants, shown in the session's zone; in Arrow they are UTC.
     given = to_arrow_schema(labels.schema, timezone="UTC")
     try:
@@ -85,7 +88,7 @@ def training_set(
 
 
 def _task(
-    folder: str, shared: str, options: tuple[Any, ...], memory_mb: int | None, inputs: str, wanted: Any
+    folder: str, shared: str, options: Options, memory_mb: int | None, inputs: str, wanted: Any
 ) -> Callable[[Iterator[Any]], Iterator[Any]]:
     """What an executor does with its share; it is pickled, so it holds nothing but plain values."""
 

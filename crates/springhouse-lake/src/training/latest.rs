@@ -190,7 +190,6 @@ impl SeenRows {
 }
 
 /// Which row each label of a group sees, now that the rows have met them.
-#[expect(clippy::too_many_arguments, reason = "the pieces of one job, all borrowed")]
 pub(crate) fn find_rows(
     jobs: &[ViewJob<'_>],
     group: &EventGroup<'_>,

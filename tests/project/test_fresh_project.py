@@ -1,4 +1,5 @@
 """A newcomer's first hour: `init`, then every step on the project that it made, with the built program."""
+import json
 import subprocess
 import tempfile
 import time
@@ -53,9 +54,42 @@ class FreshProjectTest(unittest.TestCase):
             self.assertNotIn("panicked", second.stderr)
             self.assertEqual(server.stop(), 0, server.tail())
 
+    def test_the_lake_is_compacted_while_a_server_runs_and_answers_stay_the_same(self):
+        with Project() as project:
+            project.run("init", project.folder)
+            (project.folder / "springhouse.yaml").write_text("project: fresh\npush: {flush_interval_ms: 20}\n")
+            project.run("apply")
+            project.run("materialize")
+            server = project.serve()
+            self.assertTrue(server.wait_ready(), server.tail())
+            table = project.folder / ".springhouse" / "lake" / "orders"
+            with Client(server) as client:
+                for order in range(12):
+                    client.push("orders", [{"order_id": f"p{order}", "customer_id": order % 3, "ordered_at": stamp(),
+                                            "amount": 1.5 * order}])
+                    end = time.monotonic() + 30
+                    while len(list(table.glob("*.parquet"))) <= order and time.monotonic() < end:
+                        time.sleep(0.02)
+            planned = json.loads(project.run("optimize", "--dry-run", "--format", "json").stdout)
+            self.assertGreater(planned[0]["files_rewritten"], 5, planned)
+            shown = project.run("optimize", "orders").stdout
+            self.assertIn("put together", shown)
+            self.assertIn("nothing to put together", project.run("optimize").stdout)
+            self.assertEqual(project.run("verify", timeout=120).returncode, 0)
+            deleted = json.loads(project.run("optimize", "--vacuum", "0s", "--format", "json").stdout)
+            self.assertGreater(deleted[0]["files_deleted"], 5)
+            with Client(server) as client:
+                client.push("orders", [{"order_id": "after", "customer_id": 1, "ordered_at": stamp(), "amount": 2.0}])
+            self.assertEqual(project.run("verify", timeout=120).returncode, 0)
+            self.assertEqual(server.stop(), 0, server.tail())
+            wrong = project.run("optimize", "ordres", check=False)
+            self.assertNotEqual(wrong.returncode, 0)
+            self.assertIn("orders", wrong.stderr)
+
     def test_without_a_project_every_command_says_what_to_do(self):
         with tempfile.TemporaryDirectory() as folder:
-            for command in ("validate", "plan", "apply", "materialize", "rebuild", "serve", "status", "verify"):
+            for command in ("validate", "plan", "apply", "materialize", "rebuild", "serve", "status", "verify",
+                            "optimize"):
                 done = subprocess.run([program(), "--project", folder, command], text=True, stdout=subprocess.PIPE,
                                       stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, timeout=60)
                 self.assertNotEqual(done.returncode, 0, command)

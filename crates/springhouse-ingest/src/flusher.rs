@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use springhouse_core::crash_point::crash_point;
 use springhouse_core::definition::{Definitions, Source};
 use springhouse_kernel::arrow_type;
-use springhouse_lake::{Lake, LakeError, StreamAppend};
+use springhouse_lake::{Lake, LakeError, OptimizeRequest, StreamAppend, cluster_columns};
 use springhouse_online::OnlineStore;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -34,10 +34,19 @@ pub(crate) struct Flusher {
     pub(crate) dedup: Arc<Mutex<Dedup>>,
     pub(crate) settings: PushSettings,
     sources: Mutex<BTreeMap<String, Arc<Source>>>,
+    /// What the rows of each source are sorted by when its table is compacted.
+    cluster_by: Mutex<BTreeMap<String, Vec<String>>>,
     /// One flush at a time.
     place: tokio::sync::Mutex<Place>,
     /// One checkpoint and clearing at a time.
     upkeep: tokio::sync::Mutex<()>,
+}
+
+/// Nobody looks at how far a compaction is.
+struct Unwatched;
+
+impl springhouse_lake::Progress for Unwatched {
+    fn report(&self, _: &'static str, _: u64, _: u64) {}
 }
 
 /// Where flushing is.
@@ -65,6 +74,7 @@ impl Flusher {
             dedup,
             settings,
             sources: Mutex::new(sources),
+            cluster_by: Mutex::default(),
             place: tokio::sync::Mutex::default(),
             upkeep: tokio::sync::Mutex::default(),
         })
@@ -75,6 +85,7 @@ impl Flusher {
         let mut sources = self.sources.lock();
         let before = sources.clone();
         for source in definitions.sources.values().filter(|source| source.is_stream()) {
+            self.cluster_by.lock().insert(source.name.clone(), cluster_columns(definitions, source));
             sources.insert(source.name.clone(), Arc::new(source.clone()));
         }
         if *sources != before {
@@ -123,6 +134,35 @@ impl Flusher {
                     tracing::warn!(%error, "the checkpoint failed; it is tried again");
                 }
                 last_checkpoint = Instant::now();
+            }
+        }
+    }
+
+    /// Compacts the tables of pushed rows now and then, one after the other, until it is aborted. A table that is being
+    /// appended to is no obstacle, and an interruption leaves it as it was.
+    pub(crate) async fn run_compaction(self: Arc<Self>) {
+        let interval = Duration::from_secs(self.settings.compact_interval_s);
+        if interval.is_zero() {
+            return;
+        }
+        loop {
+            tokio::time::sleep(interval).await;
+            let sources: Vec<Arc<Source>> = self.sources.lock().values().cloned().collect();
+            for source in sources {
+                let cluster_by = self.cluster_by.lock().get(&source.name).cloned().unwrap_or_default();
+                let request = OptimizeRequest { cluster_by, ..OptimizeRequest::default() };
+                match self.lake.optimize_stream(&source, &request, &Unwatched).await {
+                    Ok(done) if done.files_rewritten > 0 => tracing::info!(
+                        source = %source.name,
+                        files = done.files_rewritten,
+                        rows = done.rows,
+                        "compacted the lake's table of pushed rows"
+                    ),
+                    Ok(_) => {}
+                    Err(error) => {
+                        tracing::warn!(source = %source.name, %error, "compaction failed; it is tried again");
+                    }
+                }
             }
         }
     }

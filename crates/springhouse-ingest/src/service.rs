@@ -44,7 +44,8 @@ pub struct Ingest {
     closing: AtomicBool,
     /// Writer and applier.
     threads: Mutex<Vec<JoinHandle<()>>>,
-    flush_task: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    /// Flusher and compaction.
+    tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
 }
 
 /// A source as pushes see it.
@@ -146,7 +147,8 @@ impl Ingest {
             spawn("log-writer", move || writer.run(&writer_queue))?,
             spawn("applier", move || applier.run(&applier_queue))?,
         ];
-        let flush_task = runtime.spawn(flusher.clone().run());
+        let tasks =
+            vec![runtime.spawn(flusher.clone().run()), runtime.spawn(flusher.clone().run_compaction())];
         Ok(Self {
             settings,
             progress,
@@ -158,7 +160,7 @@ impl Ingest {
             applier: to_applier,
             closing: AtomicBool::new(false),
             threads: Mutex::new(threads),
-            flush_task: Mutex::new(Some(flush_task)),
+            tasks: Mutex::new(tasks),
         })
     }
 
@@ -324,8 +326,8 @@ impl Ingest {
         let _ = self.writer.send(ToWriter::Stop { clean: true });
         let threads = std::mem::take(&mut *self.threads.lock());
         blocking(move || threads.into_iter().for_each(|thread| drop(thread.join()))).await?;
-        let flush_task = self.flush_task.lock().take();
-        if let Some(task) = flush_task {
+        let tasks = std::mem::take(&mut *self.tasks.lock());
+        for task in tasks {
             task.abort();
             // Its end is being aborted.
             let _ = task.await;
@@ -340,9 +342,7 @@ impl Ingest {
 impl Drop for Ingest {
     fn drop(&mut self) {
         self.closing.store(true, SeqCst);
-        if let Some(task) = self.flush_task.lock().take() {
-            task.abort();
-        }
+        self.tasks.lock().drain(..).for_each(|task| task.abort());
         // Gone already after a shutdown.
         let _ = self.writer.send(ToWriter::Stop { clean: false });
         for thread in self.threads.lock().drain(..) {

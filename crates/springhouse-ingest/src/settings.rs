@@ -24,6 +24,9 @@ pub struct PushSettings {
     pub flush_rows: u64,
     /// The online store is checkpointed at least this often.
     pub checkpoint_interval_ms: u64,
+    /// The lake's tables of pushed rows are compacted this often, beside everything else; 0 = never by itself. Less often
+    /// means more and smaller files, which training sets read more slowly.
+    pub compact_interval_s: u64,
     /// How long an idempotency key is remembered.
     pub idempotency_window_s: u64,
     /// Most idempotency keys remembered; the oldest go first. 33 bytes of memory each, up to 50.
@@ -42,6 +45,7 @@ impl Default for PushSettings {
             flush_interval_ms: 10_000,
             flush_rows: 500_000,
             checkpoint_interval_ms: 5_000,
+            compact_interval_s: 600,
             idempotency_window_s: 86_400,
             idempotency_keys_max: 5_000_000,
         }

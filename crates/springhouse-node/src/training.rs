@@ -5,10 +5,12 @@ use crate::node::nothing_applied;
 use crate::{Node, NodeError, Project};
 use serde::{Deserialize, Serialize};
 use springhouse_core::Definitions;
+use springhouse_core::definition::Source;
 use springhouse_lake::{
-    Availability, LabelSource, Lake, Progress, Sample, TrainingOutcome, TrainingOutput, TrainingReport,
-    TrainingRequest, TrainingShape,
+    Availability, LabelSource, Lake, OptimizeOutcome, OptimizeRequest, Progress, Sample, TrainingOutcome,
+    TrainingOutput, TrainingReport, TrainingRequest, TrainingShape, cluster_columns,
 };
+use std::time::Duration;
 
 /// A training set to make.
 #[derive(Clone, Debug)]
@@ -115,6 +117,41 @@ impl History {
     pub fn shared(&self) -> String {
         let shared = Shared { definitions: self.definitions.clone(), hash: self.hash.clone() };
         serde_json::to_string(&shared).expect("definitions are kept as JSON in the registry too")
+    }
+
+    /// Compacts the lake's tables of streams: of these sources, or of all.
+    ///
+    /// # Errors
+    /// `unknown_source` (no such stream), or what the lake says.
+    pub async fn optimize(
+        &self,
+        sources: &[String],
+        vacuum: Option<Duration>,
+        dry_run: bool,
+        progress: &dyn Progress,
+    ) -> Result<Vec<(String, OptimizeOutcome)>, NodeError> {
+        let streams: Vec<&Source> = self.definitions.sources.values().filter(|s| s.is_stream()).collect();
+        let mut chosen = Vec::new();
+        for name in sources {
+            let source = streams.iter().find(|source| source.name == *name).ok_or_else(|| {
+                let known: Vec<&str> = streams.iter().map(|source| source.name.as_str()).collect();
+                let hint = format!("the sources that take pushes are {}", known.join(", "));
+                NodeError::new(
+                    "unknown_source",
+                    format!("there is no source `{name}` that takes pushes"),
+                    hint,
+                )
+            })?;
+            chosen.push(*source);
+        }
+        let mut done = Vec::new();
+        for source in if sources.is_empty() { streams } else { chosen } {
+            let cluster_by = cluster_columns(&self.definitions, source);
+            let request = OptimizeRequest { cluster_by, vacuum, dry_run };
+            let outcome = self.lake.optimize_stream(source, &request, progress).await?;
+            done.push((source.name.clone(), outcome));
+        }
+        Ok(done)
     }
 
     /// What a training set would look like, and what it would be made from.

@@ -7,6 +7,7 @@ pub(crate) mod get;
 pub(crate) mod init;
 mod job;
 pub(crate) mod materialize;
+pub(crate) mod optimize;
 pub(crate) mod plan;
 pub(crate) mod push;
 pub(crate) mod registry;

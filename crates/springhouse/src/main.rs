@@ -47,6 +47,8 @@ enum Command {
     Materialize(commands::materialize::MaterializeArgs),
     /// Build the online store again from history, beside the served one, and switch when it is complete.
     Rebuild(commands::materialize::RebuildArgs),
+    /// Put the lake's small files together, rows of an entity side by side; answers stay the same.
+    Optimize(commands::optimize::OptimizeArgs),
     /// Serve features and take pushes over HTTP.
     Serve(commands::serve::ServeArgs),
     /// Push events from a file or standard input.
@@ -104,6 +106,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Statistics(args) => commands::statistics::run(args, project).await,
         Command::Materialize(args) => commands::materialize::run(args, project).await,
         Command::Rebuild(args) => commands::materialize::run_rebuild(args, project).await,
+        Command::Optimize(args) => commands::optimize::run(args, project).await,
         Command::Serve(args) => commands::serve::run(args, project).await,
         Command::Push(args) => commands::push::run(args, project).await,
         Command::Get(args) => commands::get::run(args, project).await,

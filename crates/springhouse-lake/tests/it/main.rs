@@ -9,6 +9,7 @@
 
 mod labels;
 mod materialize;
+mod optimize;
 mod options;
 mod population;
 mod stream;

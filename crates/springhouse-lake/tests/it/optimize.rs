@@ -1,0 +1,122 @@
+//! Compaction of stream tables: other files, the same rows, the same answers.
+
+use crate::support::*;
+use crate::training::{label_batch, random_labels, stream_append};
+use springhouse_lake::{Lake, OptimizeOutcome, OptimizeRequest};
+use std::path::PathBuf;
+use std::time::Duration;
+
+const YAML: &str = "
+entities: {user: {keys: {user: string}}}
+sources:
+  pushed:
+    stream: push
+    event_time: at
+    columns: {id: int64, user: string, shop: int64, at: timestamp, amount: float64, items: int64, kind: string}
+feature_views:
+  latest: {entity: user, source: pushed, ttl: 1d, features: {amount: amount, kind: kind}}
+  windows:
+    entity: user
+    source: pushed
+    ttl: 1d
+    aggregate:
+      items: {fn: [count, sum, last], column: items, windows: [1h, 1d]}
+      amount: {fn: [sum, max], column: amount, windows: [1d], hop: exact}
+feature_services: {all: {features: [latest, windows]}}
+";
+
+fn by_user() -> OptimizeRequest {
+    OptimizeRequest { cluster_by: vec!["user".to_owned()], ..OptimizeRequest::default() }
+}
+
+async fn trained(project: &Project) -> Vec<u8> {
+    let out = project.path("train.parquet");
+    let request = project.request("labels.parquet", &out);
+    project.lake.training_set(&request, &Silent).await.unwrap();
+    std::fs::read(&out).unwrap()
+}
+
+async fn optimized(project: &Project, request: &OptimizeRequest) -> OptimizeOutcome {
+    project.lake.optimize_stream(project.source("pushed"), request, &Silent).await.unwrap()
+}
+
+fn data_files(project: &Project) -> Vec<PathBuf> {
+    let folder = std::fs::read_dir(project.path(".springhouse/lake/pushed")).unwrap();
+    let files = folder.map(|entry| entry.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|extension| extension == "parquet")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_compacted_table_gives_the_same_bytes_in_fewer_files() {
+    let mut random = Random::new("a_compacted_table_gives_the_same_bytes_in_fewer_files");
+    let project = Project::new(YAML);
+    let source = project.source("pushed").clone();
+    assert_eq!(optimized(&project, &by_user()).await, OptimizeOutcome::default(), "there is no table yet");
+    let events = random_events(&mut random, 400);
+    write_parquet(
+        &project.path("labels.parquet"),
+        &label_batch(&random_labels(&mut random, &events, 300)),
+        50,
+    );
+    let append = |from: usize, to: usize| stream_append(&events[from..to], from as i64);
+    for start in (0..200).step_by(10) {
+        project.lake.append_stream(&source, append(start, start + 10)).await.unwrap();
+    }
+    let before = trained(&project).await;
+    let planned = optimized(&project, &OptimizeRequest { dry_run: true, ..by_user() }).await;
+    assert_eq!((planned.files_before, planned.files_after, planned.bytes_after), (20, 1, 0));
+    assert_eq!(data_files(&project).len(), 20, "a dry run writes nothing");
+    let done = optimized(&project, &by_user()).await;
+    assert_eq!((done.files_rewritten, done.files_after, done.rows), (20, 1, 200));
+    assert!(trained(&project).await == before, "other bytes after compaction");
+    // Nothing is left to do, and the old files are there for those who read them still.
+    assert_eq!(optimized(&project, &by_user()).await.files_rewritten, 0);
+    assert_eq!(data_files(&project).len(), 21);
+    // The position of the stream is what it was: a replay adds nothing, what is new is added.
+    assert_eq!(project.lake.append_stream(&source, append(0, 200)).await.unwrap(), 199);
+    // Appends by another writer while files are put together, more than once.
+    let tables = project.path(".springhouse/lake");
+    let (other, rest) = (Lake::open(project.directory.path(), &tables).unwrap(), events[200..].to_vec());
+    let writer = tokio::spawn(async move {
+        for start in (0..200).step_by(10) {
+            let append = stream_append(&rest[start..start + 10], 200 + start as i64);
+            other.append_stream(&source, append).await.unwrap();
+        }
+    });
+    for _ in 0..6 {
+        optimized(&project, &by_user()).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    writer.await.unwrap();
+    let made = optimized(&project, &by_user()).await;
+    assert_eq!(made.files_after, 1);
+    let after = trained(&project).await;
+    // The same events in a table that was never touched.
+    let plain = Project::new(YAML);
+    plain.lake.append_stream(plain.source("pushed"), stream_append(&events, 0)).await.unwrap();
+    std::fs::copy(project.path("labels.parquet"), plain.path("labels.parquet")).unwrap();
+    assert!(trained(&plain).await == after, "other answers than from a table in order of arrival");
+    // Files that no version has any more go when they are told to.
+    let vacuum = OptimizeRequest { vacuum: Some(Duration::ZERO), ..by_user() };
+    assert!(optimized(&project, &vacuum).await.files_deleted > 20);
+    assert_eq!(data_files(&project).len(), 1);
+    assert!(trained(&project).await == after);
+}
+
+#[tokio::test]
+async fn rows_of_an_entity_lie_together() {
+    let mut random = Random::new("rows_of_an_entity_lie_together");
+    let project = Project::new(YAML);
+    let events = random_events(&mut random, 120);
+    for start in (0..120).step_by(30) {
+        let append = stream_append(&events[start..start + 30], start as i64);
+        project.lake.append_stream(project.source("pushed"), append).await.unwrap();
+    }
+    optimized(&project, &OptimizeRequest { vacuum: Some(Duration::ZERO), ..by_user() }).await;
+    let [file] = data_files(&project).try_into().unwrap();
+    let rows = read_parquet(&file);
+    let order: Vec<_> = (0..rows.num_rows())
+        .map(|row| (value(&rows, "user", row), value(&rows, "at", row), value(&rows, "_offset", row)))
+        .collect();
+    assert!(order.is_sorted(), "{order:?}");
+}

@@ -2,6 +2,7 @@
 
 pub(crate) mod conform;
 pub(crate) mod csv;
+pub(crate) mod keys;
 pub(crate) mod location;
 pub(crate) mod parquet;
 pub(crate) mod scan;

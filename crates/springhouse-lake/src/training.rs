@@ -37,6 +37,7 @@ use crate::identity::{Presence, for_each_identity, mix};
 use crate::lake::Lake;
 use crate::materialize::TableCursor;
 use crate::progress::{Progress, Silent, tell};
+use crate::source::keys::KeySet;
 use crate::source::scan::{Origin, ScanCounts, ScanFile, ScanSpec, SourceFiles, SourceRows};
 use crate::source::selected::{Pass, PassKind};
 use crate::spill::{Budget, Partitions, SpillFile, partition_count, partition_of};
@@ -102,6 +103,8 @@ struct LabelSet<'a> {
     key_columns: &'a [usize],
     partitions: Partitions,
     present: Presence,
+    /// The different first keys, while they are few.
+    keys: Arc<KeySet>,
     /// The labels in order, made when a view of latest values first asks for it.
     index: std::cell::OnceCell<LabelIndex>,
 }
@@ -284,6 +287,7 @@ impl Lake {
                 key_columns,
                 partitions: Partitions::new(partitions, label_schema(), &budget, &file),
                 present: Presence::with_capacity(labels.row_guess()),
+                keys: Arc::new(KeySet::new(&entity.keys[0].1)),
                 index: std::cell::OnceCell::new(),
             })
             .collect();
@@ -307,7 +311,7 @@ impl Lake {
             let group = EventGroup::new(&jobs, views.clone(), payload, extras)?;
             let set = sets.iter().find(|s| s.entity.name == group.entity.name);
             let set = set.ok_or_else(|| LakeError::internal("labels were not read for an entity"))?;
-            let spec = source.spec(request, &group, &jobs, &facts);
+            let spec = source.spec(request, &group, &jobs, &facts, Some(&set.keys));
             let total = source.files.rows_estimate();
             let before = source.counts.rows_read.load(Ordering::Relaxed);
             let is_wanted = |_: usize, file: &ScanFile| source.wants(file);
@@ -489,8 +493,14 @@ impl OpenSource {
         group: &EventGroup<'_>,
         jobs: &[&ViewJob<'_>],
         facts: &LabelFacts,
+        keys: Option<&Arc<KeySet>>,
     ) -> ScanSpec {
+        // A key that is made by SQL has no statistics.
+        let key = &jobs[0].view.key_columns[0];
+        let is_stored = self.files.source.columns.iter().any(|column| column.name == *key)
+            && !jobs[0].view.derived.iter().any(|derived| derived.name == *key);
         ScanSpec {
+            keys: keys.filter(|_| is_stored).map(|keys| (key.clone(), Arc::clone(keys))),
             columns: group.source_columns(),
             event_times: event_times(jobs, facts),
             offsets: 0..self.cut.stream_end.unwrap_or(i64::MAX),
@@ -583,7 +593,7 @@ impl Prepared<'_> {
             let meets = meets(&jobs, *payload, facts.rows, request.memory_budget);
             let extras = extras(&jobs, *payload, meets, request.availability);
             let group = EventGroup::new(&jobs, views.clone(), *payload, extras)?;
-            let spec = open.spec(request, &group, &jobs, facts);
+            let spec = open.spec(request, &group, &jobs, facts, None);
             let selected = open.files.selected(&spec, &|_, file| open.wants(file))?;
             let pass =
                 Pass { kind: PassKind::Events, columns: spec.columns.clone(), selected, rows_kept: None };
@@ -666,6 +676,7 @@ fn read_labels(labels: &Labels, sets: &mut [LabelSet<'_>], progress: &dyn Progre
             for (column, (_, value_type)) in set.key_columns.iter().zip(&set.entity.keys) {
                 keys.push(labels.typed(batch.column(position(*column)), *column, value_type, first_row)?);
             }
+            Arc::make_mut(&mut set.keys).add(&keys[0]);
             let (mut identity, mut rows, mut moments, mut partition) = (vec![], vec![], vec![], vec![]);
             for_each_identity(&keys, &set.entity.keys, at.len(), |row, found| {
                 // A label without a key is kept; its features are missing.

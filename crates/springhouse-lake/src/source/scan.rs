@@ -5,6 +5,7 @@ use crate::error::{LakeError, Result, did_you_mean};
 use crate::event_id::{event_ids, stored_ids};
 use crate::lake::Lake;
 use crate::source::conform::{Place, conform, plain_name};
+use crate::source::keys::KeySet;
 use crate::source::location::{FileRef, list_files, resolve};
 use crate::source::selected::{Pass, PassKind, Selected};
 use crate::source::zone::Zone;
@@ -42,6 +43,8 @@ pub(crate) struct ScanSpec {
     pub availability: Availability,
     /// Whether rows come with their event's identity.
     pub with_ids: bool,
+    /// Rows whose first key is none of these may be left out (whole row groups are): the column, and the keys.
+    pub keys: Option<(String, Arc<KeySet>)>,
 }
 
 impl ScanSpec {
@@ -53,6 +56,7 @@ impl ScanSpec {
             offsets: 0..i64::MAX,
             availability: Availability::Known,
             with_ids: false,
+            keys: None,
         }
     }
 }
@@ -298,7 +302,15 @@ impl SourceFiles {
     }
 
     fn note(&self, pass: Pass) {
-        self.passes.lock().push(pass);
+        let mut passes = self.passes.lock();
+        let same = |known: &&mut Pass| {
+            known.kind == PassKind::Rows && pass.kind == PassKind::Rows && known.columns == pass.columns
+        };
+        match passes.iter_mut().find(same) {
+            // Rows for another range of labels.
+            Some(known) => known.selected.add(&pass.selected),
+            None => passes.push(pass),
+        }
     }
 
     /// Says how many rows of the last reading were wanted.
@@ -629,6 +641,17 @@ impl<'a> FileReader<'a> {
             let (low, high) = parquet::int64_range(group, parquet::leaf_of(metadata, root)?)?;
             Some((root, low, high))
         };
+        if let Some((name, keys)) = &spec.keys
+            && let Some(column) = self.columns.iter().find(|column| column.name == *name)
+            && let ColumnPlace::Root(root) = column.place
+            // As it is in the file: a text made of something else has other bounds.
+            && *self.file.schema.field(root).data_type() == arrow_type(&column.value_type)
+            && let Some(leaf) = parquet::leaf_of(metadata, root)
+            && let Some(statistics) = group.column(leaf).statistics()
+            && !keys.may_be_in(statistics)
+        {
+            return false;
+        }
         if let Some(offset) = self.offset
             && let Some((_, low, high)) = range_of(&self.columns[offset])
             && (high < spec.offsets.start || low >= spec.offsets.end)

@@ -36,6 +36,14 @@ pub(crate) struct Pass {
 }
 
 impl Selected {
+    /// What is read in another round of the same reading; parts left out in one may be read in another.
+    pub(crate) fn add(&mut self, more: &Self) {
+        self.parts_pruned = self.parts_pruned.saturating_sub(more.parts - more.parts_pruned);
+        self.bytes_pruned = self.bytes_pruned.saturating_sub(more.bytes);
+        self.bytes += more.bytes;
+        self.rows += more.rows;
+    }
+
     /// Counts a part of so many rows and bytes.
     pub(crate) fn count(&mut self, (rows, bytes): (u64, u64), is_read: bool) {
         self.parts += 1;

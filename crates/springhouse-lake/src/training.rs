@@ -90,9 +90,9 @@ pub(crate) fn blocking<T>(work: impl FnOnce() -> T) -> T {
 }
 
 /// Rows of latest views wait for the labels in one part in this many of the memory budget.
-const ROWS_SHARE: u64 = 12;
+const ROWS_SHARE: u64 = 16;
 /// The answers of latest views are made for as many labels at a time as fit one part in this many.
-const RANGE_SHARE: u64 = 4;
+const RANGE_SHARE: u64 = 3;
 /// At most so many times as much is read of feature columns when it is done range by range; over it, all answers are made at
 /// once and spilled.
 const REREAD_MAX: usize = 3;

@@ -11,6 +11,7 @@ examples in its docstrings and on its pages. Standard library only; packages com
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -69,6 +70,13 @@ def environment():
     return python
 
 
+def java():
+    """Spark is tested for real, and runs on Java; installs it where there is none and apt is."""
+    if shutil.which("java") is None:
+        print("installing Java for the tests in Spark", file=sys.stderr, flush=True)
+        run("apt-get", "install", "--yes", "--quiet", "default-jre-headless", stdout=sys.stderr)
+
+
 def wheel(release):
     """Builds the wheel; its path."""
     out = TARGET / "wheels" / ("release" if release else "debug")
@@ -86,6 +94,7 @@ def wheel(release):
 
 
 def test(words):
+    java()
     built = wheel(release=False)
     with tempfile.TemporaryDirectory(prefix="springhouse-wheel-") as folder:
         empty = pathlib.Path(folder) / "empty"
@@ -112,7 +121,10 @@ def test(words):
 
 
 def run(*command, **more):
-    done = subprocess.run([str(word) for word in command], **more)
+    try:
+        done = subprocess.run([str(word) for word in command], **more)
+    except FileNotFoundError:
+        sys.exit(f"{command[0]} is not there; install it, or what it would have installed: {' '.join(map(str, command))}")
     if done.returncode != 0:
         sys.exit(f"{' '.join(str(word) for word in command[:4])} ... failed with status {done.returncode}")
 

@@ -92,7 +92,7 @@ pub(crate) fn blocking<T>(work: impl FnOnce() -> T) -> T {
 /// Rows of latest views wait for the labels in one part in this many of the memory budget.
 const ROWS_SHARE: u64 = 16;
 /// The answers of latest views are made for as many labels at a time as fit one part in this many.
-const RANGE_SHARE: u64 = 3;
+const RANGE_SHARE: u64 = 4;
 /// At most so many times as much is read of feature columns when it is done range by range; over it, all answers are made at
 /// once and spilled.
 const REREAD_MAX: usize = 3;
@@ -274,7 +274,7 @@ impl Lake {
         let directory = out_directory(request.out.path());
         let file = Arc::new(SpillFile::new(&directory));
         // The rest is for what is at work.
-        let budget = Arc::new(Budget::new(request.memory_budget / 4 * 3));
+        let budget = Arc::new(Budget::new(request.memory_budget / 16 * 9));
 
         // Keys and moments.
         let partitions = prepared.partitions(request.memory_budget);

@@ -10,7 +10,7 @@ use springhouse_expr::ViewProjection;
 use springhouse_ingest::{GivenRows, GivenSource, given_rows};
 use springhouse_kernel::{EntityState, ViewPlan};
 use springhouse_online::{Lane, MemoryStore, OnlineStore, ViewHandle, Write};
-use springhouse_serving::{FeatureServer, Frontiers, ServingSettings, ViewFrontier};
+use springhouse_serving::{FeatureServer, Frontiers, ServedStore, ServingSettings, ViewFrontier};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -64,7 +64,14 @@ pub async fn evaluate(
     store.write(writes, Lane { name: "given".into(), position: 1 }, at).await?;
     let hash = definitions.content_hash().as_str().into();
     let settings = ServingSettings::default();
-    Ok(FeatureServer::new(definitions, hash, views, store, Arc::new(Frozen(at)), settings)?)
+    Ok(FeatureServer::new(
+        definitions,
+        hash,
+        views,
+        ServedStore::Local(store),
+        Arc::new(Frozen(at)),
+        settings,
+    )?)
 }
 
 fn handle(definitions: &Definitions, view: &FeatureView) -> Result<ViewHandle, NodeError> {

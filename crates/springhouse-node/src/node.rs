@@ -14,7 +14,7 @@ use springhouse_lake::{Lake, MaterializeRequest, Progress};
 use springhouse_online::{OnlineStore, StoreStatistics, ViewHandle};
 use springhouse_online_embedded::{EmbeddedSettings, EmbeddedStore};
 use springhouse_registry::Registry;
-use springhouse_serving::{FeatureServer, ServingSettings};
+use springhouse_serving::{FeatureServer, ServedStore, ServingSettings};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -154,7 +154,8 @@ impl Node {
     pub async fn open(options: NodeOptions) -> Result<Arc<Self>, NodeError> {
         let registry = open_registry(&options.paths.registry)?;
         let embedded = Arc::new(EmbeddedStore::open(&options.paths.online, &options.online)?);
-        let store: Arc<dyn OnlineStore> = embedded.clone();
+        let served = ServedStore::new(embedded.clone(), &options.serving);
+        let store = served.store();
         let lake = Lake::open(&options.paths.project, &options.paths.lake)?;
         let applied = load_head(&registry, store.as_ref()).await?;
         let lanes = store.lanes().await?;
@@ -177,7 +178,7 @@ impl Node {
             applied.definitions.clone(),
             applied.hash.clone(),
             applied.views.clone(),
-            store.clone(),
+            served,
             frontiers.clone(),
             options.serving.clone(),
         )?;

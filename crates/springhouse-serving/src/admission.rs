@@ -55,7 +55,7 @@ impl Admission {
         Err(shed("too many requests are under way", priority))
     }
 
-    fn note_shed(&self, priority: Priority) {
+    pub(crate) fn note_shed(&self, priority: Priority) {
         self.shed[priority as usize].fetch_add(1, Ordering::Relaxed);
     }
 

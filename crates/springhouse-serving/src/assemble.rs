@@ -3,7 +3,7 @@
 use crate::answer::{DegradationLevel, FeatureColumn, Origin};
 use crate::error::ServingError;
 use crate::plan::{ColumnShape, ComputedInput, ComputedView, RequestShape, ViewRead};
-use crate::read::{Found, Inputs, age_of};
+use crate::read::{Found, FoundRow, Inputs, age_of};
 use crate::request::ViewFrontier;
 use crate::snapshot::{ServedView, Snapshot};
 use arrow::array::{Array, ArrayRef};
@@ -37,11 +37,16 @@ pub(crate) fn assemble_view(
     for row in 0..row_count {
         match found {
             Found::States(states, frontier) => {
-                rows.answer(states[row].as_deref(), frontier, columns, row, false)?
+                rows.answer(states[row].as_deref(), frontier, columns, row, Origin::Store)?
             }
-            Found::Nothing(known) => match known.get(row).and_then(Option::as_ref) {
-                Some(known) => rows.answer(known.state.as_deref(), &known.frontier, columns, row, true)?,
-                None => rows.unavailable(columns),
+            Found::Rows(found) => match &found[row] {
+                FoundRow::Read(read) => {
+                    rows.answer(read.state.as_deref(), &read.frontier, columns, row, read.origin)?
+                }
+                FoundRow::Known(known) => {
+                    rows.answer(known.state.as_deref(), &known.frontier, columns, row, Origin::LastKnown)?
+                }
+                FoundRow::Nothing => rows.unavailable(columns),
             },
         }
     }
@@ -57,14 +62,14 @@ struct Rows<'a> {
 }
 
 impl Rows<'_> {
-    /// One row. `is_remembered`: the state is from an earlier request, because the store is away.
+    /// One row, from a state that comes from there.
     fn answer(
         &self,
         state: Option<&EntityState>,
         frontier: &ViewFrontier,
         columns: &mut [FeatureColumn],
         row: usize,
-        is_remembered: bool,
+        read_from: Origin,
     ) -> Result<(), ServingError> {
         let plan = &self.view.handle.plan;
         let mut answer = state.map(|state| plan.read(state, self.moment.at));
@@ -88,12 +93,12 @@ impl Rows<'_> {
             }
             let shape = &self.shape.columns[*column];
             self.refuse(status, shape, row, age)?;
-            let mut origin = if is_remembered { Origin::LastKnown } else { Origin::Store };
+            let mut origin = read_from;
             if !is_served(status, self.shape.policy.on_stale, self.moment.drop_stale) {
                 value = shape.default.clone();
                 origin = Origin::Default;
             }
-            if is_remembered {
+            if read_from == Origin::LastKnown {
                 status = ValueStatus::Unavailable;
             }
             let column = &mut columns[*column];

@@ -5,18 +5,22 @@ mod admission;
 mod answer;
 mod assemble;
 mod error;
+mod guard;
 mod last_known;
 mod plan;
 mod read;
 mod request;
+mod served;
 mod server;
 mod snapshot;
 mod statistics;
 
 pub use answer::{DegradationLevel, FeatureAnswer, FeatureColumn, Origin};
 pub use error::ServingError;
+pub use guard::{BreakerState, GuardedStore};
 pub use request::{
     CallOptions, FeatureRequest, Frontiers, Priority, Selection, ServingSettings, Signature, ViewFrontier,
 };
+pub use served::ServedStore;
 pub use server::FeatureServer;
-pub use statistics::ServingStatistics;
+pub use statistics::{Fallbacks, GuardStatistics, NodeStatistics, ServingStatistics};

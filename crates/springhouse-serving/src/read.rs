@@ -1,14 +1,19 @@
 //! What a request brings, checked; keys; and the store's answers in time.
 
+use crate::admission::shed;
+use crate::answer::Origin;
 use crate::error::ServingError;
+use crate::guard::{Ask, Call, GuardedStore, NoAnswer, RowRead};
+use crate::last_known::{Known, LastKnown};
 use crate::plan::{RequestShape, ViewRead};
 use crate::request::{FeatureRequest, ServingSettings, Signature, ViewFrontier};
 use crate::snapshot::Snapshot;
+use crate::statistics::Count;
 use futures::future::join_all;
 use springhouse_core::definition::OnUnavailable;
 use springhouse_core::{EntityKey, KeyError, Micros, Value, ValueType};
 use springhouse_kernel::EntityState;
-use springhouse_online::{BoxFuture, OnlineStore, StoreError, StoreErrorKind};
+use springhouse_online::{BoxFuture, OnlineStore, StoreError, ViewHandle};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -221,73 +226,158 @@ pub(crate) fn invalid_key(error: &KeyError, row: usize) -> ServingError {
 pub(crate) enum Found {
     /// The store answered. The frontier was read before the store was asked, so the answer has seen at least that.
     States(Vec<Option<Arc<EntityState>>>, ViewFrontier),
-    /// It did not; what is remembered per row, if the policy allows it.
-    Nothing(Vec<Option<crate::last_known::Known>>),
+    /// Row by row.
+    Rows(Vec<FoundRow>),
 }
 
-/// Asks the store for every view of the shape at once.
-pub(crate) async fn read_views(
-    snapshot: &Snapshot,
-    shape: &RequestShape,
-    store: &dyn OnlineStore,
-    frontiers: &[ViewFrontier],
-    entities: &[Vec<EntityKey>],
-    wait: Duration,
-) -> Result<Vec<Found>, ServingError> {
-    let ask = |read: &ViewRead| {
-        let view = &snapshot.views[read.view];
-        in_time(store.get_many(&view.handle, &entities[read.entity]), wait)
-    };
-    let answers = match shape.reads.as_slice() {
-        [read] => vec![ask(read).await],
-        reads => join_all(reads.iter().map(ask)).await,
-    };
-    let remembers = shape.policy.on_unavailable == OnUnavailable::LastKnown;
-    let mut found = Vec::with_capacity(answers.len());
-    for ((read, answer), frontier) in shape.reads.iter().zip(answers).zip(frontiers) {
-        let keys = &entities[read.entity];
-        found.push(match answer {
-            Ok(states) => {
-                if remembers {
-                    snapshot.last_known.remember(read.view, keys, &states, *frontier);
-                }
-                Found::States(states, *frontier)
-            }
-            Err(error) => {
-                refuse(&error, shape, &snapshot.views[read.view].name)?;
-                Found::Nothing(match remembers {
-                    true => snapshot.last_known.recall(read.view, keys),
-                    false => Vec::new(),
-                })
-            }
-        });
-    }
-    Ok(found)
-}
-
-/// Why a store gave nothing.
+/// What was found of one row.
 #[derive(Debug)]
-enum NoAnswer {
-    Timeout(Duration),
-    Failed(StoreError),
+pub(crate) enum FoundRow {
+    /// The store's answer, to this request or to one before it.
+    Read(RowRead),
+    /// The store did not answer; this is remembered.
+    Known(Known),
+    /// Nothing is known.
+    Nothing,
 }
 
-fn refuse(error: &NoAnswer, shape: &RequestShape, view: &str) -> Result<(), ServingError> {
-    if let NoAnswer::Failed(error) = error
-        && error.kind == StoreErrorKind::Corrupt
-    {
-        return Err(ServingError::new("store_corrupt", format!("view `{view}`: {error}"))
-            .with_hint("run `springhouse rebuild`"));
+impl Found {
+    /// The log offset that every row's answer had seen applied, at least; none when no row has an answer.
+    pub(crate) fn cut(&self) -> Option<i64> {
+        match self {
+            Self::States(_, frontier) => Some(frontier.cut),
+            Self::Rows(rows) => {
+                let cut = |row: &FoundRow| match row {
+                    FoundRow::Read(read) => Some(read.frontier.cut),
+                    FoundRow::Known(_) | FoundRow::Nothing => None,
+                };
+                rows.iter().filter_map(cut).min()
+            }
+        }
     }
-    if shape.policy.on_unavailable != OnUnavailable::Fail {
-        return Ok(());
+}
+
+/// The views of a request, its keys, and where to read them.
+pub(crate) struct Reader<'a> {
+    pub(crate) snapshot: &'a Snapshot,
+    pub(crate) shape: &'a RequestShape,
+    pub(crate) entities: &'a [Vec<EntityKey>],
+    pub(crate) frontiers: &'a [ViewFrontier],
+    pub(crate) last_known: &'a LastKnown,
+    pub(crate) fallbacks: &'a FallbackCounts,
+    pub(crate) ask: Ask,
+}
+
+/// Rows that something stood in for.
+#[derive(Debug, Default)]
+pub(crate) struct FallbackCounts {
+    pub(crate) last_known: Count,
+    pub(crate) defaults: Count,
+}
+
+impl Reader<'_> {
+    /// Asks a store for every view of the shape at once.
+    pub(crate) async fn read_store(&self, store: &dyn OnlineStore) -> Result<Vec<Found>, ServingError> {
+        let ask = |read: &ViewRead| {
+            let view = &self.snapshot.views[read.view];
+            in_time(store.get_many(&view.handle, &self.entities[read.entity]), self.ask.wait)
+        };
+        let answers = match self.shape.reads.as_slice() {
+            [read] => vec![ask(read).await],
+            reads => join_all(reads.iter().map(ask)).await,
+        };
+        let mut found = Vec::with_capacity(answers.len());
+        for ((read, answer), frontier) in self.shape.reads.iter().zip(answers).zip(self.frontiers) {
+            let view = &self.snapshot.views[read.view];
+            let keys = &self.entities[read.entity];
+            found.push(match answer {
+                Ok(states) => {
+                    if self.remembers() {
+                        let read = keys.iter().zip(&states).map(|(key, state)| (key, state, *frontier));
+                        self.last_known.remember(&view.handle, read);
+                    }
+                    Found::States(states, *frontier)
+                }
+                Err(failure) => {
+                    self.refuse(&failure, &view.name)?;
+                    Found::Rows(keys.iter().map(|key| self.stand_in(&view.handle, key)).collect())
+                }
+            });
+        }
+        Ok(found)
     }
-    let why = match error {
-        NoAnswer::Timeout(limit) => format!("no answer within {} ms", limit.as_millis()),
-        NoAnswer::Failed(error) => error.to_string(),
-    };
-    Err(ServingError::new("store_unavailable", format!("view `{view}` can't be read: {why}"))
-        .with_hint("try again; the service's policy is to fail rather than to serve defaults"))
+
+    /// The same through a guard.
+    pub(crate) async fn read_guarded(&self, store: &GuardedStore) -> Result<Vec<Found>, ServingError> {
+        let call = |(read, frontier): (&ViewRead, &ViewFrontier)| {
+            let view = &self.snapshot.views[read.view];
+            let least = |a: Option<Micros>, b: Option<Micros>| a.into_iter().chain(b).min();
+            // A latest value's age does not depend on when it was read; a window's does.
+            let age_max =
+                (!view.handle.plan.is_latest()).then(|| least(view.soft_ttl, self.ask.max_age)).flatten();
+            Call { view: &view.handle, keys: &self.entities[read.entity], frontier: *frontier, age_max }
+        };
+        let calls: Vec<Call<'_>> = self.shape.reads.iter().zip(self.frontiers).map(call).collect();
+        let readings = store.read(&calls, self.ask).await;
+        let mut found = Vec::with_capacity(readings.len());
+        for (read, reading) in self.shape.reads.iter().zip(readings) {
+            let view = &self.snapshot.views[read.view];
+            let keys = &self.entities[read.entity];
+            if let Some(failure) = &reading.failure {
+                self.refuse(failure, &view.name)?;
+            }
+            if self.remembers() {
+                let rows = keys.iter().zip(&reading.rows).filter_map(|(key, row)| {
+                    let row = row.as_ref().filter(|row| row.origin == Origin::Store)?;
+                    Some((key, &row.state, row.frontier))
+                });
+                self.last_known.remember(&view.handle, rows);
+            }
+            let rows = keys.iter().zip(reading.rows).map(|(key, row)| match row {
+                Some(row) => FoundRow::Read(row),
+                None => self.stand_in(&view.handle, key),
+            });
+            found.push(Found::Rows(rows.collect()));
+        }
+        Ok(found)
+    }
+
+    fn remembers(&self) -> bool {
+        self.shape.policy.on_unavailable == OnUnavailable::LastKnown
+    }
+
+    /// What stands in for a row that the store did not answer for.
+    fn stand_in(&self, view: &ViewHandle, key: &EntityKey) -> FoundRow {
+        match self.remembers().then(|| self.last_known.recall(view, key)).flatten() {
+            Some(known) => {
+                self.fallbacks.last_known.add(1);
+                FoundRow::Known(known)
+            }
+            None => {
+                self.fallbacks.defaults.add(1);
+                FoundRow::Nothing
+            }
+        }
+    }
+
+    /// Some failures, and some services, make the request fail.
+    fn refuse(&self, failure: &NoAnswer, view: &str) -> Result<(), ServingError> {
+        let why = match failure {
+            NoAnswer::Corrupt(why) => {
+                return Err(ServingError::new("store_corrupt", format!("view `{view}`: {why}"))
+                    .with_hint("run `springhouse rebuild`"));
+            }
+            NoAnswer::Shed => {
+                return Err(shed("the store has all the calls that it can take", self.ask.priority));
+            }
+            _ if self.shape.policy.on_unavailable != OnUnavailable::Fail => return Ok(()),
+            NoAnswer::Timeout(limit) => format!("no answer within {} ms", limit.as_millis()),
+            NoAnswer::NotAsked(why) => (*why).to_owned(),
+            NoAnswer::Failed(why) => why.to_string(),
+        };
+        Err(ServingError::new("store_unavailable", format!("view `{view}` can't be read: {why}"))
+            .with_hint("try again; the service's policy is to fail rather than to serve defaults"))
+    }
 }
 
 /// The answer, if it comes in time. A store that answers at once costs no timer (and needs no runtime with one).
@@ -299,7 +389,7 @@ async fn in_time<T>(
         Poll::Ready(answered) => answered,
         Poll::Pending => tokio::time::timeout(limit, answer).await.map_err(|_| NoAnswer::Timeout(limit))?,
     };
-    answered.map_err(NoAnswer::Failed)
+    answered.map_err(|error| NoAnswer::from(&error))
 }
 
 /// The age of a row's value in a view.

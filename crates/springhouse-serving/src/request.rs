@@ -132,6 +132,48 @@ pub struct ServingSettings {
     pub background_share_percent: usize,
     /// How much of a limit background and normal requests may fill, percent.
     pub normal_share_percent: usize,
+    /// Most bytes of states remembered for services with `on_unavailable: last_known`. 0 = none.
+    pub last_known_bytes_max: usize,
+    /// Most bytes in the cache of states read a moment ago; a store in this process has none before it. 0 = off.
+    pub hot_cache_bytes_max: usize,
+    /// After this long a cached state is read again, milliseconds. More = fewer reads, older values.
+    pub hot_cache_soft_ms: u64,
+    /// For this long, at most, it is served while it is read again, milliseconds.
+    pub hot_cache_hard_ms: u64,
+    /// By how much, at most, both are shortened at random, percent.
+    pub hot_cache_jitter_percent: u64,
+    /// For how long it is remembered that an entity has no state, milliseconds; a write through this server ends it. 0 = off.
+    pub negative_cache_ms: u64,
+    /// Requests that need the same state at the same time share one read.
+    pub coalesce: bool,
+    /// Stop asking a node of the store that fails, for a while.
+    pub breaker: bool,
+    /// Over which time failures are counted, milliseconds.
+    pub breaker_window_ms: u64,
+    /// Fewest calls in that time for the breaker to open.
+    pub breaker_calls_min: u64,
+    /// It opens when this share of them failed, percent ...
+    pub breaker_failure_percent: u64,
+    /// ... or this share failed or was slow, percent.
+    pub breaker_slow_percent: u64,
+    /// A call is slow from here on, milliseconds.
+    pub breaker_slow_ms: u64,
+    /// How long it stays open, milliseconds. More = fewer requests wait for a dead node, and it comes back later.
+    pub breaker_open_ms: u64,
+    /// How many calls then find out whether the node is well; all must succeed.
+    pub breaker_probes: u32,
+    /// Adapt the limit of calls under way per node to how fast it answers; else the limit is `store_calls_max`.
+    pub store_calls_adaptive: bool,
+    /// The limit never goes below.
+    pub store_calls_min: usize,
+    /// The limit never goes above.
+    pub store_calls_max: usize,
+    /// The limit shrinks when calls take longer than this, milliseconds. More = longer queues at the store under load.
+    pub store_calls_target_ms: u64,
+    /// Second calls (after a failure, and hedges) are at most this share of the first ones, percent. 0 = none.
+    pub retry_budget_percent: u64,
+    /// A second call is made when the first has not been answered for this long, milliseconds. 0 = off.
+    pub hedge_after_ms: u64,
 }
 
 impl Default for ServingSettings {
@@ -144,6 +186,27 @@ impl Default for ServingSettings {
             requests_max: 4_096,
             background_share_percent: 50,
             normal_share_percent: 90,
+            last_known_bytes_max: 64 << 20,
+            hot_cache_bytes_max: 64 << 20,
+            hot_cache_soft_ms: 1_000,
+            hot_cache_hard_ms: 5_000,
+            hot_cache_jitter_percent: 20,
+            negative_cache_ms: 60_000,
+            coalesce: true,
+            breaker: true,
+            breaker_window_ms: 10_000,
+            breaker_calls_min: 20,
+            breaker_failure_percent: 50,
+            breaker_slow_percent: 80,
+            breaker_slow_ms: 40,
+            breaker_open_ms: 1_000,
+            breaker_probes: 3,
+            store_calls_adaptive: true,
+            store_calls_min: 4,
+            store_calls_max: 512,
+            store_calls_target_ms: 25,
+            retry_budget_percent: 10,
+            hedge_after_ms: 0,
         }
     }
 }

@@ -4,15 +4,20 @@ use crate::admission::Admission;
 use crate::answer::FeatureAnswer;
 use crate::assemble::{Moment, assemble_computed, assemble_view, empty_columns, level};
 use crate::error::ServingError;
-use crate::plan::RequestShape;
-use crate::read::{Found, check_inputs, encode_entities, read_views};
-use crate::request::{FeatureRequest, Frontiers, Selection, ServingSettings, Signature, ViewFrontier};
+use crate::guard::Ask;
+use crate::last_known::LastKnown;
+use crate::plan::{RequestShape, ViewRead};
+use crate::read::{FallbackCounts, Found, Reader, check_inputs, encode_entities};
+use crate::request::{
+    CallOptions, FeatureRequest, Frontiers, Selection, ServingSettings, Signature, ViewFrontier,
+};
+use crate::served::ServedStore;
 use crate::snapshot::Snapshot;
-use crate::statistics::ServingStatistics;
+use crate::statistics::{Fallbacks, ServingStatistics};
 use arc_swap::ArcSwap;
 use springhouse_core::{Definitions, EntityKey, Micros};
 use springhouse_kernel::{EntityAnswer, EntityExplanation};
-use springhouse_online::{OnlineStore, StoreErrorKind, ViewHandle};
+use springhouse_online::{StoreErrorKind, ViewHandle};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -20,10 +25,12 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct FeatureServer {
     snapshot: ArcSwap<Snapshot>,
-    store: Arc<dyn OnlineStore>,
+    store: ServedStore,
     frontiers: Arc<dyn Frontiers>,
     settings: ServingSettings,
     admission: Admission,
+    last_known: LastKnown,
+    fallbacks: FallbackCounts,
 }
 
 impl FeatureServer {
@@ -35,13 +42,15 @@ impl FeatureServer {
         definitions: Arc<Definitions>,
         definition_hash: Arc<str>,
         views: BTreeMap<String, ViewHandle>,
-        store: Arc<dyn OnlineStore>,
+        store: ServedStore,
         frontiers: Arc<dyn Frontiers>,
         settings: ServingSettings,
     ) -> Result<Self, ServingError> {
         let snapshot = ArcSwap::from_pointee(Snapshot::new(definitions, definition_hash, views)?);
         let admission = Admission::new(&settings);
-        Ok(Self { snapshot, store, frontiers, settings, admission })
+        let last_known = LastKnown::new(settings.last_known_bytes_max);
+        let fallbacks = FallbackCounts::default();
+        Ok(Self { snapshot, store, frontiers, settings, admission, last_known, fallbacks })
     }
 
     /// Swaps definitions and views without dropping a request: those under way finish with what they began with.
@@ -60,7 +69,18 @@ impl FeatureServer {
 
     /// What is under way, and what was done to keep answering.
     pub fn statistics(&self) -> ServingStatistics {
-        ServingStatistics { requests_under_way: self.admission.under_way(), shed: self.admission.shed() }
+        ServingStatistics {
+            requests_under_way: self.admission.under_way(),
+            shed: self.admission.shed(),
+            fallbacks: Fallbacks {
+                last_known: self.fallbacks.last_known.get(),
+                defaults: self.fallbacks.defaults.get(),
+            },
+            guard: match &self.store {
+                ServedStore::Local(_) => None,
+                ServedStore::Guarded(store) => Some(store.guard_statistics()),
+            },
+        }
     }
 
     /// The types that a request for `selection` needs: entity keys and request fields by name, so that the wire can parse
@@ -95,8 +115,7 @@ impl FeatureServer {
         };
         let frontiers: Vec<ViewFrontier> =
             shape.reads.iter().map(|read| self.frontiers.of(&snapshot.views[read.view].handle.id)).collect();
-        let wait = self.settings.wait(request.options.timeout);
-        let found = read_views(&snapshot, &shape, &*self.store, &frontiers, &entities, wait).await?;
+        let found = self.read(&snapshot, &shape, &entities, &frontiers, request, moment.at).await?;
         let rows = inputs.row_count;
         let mut columns = empty_columns(&shape, rows);
         for (read, found) in shape.reads.iter().zip(&found) {
@@ -109,12 +128,10 @@ impl FeatureServer {
             }
         }
         let level = level(&shape, &columns);
-        let cuts = shape.reads.iter().zip(&found).filter_map(|(read, found)| match found {
-            Found::States(_, frontier) => {
-                Some((Arc::clone(&snapshot.views[read.view].handle.id), frontier.cut))
-            }
-            Found::Nothing(_) => None,
-        });
+        let cut = |(read, found): (&ViewRead, &Found)| {
+            Some((Arc::clone(&snapshot.views[read.view].handle.id), found.cut()?))
+        };
+        let cuts = shape.reads.iter().zip(&found).filter_map(cut);
         Ok(FeatureAnswer {
             at: moment.at,
             row_count: rows,
@@ -123,6 +140,32 @@ impl FeatureServer {
             level,
             definition_hash: Arc::clone(&snapshot.definition_hash),
         })
+    }
+
+    async fn read(
+        &self,
+        snapshot: &Snapshot,
+        shape: &RequestShape,
+        entities: &[Vec<EntityKey>],
+        frontiers: &[ViewFrontier],
+        request: &FeatureRequest,
+        at: Micros,
+    ) -> Result<Vec<Found>, ServingError> {
+        let CallOptions { priority, timeout, use_cache, .. } = request.options;
+        let wait = self.settings.wait(timeout);
+        let ask = Ask { at, max_age: request.max_age, wait, priority, use_cache };
+        let (last_known, fallbacks) = (&self.last_known, &self.fallbacks);
+        let reader = Reader { snapshot, shape, entities, frontiers, last_known, fallbacks, ask };
+        match &self.store {
+            ServedStore::Local(store) => reader.read_store(store.as_ref()).await,
+            ServedStore::Guarded(store) => {
+                let found = reader.read_guarded(store).await;
+                if found.as_ref().is_err_and(|error| error.code == "shed") {
+                    self.admission.note_shed(priority);
+                }
+                found
+            }
+        }
     }
 
     /// The raw answer (before TTLs, policy and defaults) of one entity in one view at `at` (None = now), what lies behind
@@ -144,13 +187,14 @@ impl FeatureServer {
         let handle = &snapshot.views[number].handle;
         let at = at.unwrap_or_else(|| self.frontiers.now());
         let frontier = self.frontiers.of(&handle.id);
-        let states = self.store.get_many(handle, std::slice::from_ref(key)).await.map_err(|error| {
-            let code = match error.kind {
-                StoreErrorKind::Corrupt => "store_corrupt",
-                _ => "store_unavailable",
-            };
-            ServingError::new(code, error.to_string())
-        })?;
+        let states =
+            self.store.store().get_many(handle, std::slice::from_ref(key)).await.map_err(|error| {
+                let code = match error.kind {
+                    StoreErrorKind::Corrupt => "store_corrupt",
+                    _ => "store_unavailable",
+                };
+                ServingError::new(code, error.to_string())
+            })?;
         let plan = &handle.plan;
         let empty = || Arc::new(plan.empty());
         let state = states.into_iter().next().flatten().unwrap_or_else(empty);

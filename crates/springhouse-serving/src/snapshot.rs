@@ -1,7 +1,6 @@
 //! What a server serves at one time: definitions, view handles, and the plans made from them. Swapped whole.
 
 use crate::error::ServingError;
-use crate::last_known::LastKnown;
 use crate::plan::{RequestShape, plan_selection};
 use crate::request::{Selection, ServingSettings};
 use springhouse_core::definition::FeatureRef;
@@ -46,7 +45,6 @@ pub(crate) struct Snapshot {
     pub(crate) views: Vec<ServedView>,
     pub(crate) view_numbers: HashMap<String, usize>,
     pub(crate) request_views: BTreeMap<String, ServedRequestView>,
-    pub(crate) last_known: LastKnown,
     shapes: RwLock<HashMap<Selection, Arc<RequestShape>, ahash::RandomState>>,
 }
 
@@ -72,7 +70,6 @@ impl Snapshot {
             views,
             view_numbers,
             request_views,
-            last_known: LastKnown::default(),
             shapes: RwLock::default(),
         })
     }

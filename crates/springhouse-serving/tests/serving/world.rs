@@ -11,11 +11,11 @@ use springhouse_online::{
     ViewStatus, Write,
 };
 use springhouse_serving::{
-    CallOptions, FeatureAnswer, FeatureRequest, FeatureServer, Frontiers, Selection, ServingError,
-    ServingSettings, ViewFrontier,
+    CallOptions, FeatureAnswer, FeatureRequest, FeatureServer, Frontiers, GuardedStore, Selection,
+    ServedStore, ServingError, ServingSettings, ViewFrontier,
 };
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 pub(crate) const SECOND: Micros = 1_000_000;
@@ -161,6 +161,10 @@ pub(crate) enum Fault {
     Silent,
     /// It answers, but not at the first poll.
     Late,
+    /// It answers what it held when it was asked, once the test opens the gate.
+    Gated,
+    /// It panics.
+    Panics,
 }
 
 /// The in-memory store, with faults in its reads of the views named.
@@ -168,6 +172,51 @@ pub(crate) enum Fault {
 pub(crate) struct FaultyStore {
     pub(crate) inner: MemoryStore,
     pub(crate) fault: Mutex<(Fault, Option<String>)>,
+    pub(crate) gate: Gate,
+    /// Reads, and most reads of one key at a time.
+    pub(crate) calls: AtomicUsize,
+    pub(crate) most_at_once: AtomicUsize,
+    under_way: Mutex<BTreeMap<(String, EntityKey), usize>>,
+}
+
+/// Holds calls back; the test lets them go.
+#[derive(Debug)]
+pub(crate) struct Gate(tokio::sync::Semaphore);
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self(tokio::sync::Semaphore::new(0))
+    }
+}
+
+impl Gate {
+    pub(crate) fn let_go(&self, calls: usize) {
+        self.0.add_permits(calls);
+    }
+}
+
+/// One read under way.
+struct UnderWay<'a>(&'a FaultyStore, Vec<(String, EntityKey)>);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let mut under_way = self.0.under_way.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.1.iter().for_each(|key| *under_way.get_mut(key).unwrap() -= 1);
+    }
+}
+
+impl FaultyStore {
+    fn begin(&self, view: &ViewHandle, keys: &[EntityKey]) -> UnderWay<'_> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        let keys: Vec<_> = keys.iter().map(|key| (view.id.to_string(), key.clone())).collect();
+        let mut under_way = self.under_way.lock().unwrap();
+        for key in &keys {
+            let now = under_way.entry(key.clone()).or_default();
+            *now += 1;
+            self.most_at_once.fetch_max(*now, Ordering::SeqCst);
+        }
+        UnderWay(self, keys)
+    }
 }
 
 impl OnlineStore for FaultyStore {
@@ -180,7 +229,19 @@ impl OnlineStore for FaultyStore {
         let fault = if only.is_some_and(|only| only != *view.id) { Fault::None } else { fault };
         let failed = |kind| StoreError { kind, action: "read", store: "faulty", detail: "a test".into() };
         match fault {
-            Fault::None => self.inner.get_many(view, keys),
+            Fault::None => {
+                drop(self.begin(view, keys));
+                self.inner.get_many(view, keys)
+            }
+            Fault::Panics => Box::pin(async { panic!("a test") }),
+            Fault::Gated => {
+                let (under_way, held) = (self.begin(view, keys), self.inner.get_many(view, keys));
+                Box::pin(async move {
+                    let _under_way = under_way;
+                    self.gate.0.acquire().await.unwrap().forget();
+                    held.await
+                })
+            }
             Fault::Unavailable => Box::pin(async move { Err(failed(StoreErrorKind::Unavailable)) }),
             Fault::Corrupt => Box::pin(async move { Err(failed(StoreErrorKind::Corrupt)) }),
             Fault::Silent => Box::pin(std::future::pending()),
@@ -265,7 +326,10 @@ pub(crate) struct World {
     pub(crate) views: BTreeMap<String, ViewHandle>,
     pub(crate) store: Arc<FaultyStore>,
     pub(crate) moments: Arc<Moments>,
-    pub(crate) server: FeatureServer,
+    pub(crate) server: Arc<FeatureServer>,
+    /// The clock of the guard, microseconds.
+    pub(crate) ticks: Arc<AtomicU64>,
+    served: ServedStore,
     runtime: tokio::runtime::Runtime,
     written: i64,
 }
@@ -303,21 +367,38 @@ impl World {
     }
 
     pub(crate) fn with(settings: ServingSettings) -> Self {
+        Self::made(settings, |store, _, _| ServedStore::Local(store))
+    }
+
+    /// With a guard before the store, as if that were elsewhere.
+    pub(crate) fn guarded(settings: ServingSettings) -> Self {
+        Self::made(settings, |store, settings, ticks| {
+            let ticks = move || ticks.load(Ordering::SeqCst);
+            ServedStore::Guarded(Arc::new(GuardedStore::with_ticks(store, settings, ticks)))
+        })
+    }
+
+    fn made(
+        settings: ServingSettings,
+        serve: impl FnOnce(Arc<dyn OnlineStore>, &ServingSettings, Arc<AtomicU64>) -> ServedStore,
+    ) -> Self {
         let definitions = load(DEFINITIONS);
         let views = handles(&definitions);
         let store = Arc::new(FaultyStore::default());
+        let ticks = Arc::new(AtomicU64::new(0));
+        let served = serve(Arc::clone(&store) as Arc<dyn OnlineStore>, &settings, Arc::clone(&ticks));
         let moments = Arc::new(Moments::default());
         let server = FeatureServer::new(
             Arc::clone(&definitions),
             "hash-1".into(),
             views.clone(),
-            Arc::clone(&store) as Arc<dyn OnlineStore>,
+            served.clone(),
             Arc::clone(&moments) as Arc<dyn Frontiers>,
             settings,
         );
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let server = server.unwrap();
-        Self { definitions, views, store, moments, server, runtime, written: 0 }
+        let server = Arc::new(server.unwrap());
+        Self { definitions, views, store, moments, server, ticks, served, runtime, written: 0 }
     }
 
     /// Applies rows `at user card amount place phone` (times as seconds, `-` for null) to every view, known when they
@@ -360,7 +441,7 @@ impl World {
         }
         self.written += lines.len() as i64;
         let lane = Lane { name: "log".into(), position: self.written };
-        assert!(self.runtime.block_on(self.store.write(writes, lane, now)).unwrap());
+        assert!(self.runtime.block_on(self.served.store().write(writes, lane, now)).unwrap());
         self.set_frontiers(now);
         self.moments.now.store(now, Ordering::SeqCst);
     }
@@ -386,6 +467,32 @@ impl World {
             Ok(answer) => show(&answer),
             Err(error) => show_error(&error),
         }
+    }
+
+    /// Asks without waiting.
+    pub(crate) fn ask_later(
+        &self,
+        request: FeatureRequest,
+    ) -> tokio::task::JoinHandle<Result<FeatureAnswer, ServingError>> {
+        let server = Arc::clone(&self.server);
+        self.runtime.spawn(async move { server.features(&request).await })
+    }
+
+    /// Lets everything that can go on go on, until it waits.
+    pub(crate) fn settle(&self) {
+        self.runtime.block_on(async {
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+
+    pub(crate) fn tick(&self, millis: u64) {
+        self.ticks.fetch_add(millis * 1_000, Ordering::SeqCst);
+    }
+
+    pub(crate) fn calls(&self) -> usize {
+        self.store.calls.load(Ordering::SeqCst)
     }
 
     pub(crate) fn block_on<F: Future>(&self, future: F) -> F::Output {

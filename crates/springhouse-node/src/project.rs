@@ -88,10 +88,15 @@ impl Project {
         let settings = load_settings(SETTINGS_FILE, &text).map_err(Mistakes)?;
         let mut mistakes = Vec::new();
         let push = read_section(&settings.push, &mut mistakes);
-        let serving = read_section(&settings.serving, &mut mistakes);
+        let serving: ServingSettings = read_section(&settings.serving, &mut mistakes);
         let online = read_section(&settings.online, &mut mistakes);
         if !mistakes.is_empty() {
             return Err(Mistakes(mistakes).into());
+        }
+        let complaints = serving.validate();
+        if !complaints.is_empty() {
+            let hint = "correct the section `serving` of springhouse.yaml";
+            return Err(NodeError::new("wrong_settings", complaints.join("; "), hint).into());
         }
         Ok(Self { root: root.to_owned(), settings, push, serving, online })
     }

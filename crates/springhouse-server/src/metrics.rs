@@ -1,6 +1,9 @@
 //! Everything that is measured: every name here, with its help. Labels are words of this program and names of
 //! definitions, never entity keys.
 
+mod guard;
+
+use guard::{GUARD_METRICS, GuardMetrics};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -11,7 +14,7 @@ use prometheus_client::registry::{Registry, Unit};
 use springhouse_api::{ROUTES, RouteName};
 use springhouse_core::{Micros, ValueStatus};
 use springhouse_node::NodeStatus;
-use springhouse_serving::{DegradationLevel, FeatureAnswer};
+use springhouse_serving::{DegradationLevel, FeatureAnswer, ServingStatistics};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -72,8 +75,7 @@ const STORE_DIRTY: Metric =
     metric("springhouse_store_dirty_entities", "Entities changed since the last checkpoint");
 const JOBS_RUNNING: Metric = metric("springhouse_jobs_running", "Jobs at work");
 
-/// Every metric there is.
-pub const METRICS: &[Metric] = &[
+const OWN: [Metric; 19] = [
     REQUEST_DURATION,
     CONNECTIONS,
     PANICS,
@@ -94,6 +96,17 @@ pub const METRICS: &[Metric] = &[
     STORE_DIRTY,
     JOBS_RUNNING,
 ];
+
+/// Every metric there is.
+pub const METRICS: &[Metric] = &{
+    let mut all = [OWN[0]; OWN.len() + GUARD_METRICS.len()];
+    let mut at = 0;
+    while at < all.len() {
+        all[at] = if at < OWN.len() { OWN[at] } else { GUARD_METRICS[at - OWN.len()] };
+        at += 1;
+    }
+    all
+};
 
 /// From 50 microseconds (a hot answer) to 26 seconds, doubling.
 const DURATION_BUCKETS: u16 = 20;
@@ -138,6 +151,7 @@ labels! {
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
+    guard: GuardMetrics,
     by_route: Durations,
     /// The same by route (the last is for unknown paths) and status class, found without a hash; made when first used.
     requests: Vec<[OnceLock<Histogram>; STATUS_CLASSES.len()]>,
@@ -208,6 +222,7 @@ impl Metrics {
         let rows = ["accepted", "duplicate", "refused"]
             .map(|outcome| by_outcome.get_or_create_owned(&OutcomeLabels { outcome: word(outcome) }));
         Self {
+            guard: GuardMetrics::new(&mut registry),
             by_route,
             requests,
             answers,
@@ -283,7 +298,12 @@ impl Metrics {
     }
 
     /// Everything as OpenMetrics text; the gauges as `status` has them.
-    pub(crate) fn scrape(&self, status: Option<&NodeStatus>) -> Result<String, std::fmt::Error> {
+    pub(crate) fn scrape(
+        &self,
+        status: Option<&NodeStatus>,
+        serving: &ServingStatistics,
+    ) -> Result<String, std::fmt::Error> {
+        self.guard.refresh(serving);
         if let Some(status) = status {
             self.refresh(status);
         }
@@ -408,7 +428,7 @@ mod tests {
         metrics.pushed(1, 2, 3);
         metrics.push_refused("overloaded");
         metrics.answer(&answer());
-        let text = metrics.scrape(Some(&status())).unwrap();
+        let text = metrics.scrape(Some(&status()), &ServingStatistics::default()).unwrap();
         for metric in METRICS {
             assert!(metric.name.starts_with("springhouse_"), "{}", metric.name);
             assert!(text.contains(&format!("# HELP {} ", metric.name)), "{}:\n{text}", metric.name);

@@ -212,9 +212,70 @@ impl Default for ServingSettings {
 }
 
 impl ServingSettings {
+    /// All complaints at once; empty when the settings make sense.
+    pub fn validate(&self) -> Vec<String> {
+        let mut complaints = Vec::new();
+        let percents = [
+            ("background_share_percent", self.background_share_percent as u64),
+            ("normal_share_percent", self.normal_share_percent as u64),
+            ("hot_cache_jitter_percent", self.hot_cache_jitter_percent),
+            ("breaker_failure_percent", self.breaker_failure_percent),
+            ("breaker_slow_percent", self.breaker_slow_percent),
+            ("retry_budget_percent", self.retry_budget_percent),
+        ];
+        for (name, _) in percents.iter().filter(|(_, percent)| *percent > 100) {
+            complaints.push(format!("`serving.{name}` must be at most 100"));
+        }
+        let positive = [
+            ("rows_max", self.rows_max as u64),
+            ("features_max", self.features_max as u64),
+            ("request_timeout_ms", self.request_timeout_ms),
+            ("store_timeout_ms", self.store_timeout_ms),
+            ("store_calls_min", self.store_calls_min as u64),
+        ];
+        for (name, _) in positive.iter().filter(|(_, value)| *value == 0) {
+            complaints.push(format!("`serving.{name}` must not be 0"));
+        }
+        let ordered = [
+            (
+                "background_share_percent",
+                self.background_share_percent,
+                "normal_share_percent",
+                self.normal_share_percent,
+            ),
+            ("store_calls_min", self.store_calls_min, "store_calls_max", self.store_calls_max),
+        ];
+        for (less, _, more, _) in ordered.iter().filter(|(_, less, _, more)| less > more) {
+            complaints.push(format!("`serving.{less}` must be at most `serving.{more}`"));
+        }
+        if self.hot_cache_soft_ms > self.hot_cache_hard_ms {
+            complaints
+                .push("`serving.hot_cache_soft_ms` must be at most `serving.hot_cache_hard_ms`".to_owned());
+        }
+        complaints
+    }
+
     /// How long a request may wait for the store: the least of what the server, the store and the caller allow.
     pub(crate) fn wait(&self, caller: Option<Duration>) -> Duration {
         let own = Duration::from_millis(self.request_timeout_ms.min(self.store_timeout_ms));
         caller.map_or(own, |caller| caller.min(own))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_make_sense_and_every_complaint_comes_at_once() {
+        assert_eq!(ServingSettings::default().validate(), Vec::<String>::new());
+        let wrong = ServingSettings {
+            store_timeout_ms: 0,
+            store_calls_max: 1,
+            hot_cache_soft_ms: 6_000,
+            normal_share_percent: 101,
+            ..Default::default()
+        };
+        assert_eq!(wrong.validate().len(), 4);
     }
 }

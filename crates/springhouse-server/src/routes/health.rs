@@ -9,6 +9,7 @@ use axum::response::Response;
 use springhouse_api::{ApiError, HealthBody, ReadyBody, ReadyCheck};
 use springhouse_core::time::format_duration;
 use springhouse_node::{NodeError, NodeStatus};
+use springhouse_serving::ServingStatistics;
 use std::sync::Arc;
 
 pub(super) async fn health(_: Arc<App>, _: Request) -> Answer {
@@ -28,6 +29,7 @@ pub(super) async fn ready(app: Arc<App>, _: Request) -> Answer {
         ),
     ];
     checks.extend(state_checks(&status, app.settings.frontier_lag_max_ms));
+    checks.extend(guard_check(&app.node.serving().statistics()));
     let body = ReadyBody {
         ready: checks.iter().all(|check| check.ok || !check.required),
         degraded: checks.iter().any(|check| !check.ok),
@@ -38,6 +40,21 @@ pub(super) async fn ready(app: Arc<App>, _: Request) -> Answer {
 
 fn check(name: impl Into<String>, required: bool, why: Option<String>) -> ReadyCheck {
     ReadyCheck { name: name.into(), ok: why.is_none(), required, why }
+}
+
+/// A store of which nodes are not asked makes answers degraded; there are answers all the same.
+fn guard_check(statistics: &ServingStatistics) -> Option<ReadyCheck> {
+    let guard = statistics.guard.as_ref()?;
+    let broken = guard.broken_nodes();
+    let why = (!broken.is_empty()).then(|| {
+        format!(
+            "{} of {} nodes of the store failed and are not asked for a while; values of theirs are cached, last known or \
+             defaults",
+            broken.len(),
+            guard.nodes.len()
+        )
+    });
+    Some(check("store nodes", false, why))
 }
 
 /// Store, log and frontier decide; a view that is behind its target makes the server degraded, not useless.
@@ -83,9 +100,30 @@ fn state_checks(status: &Result<NodeStatus, NodeError>, frontier_lag_max_ms: u64
 pub(super) async fn metrics(app: Arc<App>, _: Request) -> Answer {
     // Without the node's state the counters are still worth having.
     let status = app.node.status().await.ok();
-    let text = app.metrics.scrape(status.as_ref()).map_err(|_| ApiError::internal())?;
+    let text = app
+        .metrics
+        .scrape(status.as_ref(), &app.node.serving().statistics())
+        .map_err(|_| ApiError::internal())?;
     let mut response = Response::new(Body::from(text));
     let open_metrics = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, open_metrics);
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use springhouse_serving::{BreakerState, GuardStatistics, NodeStatistics};
+
+    #[test]
+    fn nodes_that_are_not_asked_are_told_but_do_not_make_the_server_unready() {
+        let node = |breaker| NodeStatistics { breaker, opened: 1, limit: 1, under_way: 0 };
+        let nodes = vec![node(BreakerState::Closed), node(BreakerState::Open)];
+        let guard = GuardStatistics { nodes, ..Default::default() };
+        let statistics = ServingStatistics { guard: Some(guard), ..Default::default() };
+        let said = guard_check(&statistics).unwrap();
+        assert!(!said.ok && !said.required);
+        assert!(said.why.unwrap().starts_with("1 of 2 nodes"));
+        assert!(guard_check(&ServingStatistics::default()).is_none());
+    }
 }

@@ -219,7 +219,11 @@ async fn open(place: &Path, clock: &Arc<SettableClock>) -> anyhow::Result<Arc<No
     let options = NodeOptions {
         paths: NodePaths::in_project(place),
         push: PushSettings { idempotency_window_s: IDEMPOTENCY_WINDOW_S, ..PushSettings::default() },
-        serving: springhouse_serving::ServingSettings { request_timeout_ms: 30_000, store_timeout_ms: 30_000, ..Default::default() },
+        serving: springhouse_serving::ServingSettings {
+            request_timeout_ms: 30_000,
+            store_timeout_ms: 30_000,
+            ..Default::default()
+        },
         online: Default::default(),
         memory_budget: 64 << 20,
         clock,

@@ -369,6 +369,7 @@ mod tests {
     use springhouse_ingest::IngestPositions;
     use springhouse_node::ViewLine;
     use springhouse_online::StoreStatistics;
+    use springhouse_serving::{BreakerState, GuardStatistics, NodeStatistics};
     use springhouse_serving::{FeatureColumn, Origin};
 
     fn answer() -> FeatureAnswer {
@@ -428,7 +429,17 @@ mod tests {
         metrics.pushed(1, 2, 3);
         metrics.push_refused("overloaded");
         metrics.answer(&answer());
-        let text = metrics.scrape(Some(&status()), &ServingStatistics::default()).unwrap();
+        // A store elsewhere, so that the guard before it has something to say.
+        let node = NodeStatistics { breaker: BreakerState::Closed, opened: 0, limit: 1, under_way: 0 };
+        let guard = GuardStatistics {
+            counts: std::array::from_fn(|_| 0),
+            cache_entries: 0,
+            cache_bytes: 0,
+            reads_under_way: 0,
+            nodes: vec![node],
+        };
+        let statistics = ServingStatistics { guard: Some(guard), ..ServingStatistics::default() };
+        let text = metrics.scrape(Some(&status()), &statistics).unwrap();
         for metric in METRICS {
             assert!(metric.name.starts_with("springhouse_"), "{}", metric.name);
             assert!(text.contains(&format!("# HELP {} ", metric.name)), "{}:\n{text}", metric.name);

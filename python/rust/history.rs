@@ -1,9 +1,10 @@
 //! Training sets from a project's lake alone: what Spark's executors call. Nothing is locked, so any number of processes may.
 
 use crate::error::{error, from_lake, from_node, from_project};
+use crate::training::availability_of;
 use pyo3::prelude::*;
 use pyo3_arrow::{PyRecordBatchReader, PySchema, PyTable};
-use springhouse_lake::{Availability, CollectedBatches, LabelRows, Progress, TrainingOutput};
+use springhouse_lake::{CollectedBatches, LabelRows, Silent, TrainingOutput};
 use springhouse_node::{History, Project, TrainingOrder};
 use std::path::PathBuf;
 use tokio::runtime::Runtime;
@@ -13,12 +14,6 @@ use tokio::runtime::Runtime;
 pub(crate) struct NativeHistory {
     history: History,
     runtime: Runtime,
-}
-
-struct Silent;
-
-impl Progress for Silent {
-    fn report(&self, _: &'static str, _: u64, _: u64) {}
 }
 
 #[pymethods]
@@ -113,13 +108,6 @@ fn order(
     order.at_column = at_column;
     order.time_zone = time_zone;
     order.memory_budget = memory_mb.map(|mb| mb << 20);
-    order.availability = match availability {
-        "known" => Availability::Known,
-        "event" => Availability::Event,
-        other => {
-            let message = format!("availability is `known` or `event`, not `{other}`");
-            return Err(error("invalid_argument", message, None));
-        }
-    };
+    order.availability = availability_of(availability)?;
     Ok(order)
 }

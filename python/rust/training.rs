@@ -59,6 +59,15 @@ fn invalid(message: impl Into<String>) -> PyErr {
     error("invalid_argument", message.into(), None)
 }
 
+/// Which of an event's two times count, by its name in Python.
+pub(crate) fn availability_of(name: &str) -> PyResult<Availability> {
+    match name {
+        "known" => Ok(Availability::Known),
+        "event" => Ok(Availability::Event),
+        other => Err(invalid(format!("availability is `known` or `event`, not `{other}`"))),
+    }
+}
+
 impl Asked {
     fn order(self, rows: Option<LabelRows>) -> PyResult<TrainingOrder> {
         let labels: LabelSource = match (rows, self.labels, self.labels_sql) {
@@ -75,11 +84,7 @@ impl Asked {
             at_column: self.at_column,
             time_zone: self.time_zone,
             sample: size.map(|size| Sample { size, seed: self.seed }),
-            availability: match self.availability.as_str() {
-                "known" => Availability::Known,
-                "event" => Availability::Event,
-                other => return Err(invalid(format!("availability is `known` or `event`, not `{other}`"))),
-            },
+            availability: availability_of(&self.availability)?,
             memory_budget: self.memory_mb.map(|mb| mb << 20),
             ..TrainingOrder::new("", labels)
         })

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use springhouse_core::crash_point::crash_point;
 use springhouse_core::definition::{Definitions, Source};
 use springhouse_kernel::arrow_type;
-use springhouse_lake::{Lake, LakeError, OptimizeRequest, StreamAppend, cluster_columns};
+use springhouse_lake::{Lake, LakeError, OptimizeRequest, Silent, StreamAppend, cluster_columns};
 use springhouse_online::OnlineStore;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -40,13 +40,6 @@ pub(crate) struct Flusher {
     place: tokio::sync::Mutex<Place>,
     /// One checkpoint and clearing at a time.
     upkeep: tokio::sync::Mutex<()>,
-}
-
-/// Nobody looks at how far a compaction is.
-struct Unwatched;
-
-impl springhouse_lake::Progress for Unwatched {
-    fn report(&self, _: &'static str, _: u64, _: u64) {}
 }
 
 /// Where flushing is.
@@ -151,7 +144,7 @@ impl Flusher {
             for source in sources {
                 let cluster_by = self.cluster_by.lock().get(&source.name).cloned().unwrap_or_default();
                 let request = OptimizeRequest { cluster_by, ..OptimizeRequest::default() };
-                match self.lake.optimize_stream(&source, &request, &Unwatched).await {
+                match self.lake.optimize_stream(&source, &request, &Silent).await {
                     Ok(done) if done.files_rewritten > 0 => tracing::info!(
                         source = %source.name,
                         files = done.files_rewritten,

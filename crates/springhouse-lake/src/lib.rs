@@ -24,7 +24,7 @@ pub use lake::Lake;
 pub use materialize::{EVENT_IDS_MAX, MaterializeOutcome, MaterializeRequest};
 pub use optimize::{OptimizeOutcome, OptimizeRequest, cluster_columns};
 pub use population::{SAMPLE_ROWS_MAX, fill_population_defaults};
-pub use progress::Progress;
+pub use progress::{Progress, Silent};
 pub use source::selected::PassKind;
 pub use stream::{EVENT_ID_COLUMN, KNOWN_AT_COLUMN, OFFSET_COLUMN, StreamAppend};
 pub use training::{

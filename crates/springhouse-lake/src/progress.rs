@@ -24,8 +24,9 @@ pub(crate) fn tell(progress: &dyn Progress, stage: &'static str, done: u64, tota
     Ok(())
 }
 
-/// Nobody is told.
-pub(crate) struct Silent;
+/// Nobody is told, and nobody gives up.
+#[derive(Clone, Copy, Debug)]
+pub struct Silent;
 
 impl Progress for Silent {
     fn report(&self, _stage: &'static str, _done: u64, _total: u64) {}

@@ -171,7 +171,8 @@ impl Partitions {
 
     /// How rows are to be ordered so that each partition's are together; `partition[i]` says where row `i` goes.
     pub(crate) fn grouping(&self, partition: &[u32]) -> Grouping {
-        grouping(partition, self.parts.len())
+        let counts = count_by_partition(partition, self.parts.len());
+        Grouping { order: order_by_partition(partition, &counts), counts }
     }
 
     /// Adds rows in any order; `partition[i]` says where row `i` goes.
@@ -297,8 +298,7 @@ impl Partitions {
 
     /// Takes out a partition as one batch.
     pub(crate) fn take_one(&self, partition: usize) -> Result<RecordBatch> {
-        let batches = self.take(partition)?;
-        Ok(concat_batches(&self.schema, &batches)?)
+        self.whole(self.take(partition)?)
     }
 
     /// Takes out all that there is, partition by partition.
@@ -316,7 +316,10 @@ impl Partitions {
 
     /// A partition as one batch.
     pub(crate) fn load_one(&self, partition: usize) -> Result<RecordBatch> {
-        let mut batches = self.load(partition)?;
+        self.whole(self.load(partition)?)
+    }
+
+    fn whole(&self, mut batches: Vec<RecordBatch>) -> Result<RecordBatch> {
         if batches.len() == 1 {
             return Ok(batches.remove(0));
         }
@@ -328,12 +331,6 @@ impl Drop for Partitions {
     fn drop(&mut self) {
         self.budget.subtract(*self.bytes.get_mut());
     }
-}
-
-/// How rows are to be ordered so that those of each of `count` partitions are together.
-pub(crate) fn grouping(partition: &[u32], count: usize) -> Grouping {
-    let counts = count_by_partition(partition, count);
-    Grouping { order: order_by_partition(partition, &counts), counts }
 }
 
 fn count_by_partition(partition: &[u32], count: usize) -> Vec<u32> {

@@ -187,7 +187,6 @@ impl Lake {
             rows: made.rows,
             seconds: started.elapsed().as_secs_f64(),
             spilled_bytes: made.spilled_bytes,
-            passes_resumed: 0,
             stages: stages.into_list().iter().map(StageReport::from).collect(),
         });
         Ok(TrainingOutcome { manifest, rows: made.rows, report })
@@ -322,6 +321,19 @@ impl Lake {
                         || source.cursor.as_ref().is_none_or(|cursor| cursor.admits(rows, row)))
             };
             let scanned = |done: u64| tell(progress, "reading sources", done - before, total);
+            let gather = |events: &Partitions, report: &(dyn Fn(u64) -> Result<()> + Sync)| {
+                group.gather(
+                    &source.files,
+                    &spec,
+                    threads,
+                    Some(&set.present),
+                    &is_wanted,
+                    &is_kept,
+                    &source.counts,
+                    report,
+                    events,
+                )
+            };
             let name = &source.files.source.name;
             let aside = (&budget, &file);
             if meets {
@@ -348,22 +360,12 @@ impl Lake {
                 let schema = Arc::clone(group.schema());
                 let events = Partitions::new(set.partitions.count(), schema, &waiting, &file);
                 stages.time("scan rows", name, || {
-                    group.gather(
-                        &source.files,
-                        &spec,
-                        threads,
-                        Some(&set.present),
-                        &is_wanted,
-                        &is_kept,
-                        &source.counts,
-                        &|done| {
-                            if events.bytes() > full {
-                                meeting.take_up(&group, &source.files, &events, 1)?;
-                            }
-                            scanned(done)
-                        },
-                        &events,
-                    )?;
+                    gather(&events, &|done| {
+                        if events.bytes() > full {
+                            meeting.take_up(&group, &source.files, &events, 1)?;
+                        }
+                        scanned(done)
+                    })?;
                     meeting.take_up(&group, &source.files, &events, threads)
                 })?;
                 drop(events);
@@ -375,19 +377,7 @@ impl Lake {
             } else {
                 let schema = Arc::clone(group.schema());
                 let events = Partitions::new(set.partitions.count(), schema, &budget, &file);
-                stages.time("gather events", name, || {
-                    group.gather(
-                        &source.files,
-                        &spec,
-                        threads,
-                        Some(&set.present),
-                        &is_wanted,
-                        &is_kept,
-                        &source.counts,
-                        &scanned,
-                        &events,
-                    )
-                })?;
+                stages.time("gather events", name, || gather(&events, &scanned))?;
                 match payload {
                     Payload::Inputs => stages.time("answer labels", name, || {
                         join_inputs(&plan.views, &group, &set.partitions, &events, &answers, threads)

@@ -123,11 +123,3 @@ pub(crate) fn value(value: &Value) -> String {
         other => format!("{other:?}"),
     }
 }
-
-/// No progress is shown.
-#[derive(Debug)]
-pub(crate) struct Quiet;
-
-impl Progress for Quiet {
-    fn report(&self, _stage: &'static str, _done: u64, _total: u64) {}
-}

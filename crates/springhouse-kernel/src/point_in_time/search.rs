@@ -148,22 +148,13 @@ impl LatestSearch {
         }
     }
 
-    /// Takes an event of an entity into account. The reference stands for the event and is not `i64::MIN`.
-    pub fn offer(&mut self, order: &LabelOrder, entity: u32, stamp: Stamp, reference: i64) {
-        let range = order.of(entity);
-        let visible_at = stamp.visible_at();
-        let first = range.start + order.at[range.clone()].partition_point(|at| *at < visible_at);
-        if first < range.end {
-            self.improve(first, stamp, reference);
-        }
-    }
-
-    /// The same as offering each of many events: they are brought in order first, so that events and labels of an entity
-    /// are passed through side by side. `stamp_of` and `reference_of` are asked by the event's position.
+    /// Takes events into account, some of all there are: they are brought in order, so that events and labels of an entity
+    /// are passed through side by side. `stamp_of` and `reference_of` are asked by the event's position; a reference stands
+    /// for its event and is not `i64::MIN`.
     ///
     /// # Panics
     /// When there are 2^32 events or more.
-    pub fn offer_all(
+    pub fn offer(
         &mut self,
         order: &LabelOrder,
         entities: &[u32],
@@ -306,14 +297,12 @@ mod tests {
                 })
                 .collect();
             let mut search = LatestSearch::new(&order, parts);
-            // Some one by one, some together.
-            let (one_by_one, together) = events.split_at(below(1 + events.len() as u64) as usize);
-            for (reference, (entity, stamp)) in one_by_one.iter().enumerate() {
-                search.offer(&order, *entity, *stamp, reference as i64);
+            // In two parts, as a scan brings them.
+            let (first, second) = events.split_at(below(1 + events.len() as u64) as usize);
+            for (part, before) in [(first, 0), (second, first.len())] {
+                let of: Vec<u32> = part.iter().map(|(entity, _)| *entity).collect();
+                search.offer(&order, &of, |row| part[row].1, |row| (before + row) as i64);
             }
-            let of: Vec<u32> = together.iter().map(|(entity, _)| *entity).collect();
-            let reference = |row: usize| (one_by_one.len() + row) as i64;
-            search.offer_all(&order, &of, |row| together[row].1, reference);
             let (soft, hard) = (below(20) as i64, 10 + below(20) as i64);
             let mut found = vec![None; asked.len()];
             for seen in search.finish(&plan(hard), &order, Some(soft)) {

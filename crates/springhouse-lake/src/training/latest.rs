@@ -114,7 +114,7 @@ impl<'a> Meeting<'a> {
             Stamp { event_time: event_times[row], known_at: known_at[row], seq }
         };
         let mut search = self.searches[partition].lock();
-        search.offer_all(&part.order, &entities, stamp_of, |position| references[kept[position] as usize]);
+        search.offer(&part.order, &entities, stamp_of, |position| references[kept[position] as usize]);
     }
 
     /// Offers all that was put aside so far, and forgets it.

@@ -123,8 +123,6 @@ pub struct MadeReport {
     pub seconds: f64,
     /// Bytes that went to a temporary file because memory was short.
     pub spilled_bytes: u64,
-    /// Passes whose answers were kept by a run that was killed.
-    pub passes_resumed: usize,
     /// Its stages in the order in which they ended.
     pub stages: Vec<StageReport>,
 }

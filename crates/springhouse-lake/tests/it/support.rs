@@ -10,17 +10,13 @@ use springhouse_core::definition::{FeatureView, Source};
 use springhouse_core::time::{DAY, HOUR, MINUTE, SECOND};
 use springhouse_core::{Definitions, EntityKey, Micros, Value, load_definitions};
 use springhouse_kernel::{EntityAnswer, Event, Stamp, ViewInput, ViewPlan};
-use springhouse_lake::{Availability, Lake, OutputFormat, Progress, TrainingOutput, TrainingRequest};
+use springhouse_lake::{Availability, Lake, OutputFormat, TrainingOutput, TrainingRequest};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub(crate) struct Silent;
-
-impl Progress for Silent {
-    fn report(&self, _: &'static str, _: u64, _: u64) {}
-}
+pub(crate) use springhouse_lake::Silent;
 
 /// A project in a temporary directory.
 pub(crate) struct Project {

@@ -7,7 +7,6 @@ mod page;
 mod replay;
 
 use super::statistics;
-use crate::output;
 use crate::project::Project;
 use crate::session::Session;
 use anyhow::Context;
@@ -16,7 +15,7 @@ use page::Page;
 use replay::Replay;
 use springhouse_core::time::{DAY, parse_instant};
 use springhouse_core::{Clock, Micros};
-use springhouse_lake::{Lake, OutputFormat, TrainingOutput, TrainingRequest};
+use springhouse_lake::{Lake, OutputFormat, Silent, TrainingOutput, TrainingRequest};
 use springhouse_node::{Node, SettableClock};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -132,7 +131,7 @@ async fn tell(project: &Path, page: &mut Page) -> anyhow::Result<bool> {
     ));
 
     page.step("Load history into the online store");
-    for outcome in node.materialize(None, None, &output::Quiet).await? {
+    for outcome in node.materialize(None, None, &Silent).await? {
         page.text(&format!(
             "{:<24} {:>6} rows -> {:>5} entities",
             outcome.view, outcome.rows, outcome.entities
@@ -189,7 +188,7 @@ async fn train(node: &Node, project: &Path, labels: &str, out: &str, hash: &str)
     let out = TrainingOutput::File(&out, OutputFormat::Parquet);
     let budget = node.options().memory_budget;
     let request = TrainingRequest::new(&definitions, hash, SERVICE, project.join(labels), out, budget);
-    Ok(lake.training_set(&request, &output::Quiet).await?.rows)
+    Ok(lake.training_set(&request, &Silent).await?.rows)
 }
 
 /// Minutes and hours of the demo's clock, in New York.

@@ -6,12 +6,11 @@ use super::case::{
 };
 use super::exact::Exact;
 use super::files;
-use crate::output::Quiet;
 use anyhow::{Context, bail, ensure};
 use springhouse_core::definition::SourceKind;
 use springhouse_core::{Clock, Micros, Value, ValueStatus};
 use springhouse_ingest::{PushRequest, PushRows, PushSettings};
-use springhouse_lake::{Availability, Lake, OutputFormat, TrainingOutput, TrainingRequest};
+use springhouse_lake::{Availability, Lake, OutputFormat, Silent, TrainingOutput, TrainingRequest};
 use springhouse_node::{Node, NodeError, NodeOptions, NodePaths, SettableClock, open_registry};
 use springhouse_serving::{CallOptions, FeatureRequest, Selection};
 use std::collections::BTreeMap;
@@ -105,7 +104,7 @@ async fn training(case: &Case, place: &Path) -> anyhow::Result<DoorResult> {
         },
         ..TrainingRequest::new(&definitions, "conformance", SERVICE, labels, output, 64 << 20)
     };
-    lake.training_set(&request, &Quiet).await?;
+    lake.training_set(&request, &Silent).await?;
     let rows = files::read_training(&definitions, &out)?;
     ensure!(rows.len() == case.queries.len(), "{} rows for {} labels", rows.len(), case.queries.len());
     let mut result = DoorResult::default();
@@ -256,7 +255,7 @@ impl Session<'_> {
 
     async fn materialize(&self, until: Micros) -> anyhow::Result<()> {
         self.clock.set(self.clock.now().max(until));
-        self.node()?.materialize(None, Some(until), &Quiet).await?;
+        self.node()?.materialize(None, Some(until), &Silent).await?;
         Ok(())
     }
 

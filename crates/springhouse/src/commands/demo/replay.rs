@@ -2,7 +2,7 @@
 
 use super::{SERVICE, local, page::Page};
 use crate::client::Client;
-use crate::output::{self, Quiet};
+use crate::output;
 use anyhow::Context;
 use arrow::array::{Array, RecordBatch, UInt32Array};
 use arrow::compute::{cast, concat_batches, take_record_batch};
@@ -11,6 +11,7 @@ use springhouse_core::time::{HOUR, MINUTE};
 use springhouse_core::{Definitions, Micros, Value, ValueStatus, ValueType};
 use springhouse_ingest::{PushRequest, PushRows};
 use springhouse_kernel::{arrow_type, value_at};
+use springhouse_lake::Silent;
 use springhouse_node::{Node, SettableClock};
 use springhouse_serving::{CallOptions, FeatureAnswer, FeatureRequest, Selection};
 use std::collections::BTreeMap;
@@ -84,7 +85,7 @@ impl Replay {
         for minute in (self.begins..self.ends).step_by(MINUTE as usize) {
             clock.set(minute);
             if (minute / MINUTE) % 60 == WEATHER_MINUTE {
-                node.materialize(Some(&weather), Some(minute), &Quiet).await?;
+                node.materialize(Some(&weather), Some(minute), &Silent).await?;
             }
             for ((source, timed), position) in self.streams.iter().zip(&mut positions) {
                 told.pushed += push_due(node, source, timed, position, minute).await?;
@@ -200,14 +201,14 @@ pub(crate) async fn show_ages(node: &Node, clock: &SettableClock, page: &Page) -
     use springhouse_core::Clock;
     let views = vec!["origin_weather".to_owned()];
     let start = clock.now();
-    node.materialize(Some(&views), Some(start), &Quiet).await?;
+    node.materialize(Some(&views), Some(start), &Silent).await?;
     for (after, note) in
         [(0, "now"), (HOUR, "an hour later"), (2 * HOUR, "two hours later"), (3 * HOUR, "three hours later")]
     {
         clock.set(start + after);
         page.text(&weather(node, note).await?);
     }
-    node.materialize(Some(&views), None, &Quiet).await?;
+    node.materialize(Some(&views), None, &Silent).await?;
     page.text(&weather(node, "after `materialize`").await?);
     Ok(())
 }

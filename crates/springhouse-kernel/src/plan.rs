@@ -174,6 +174,15 @@ impl ViewPlan {
         self.fingerprint
     }
 
+    /// How long after its event time an entity's newest row still counts, in microseconds; None where a state has no such
+    /// end (windows).
+    pub fn row_lifetime(&self) -> Option<Micros> {
+        match &self.kind {
+            PlanKind::Latest(plan) => Some(plan.hard_ttl),
+            PlanKind::Windows(_) => None,
+        }
+    }
+
     /// True for a view of latest values.
     pub fn is_latest(&self) -> bool {
         matches!(self.kind, PlanKind::Latest(_))

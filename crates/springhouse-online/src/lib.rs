@@ -6,5 +6,5 @@ pub mod suite;
 
 pub use memory::MemoryStore;
 pub use store::{
-    BoxFuture, Lane, OnlineStore, StoreError, StoreErrorKind, StoreStatistics, ViewHandle, ViewStatus, Write,
+    BoxFuture, Condition, Lane, OnlineStore, StoreError, StoreErrorKind, StoreStatistics, ViewHandle, ViewStatus, Write,
 };

@@ -56,6 +56,25 @@ pub struct StoreStatistics {
     pub bytes_in_memory: u64,
     /// Entities changed since the last checkpoint.
     pub dirty_entities: u64,
+    /// Calls to another server that are under way.
+    pub calls_in_flight: u64,
+    /// How many of them may be.
+    pub calls_in_flight_max: u64,
+    /// Calls refused because so many were.
+    pub calls_refused: u64,
+    /// Connections opened so far.
+    pub connections_opened: u64,
+}
+
+/// Whether what a store holds can be relied on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// It holds what it has confirmed.
+    Whole,
+    /// It is being filled from history; reads fail as `Unavailable` until it is whole.
+    Filling,
+    /// It holds less than it has confirmed, and why; reads and writes fail as `Lost` until it has been taken again.
+    Lost(String),
 }
 
 /// The state of every entity in every view.
@@ -134,6 +153,29 @@ pub trait OnlineStore: fmt::Debug + Send + Sync + 'static {
     /// Sizes.
     fn statistics(&self) -> StoreStatistics;
 
+    /// Asks the store whether it still holds what it has confirmed. Stores that can't lose anything behind their
+    /// caller's back are always whole.
+    fn condition(&self) -> BoxFuture<'_, Result<Condition, StoreError>> {
+        Box::pin(std::future::ready(Ok(Condition::Whole)))
+    }
+
+    /// Takes a store up again that has lost something: as it is now, with the lanes that belong to it. The caller holds
+    /// nothing that it knew of the store before (lanes, generations, statuses) for true any more.
+    fn take_again(&self) -> BoxFuture<'_, Result<Condition, StoreError>> {
+        self.condition()
+    }
+
+    /// Removes everything; until [`Self::end_filling`], reads fail as `Unavailable`, so that an entity whose row is not
+    /// there yet is not taken for a new one. Survives the process.
+    fn begin_filling(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// What was to be filled is there: readers may read.
+    fn end_filling(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// True for a store in this process: a read costs about as much as a look into a cache and can't hang on a network, so
     /// nothing is put between it and the caller.
     fn is_local(&self) -> bool {
@@ -173,4 +215,6 @@ pub enum StoreErrorKind {
     Locked,
     /// Stored bytes fail their checksum or version. Stop and look.
     Corrupt,
+    /// The store no longer holds what it had confirmed. See [`OnlineStore::take_again`].
+    Lost,
 }

@@ -1,0 +1,475 @@
+//! Connections: opened when first used, thrown away when they fail, opened again by who needs one next.
+
+use crate::error::{ends_connection, from_redis, invalid, timed_out, unavailable};
+use crate::settings::{RedisMode, RedisSettings};
+use parking_lot::RwLock;
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::cluster::ClusterClient;
+use redis::cluster_async::ClusterConnection;
+use redis::cluster_read_routing::RandomReplicaStrategy;
+use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo, SingleNodeRoutingInfo};
+use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
+use redis::{
+    AsyncConnectionConfig, ClientTlsConfig, Cmd, ConnectionAddr, IntoConnectionInfo, RedisError, TlsCertificates,
+    TlsMode, Value,
+};
+use springhouse_online::StoreError;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::runtime::{Handle, Runtime};
+
+/// How long a connection that could not be opened is not tried again: its callers fail at once meanwhile.
+const RECONNECT_AFTER: Duration = Duration::from_millis(100);
+
+/// What a command does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Any connection.
+    Read,
+    /// The connection on which everything is written, so that its commands stay in order.
+    Write,
+}
+
+/// A connection that answers commands of many callers at once.
+#[derive(Clone)]
+enum Line {
+    One(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+impl Line {
+    async fn run(&mut self, command: &Cmd) -> Result<Value, RedisError> {
+        let answer = match self {
+            Self::One(line) => line.req_packed_command(command).await,
+            Self::Cluster(line) => line.req_packed_command(command).await,
+        };
+        // What the server refuses comes as a value.
+        answer?.extract_error()
+    }
+}
+
+/// Where a connection belongs.
+struct Place {
+    line: RwLock<Option<(u64, Line)>>,
+    opening: tokio::sync::Mutex<Option<(tokio::time::Instant, StoreError)>>,
+}
+
+enum Target {
+    One(Box<redis::Client>),
+    Sentinel(Box<tokio::sync::Mutex<SentinelClient>>),
+    Cluster(ClusterClient),
+}
+
+/// All connections of a store.
+pub(crate) struct Connections {
+    settings: RedisSettings,
+    places: Vec<Place>,
+    next: AtomicU32,
+    numbers: AtomicU64,
+    in_flight: AtomicU32,
+    in_flight_peak: AtomicU32,
+    exhausted: AtomicU64,
+    opened: AtomicU64,
+    runtime: OwnRuntime,
+}
+
+impl fmt::Debug for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connections").field("count", &self.places.len()).finish_non_exhaustive()
+    }
+}
+
+/// Numbers for `status` and `/metrics`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ConnectionCounts {
+    pub(crate) in_flight: u32,
+    pub(crate) exhausted: u64,
+    pub(crate) opened: u64,
+}
+
+impl Connections {
+    pub(crate) fn new(settings: RedisSettings) -> Result<Self, StoreError> {
+        // A Cluster's connection is itself a set of them.
+        let count = if settings.mode == RedisMode::Cluster { 1 } else { settings.connection_count() };
+        let place = || Place { line: RwLock::new(None), opening: tokio::sync::Mutex::new(None) };
+        Ok(Self {
+            places: (0..count).map(|_| place()).collect(),
+            settings,
+            next: AtomicU32::new(0),
+            numbers: AtomicU64::new(0),
+            in_flight: AtomicU32::new(0),
+            in_flight_peak: AtomicU32::new(0),
+            exhausted: AtomicU64::new(0),
+            opened: AtomicU64::new(0),
+            runtime: OwnRuntime::find()?,
+        })
+    }
+
+    /// Runs a future where sockets and timers work, whoever polls it.
+    pub(crate) fn within<F: Future>(&self, future: F) -> Within<F> {
+        Within { handle: self.runtime.handle(), future: Box::pin(future) }
+    }
+
+    pub(crate) fn counts(&self) -> ConnectionCounts {
+        ConnectionCounts {
+            in_flight: self.in_flight.load(Ordering::Relaxed),
+            exhausted: self.exhausted.load(Ordering::Relaxed),
+            opened: self.opened.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(crate) fn is_cluster(&self) -> bool {
+        self.settings.mode == RedisMode::Cluster
+    }
+
+    /// Sends one command and waits for its answer.
+    pub(crate) async fn call(
+        &self,
+        action: &'static str,
+        access: Access,
+        command: &Cmd,
+    ) -> Result<Value, StoreError> {
+        self.call_raw(action, access, command).await?.map_err(|error| from_redis(action, &error))
+    }
+
+    /// The same; what the server itself says is given back as it is.
+    pub(crate) async fn call_raw(
+        &self,
+        action: &'static str,
+        access: Access,
+        command: &Cmd,
+    ) -> Result<Result<Value, RedisError>, StoreError> {
+        let _permit = self.permit(action)?;
+        let place = self.place(access);
+        let (number, mut line) = self.line(action, place).await?;
+        let timeout = self.timeout(access);
+        match tokio::time::timeout(timeout, line.run(command)).await {
+            Ok(Ok(value)) => Ok(Ok(value)),
+            Ok(Err(error)) => {
+                if ends_connection(&error) {
+                    place.drop_line(number);
+                }
+                Ok(Err(error))
+            }
+            Err(_) => {
+                // Perhaps nobody is there any more: the next caller finds out with a new connection.
+                if !self.is_cluster() {
+                    place.drop_line(number);
+                }
+                Err(timed_out(action, timeout))
+            }
+        }
+    }
+
+    /// Sends a command to one node of a Cluster.
+    pub(crate) async fn call_node(
+        &self,
+        action: &'static str,
+        host: &str,
+        port: u16,
+        command: Cmd,
+    ) -> Result<Value, StoreError> {
+        let _permit = self.permit(action)?;
+        let (_, line) = self.line(action, &self.places[0]).await?;
+        let Line::Cluster(mut line) = line else {
+            return self.call(action, Access::Write, &command).await;
+        };
+        let route = SingleNodeRoutingInfo::ByAddress { host: host.to_owned(), port };
+        let timeout = self.timeout(Access::Write);
+        let call = line.route_command(command, RoutingInfo::SingleNode(route));
+        match tokio::time::timeout(timeout, call).await {
+            Ok(answer) => answer.and_then(Value::extract_error).map_err(|error| from_redis(action, &error)),
+            Err(_) => Err(timed_out(action, timeout)),
+        }
+    }
+
+    /// Sends a command to every primary of a Cluster.
+    pub(crate) async fn call_primaries(
+        &self,
+        action: &'static str,
+        command: Cmd,
+    ) -> Result<Vec<Value>, StoreError> {
+        let _permit = self.permit(action)?;
+        let (_, line) = self.line(action, &self.places[0]).await?;
+        let Line::Cluster(mut line) = line else {
+            return Ok(vec![self.call(action, Access::Write, &command).await?]);
+        };
+        let routes = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
+        let timeout = self.timeout(Access::Write);
+        match tokio::time::timeout(timeout, line.route_command(command, routes)).await {
+            Ok(Ok(Value::Array(answers))) => Ok(answers),
+            // By address, where no way of joining the answers is given.
+            Ok(Ok(Value::Map(answers))) => Ok(answers.into_iter().map(|(_, answer)| answer).collect()),
+            Ok(Ok(answer)) => Ok(vec![answer]),
+            Ok(Err(error)) => Err(from_redis(action, &error)),
+            Err(_) => Err(timed_out(action, timeout)),
+        }
+    }
+
+    fn timeout(&self, access: Access) -> Duration {
+        Duration::from_millis(match access {
+            Access::Read => self.settings.read_timeout_ms,
+            Access::Write => self.settings.write_timeout_ms,
+        })
+    }
+
+    fn permit(&self, action: &'static str) -> Result<Permit<'_>, StoreError> {
+        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let permit = Permit(self);
+        if before >= self.settings.in_flight_max {
+            self.exhausted.fetch_add(1, Ordering::Relaxed);
+            return Err(unavailable(
+                action,
+                format!("{before} calls are under way already, `in_flight_max` allows no more"),
+            ));
+        }
+        self.in_flight_peak.fetch_max(before + 1, Ordering::Relaxed);
+        Ok(permit)
+    }
+
+    fn place(&self, access: Access) -> &Place {
+        match access {
+            Access::Write => &self.places[0],
+            Access::Read => {
+                let next = self.next.fetch_add(1, Ordering::Relaxed) as usize;
+                &self.places[next % self.places.len()]
+            }
+        }
+    }
+
+    async fn line(&self, action: &'static str, place: &Place) -> Result<(u64, Line), StoreError> {
+        if let Some(line) = &*place.line.read() {
+            return Ok(line.clone());
+        }
+        let mut failed = place.opening.lock().await;
+        if let Some(line) = &*place.line.read() {
+            return Ok(line.clone());
+        }
+        if let Some((at, error)) = &*failed
+            && at.elapsed() < RECONNECT_AFTER
+        {
+            return Err(StoreError { action, detail: error.detail.clone(), ..*error });
+        }
+        let timeout = Duration::from_millis(self.settings.connect_timeout_ms);
+        let opened = match tokio::time::timeout(timeout, self.open(action)).await {
+            Ok(opened) => opened,
+            Err(_) => Err(timed_out(action, timeout)),
+        };
+        match opened {
+            Ok(line) => {
+                *failed = None;
+                self.opened.fetch_add(1, Ordering::Relaxed);
+                let line = (self.numbers.fetch_add(1, Ordering::Relaxed), line);
+                *place.line.write() = Some(line.clone());
+                Ok(line)
+            }
+            Err(error) => {
+                let copy = StoreError { detail: error.detail.clone(), ..error };
+                *failed = Some((tokio::time::Instant::now(), copy));
+                Err(error)
+            }
+        }
+    }
+
+    async fn open(&self, action: &'static str) -> Result<Line, StoreError> {
+        let failed = |error: RedisError| from_redis(action, &error);
+        // Deadlines are kept by `call`: the client's own default would cut off slow scripts.
+        let config = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
+        match self.target()? {
+            Target::One(client) => {
+                let line = client.get_multiplexed_async_connection_with_config(&config).await;
+                line.map(Line::One).map_err(failed)
+            }
+            Target::Sentinel(client) => {
+                let line = client.lock().await.get_async_connection_with_config(&config).await;
+                line.map(Line::One).map_err(failed)
+            }
+            Target::Cluster(client) => {
+                client.get_async_connection().await.map(Line::Cluster).map_err(failed)
+            }
+        }
+    }
+
+    /// Made anew for every connection: passwords and certificates may have changed.
+    fn target(&self) -> Result<Target, StoreError> {
+        let settings = &self.settings;
+        let failed = |error: RedisError| from_redis("open", &error);
+        let password = settings.password()?;
+        let certificates = self.certificates()?;
+        let is_tls = settings.urls.iter().any(|url| url.starts_with("rediss://"));
+        match settings.mode {
+            RedisMode::Standalone => {
+                let url = settings.urls.first().ok_or_else(|| invalid("open", "`urls` names no server"))?;
+                let info = url.as_str().into_connection_info().map_err(failed)?;
+                let mut login = info.redis_settings().clone();
+                if settings.database != 0 {
+                    login = login.set_db(settings.database);
+                }
+                if !settings.username.is_empty() {
+                    login = login.set_username(&settings.username);
+                }
+                if let Some(password) = password {
+                    login = login.set_password(password);
+                }
+                let info = info.set_redis_settings(login);
+                let client = match certificates.filter(|_| is_tls) {
+                    Some(certificates) => redis::Client::build_with_tls(info, certificates),
+                    None => redis::Client::open(info),
+                };
+                Ok(Target::One(Box::new(client.map_err(failed)?)))
+            }
+            RedisMode::Sentinel => {
+                let addresses: Vec<ConnectionAddr> = settings
+                    .urls
+                    .iter()
+                    .map(|url| Ok(url.as_str().into_connection_info()?.addr().clone()))
+                    .collect::<Result<_, RedisError>>()
+                    .map_err(failed)?;
+                let mut builder = SentinelClientBuilder::new(
+                    addresses,
+                    &settings.sentinel_primary,
+                    SentinelServerType::Master,
+                )
+                .map_err(failed)?
+                .set_client_to_redis_db(settings.database);
+                if !settings.username.is_empty() {
+                    builder = builder.set_client_to_redis_username(&settings.username);
+                }
+                if let Some(password) = password {
+                    builder = builder.set_client_to_redis_password(password);
+                }
+                if let Some(password) = settings.sentinel_password()? {
+                    builder = builder.set_client_to_sentinel_password(password);
+                }
+                if is_tls {
+                    builder = builder
+                        .set_client_to_redis_tls_mode(TlsMode::Secure)
+                        .set_client_to_sentinel_tls_mode(TlsMode::Secure);
+                    if let Some(certificates) = certificates {
+                        builder = builder
+                            .set_client_to_sentinel_certificates(certificates.clone())
+                            .set_client_to_redis_certificates(certificates);
+                    }
+                }
+                Ok(Target::Sentinel(Box::new(tokio::sync::Mutex::new(builder.build().map_err(failed)?))))
+            }
+            RedisMode::Cluster => {
+                let mut builder = ClusterClient::builder(settings.urls.iter().map(String::as_str))
+                    .connection_timeout(Duration::from_millis(settings.connect_timeout_ms))
+                    .response_timeout(Duration::from_millis(
+                        settings.write_timeout_ms.max(settings.read_timeout_ms),
+                    ))
+                    .retries(2);
+                if !settings.username.is_empty() {
+                    builder = builder.username(&settings.username);
+                }
+                if let Some(password) = password {
+                    builder = builder.password(password);
+                }
+                if is_tls {
+                    builder = builder.tls(TlsMode::Secure);
+                    if let Some(certificates) = certificates {
+                        builder = builder.certs(certificates);
+                    }
+                }
+                if settings.replica_reads {
+                    builder = builder.read_routing_strategy(RandomReplicaStrategy);
+                }
+                Ok(Target::Cluster(builder.build().map_err(failed)?))
+            }
+        }
+    }
+
+    fn certificates(&self) -> Result<Option<TlsCertificates>, StoreError> {
+        let settings = &self.settings;
+        let read = |file: &str| {
+            let unreadable = |error| invalid("open", format!("the certificate file {file}: {error}"));
+            (!file.is_empty()).then(|| std::fs::read(file).map_err(unreadable)).transpose()
+        };
+        let root_cert = read(&settings.tls_ca_file)?;
+        let client_tls = match (read(&settings.tls_cert_file)?, read(&settings.tls_key_file)?) {
+            (Some(client_cert), Some(client_key)) => Some(ClientTlsConfig { client_cert, client_key }),
+            _ => None,
+        };
+        let is_any = root_cert.is_some() || client_tls.is_some();
+        Ok(is_any.then_some(TlsCertificates { client_tls, root_cert }))
+    }
+}
+
+impl Place {
+    /// Throws a connection away, unless somebody has already opened the next.
+    fn drop_line(&self, number: u64) {
+        let mut line = self.line.write();
+        if line.as_ref().is_some_and(|(current, _)| *current == number) {
+            *line = None;
+        }
+    }
+}
+
+struct Permit<'a>(&'a Connections);
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The runtime of who opened the store, or, where there is none, one of its own.
+enum OwnRuntime {
+    Found(Handle),
+    Own(Option<Arc<Runtime>>),
+}
+
+impl OwnRuntime {
+    fn find() -> Result<Self, StoreError> {
+        if let Ok(handle) = Handle::try_current() {
+            return Ok(Self::Found(handle));
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("redis-store")
+            .enable_all()
+            .build()
+            .map_err(|error| unavailable("open", error.to_string()))?;
+        Ok(Self::Own(Some(Arc::new(runtime))))
+    }
+
+    fn handle(&self) -> Handle {
+        match self {
+            Self::Found(handle) => handle.clone(),
+            Self::Own(runtime) => runtime.as_ref().expect("only taken by drop").handle().clone(),
+        }
+    }
+}
+
+impl Drop for OwnRuntime {
+    fn drop(&mut self) {
+        if let Self::Own(runtime) = self
+            && let Some(runtime) = runtime.take().and_then(Arc::into_inner)
+        {
+            // Waiting is not allowed inside another runtime, and nothing is worth waiting for.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// A future that finds its runtime at every poll.
+pub(crate) struct Within<F> {
+    handle: Handle,
+    future: Pin<Box<F>>,
+}
+
+impl<F: Future> Future for Within<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let this = &mut *self;
+        let _entered = this.handle.enter();
+        this.future.as_mut().poll(context)
+    }
+}

@@ -1,0 +1,173 @@
+//! The names of keys, and the meta key's content.
+//!
+//! Keys of shard K begin with `{PREFIX:K}`, which Redis Cluster takes as the part that decides the node. `m` is the shard's
+//! meta key, `r/NAME@VERSION/GENERATION/ENTITY` a row. Shard 0 has the hashes `lanes`, `active`, `status`, `plans`, `floors`
+//! and `intents` besides, and an intent's parts under `i/LANE`.
+
+use springhouse_core::EntityKey;
+use springhouse_core::key::{identity, spread};
+use springhouse_online::ViewHandle;
+
+/// Names of keys.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    prefix: String,
+    pub(crate) shards: u32,
+}
+
+impl Layout {
+    pub(crate) fn new(prefix: &str, shards: u32) -> Self {
+        Self { prefix: prefix.to_owned(), shards }
+    }
+
+    pub(crate) fn with_shards(&self, shards: u32) -> Self {
+        Self { prefix: self.prefix.clone(), shards }
+    }
+
+    pub(crate) fn tag(&self, shard: u32) -> String {
+        format!("{{{}:{shard}}}", self.prefix)
+    }
+
+    /// Matches every key of the store.
+    pub(crate) fn every_key(&self) -> String {
+        // Braces and the prefix's characters have no meaning in patterns.
+        format!("{{{}:*", self.prefix)
+    }
+
+    pub(crate) fn meta(&self, shard: u32) -> String {
+        format!("{}m", self.tag(shard))
+    }
+
+    /// A key of shard 0.
+    pub(crate) fn control(&self, name: &str) -> String {
+        format!("{}{name}", self.tag(0))
+    }
+
+    pub(crate) fn intent(&self, lane: &str) -> String {
+        format!("{}i/{lane}", self.tag(0))
+    }
+
+    pub(crate) fn shard_of(&self, key: &EntityKey) -> u32 {
+        if self.shards == 1 {
+            return 0;
+        }
+        (spread(identity(key.as_bytes())) % u64::from(self.shards)) as u32
+    }
+
+    /// What the keys of a generation's rows begin with, after the tag.
+    pub(crate) fn rows_of(view_id: &str, generation: u32) -> String {
+        format!("r/{}", build(view_id, generation)) + "/"
+    }
+
+    pub(crate) fn row(&self, shard: u32, view: &ViewHandle, key: &EntityKey) -> Vec<u8> {
+        let mut name = self.tag(shard).into_bytes();
+        name.extend_from_slice(Self::rows_of(&view.id, view.generation).as_bytes());
+        name.extend_from_slice(key.as_bytes());
+        name
+    }
+
+    /// Matches the rows of a generation in all shards.
+    pub(crate) fn every_row(&self, view_id: &str, generation: u32) -> String {
+        let rows: String = Self::rows_of(view_id, generation)
+            .chars()
+            .flat_map(|c| matches!(c, '*' | '?' | '[' | ']' | '\\').then_some('\\').into_iter().chain([c]))
+            .collect();
+        format!("{{{}:*}}{rows}*", self.prefix)
+    }
+
+    /// The shard in a key's tag.
+    pub(crate) fn shard_in(&self, name: &[u8]) -> Option<u32> {
+        let rest = name.strip_prefix(b"{")?.strip_prefix(self.prefix.as_bytes())?.strip_prefix(b":")?;
+        let end = rest.iter().position(|byte| *byte == b'}')?;
+        std::str::from_utf8(&rest[..end]).ok()?.parse().ok()
+    }
+}
+
+/// A view's generation, as a field of the hashes.
+pub(crate) fn build(view_id: &str, generation: u32) -> String {
+    format!("{view_id}/{generation}")
+}
+
+/// Positions as text that sorts as they do.
+pub(crate) fn position_text(position: i64) -> String {
+    format!("{:020}", (position as u64) ^ (1 << 63))
+}
+
+/// The position that [`position_text`] wrote.
+pub(crate) fn position_of(text: &[u8]) -> Option<i64> {
+    let number: u64 = std::str::from_utf8(text).ok()?.parse().ok()?;
+    Some((number ^ (1 << 63)) as i64)
+}
+
+/// Letters of an identity.
+pub(crate) const IDENTITY_LEN: usize = 32;
+/// Bytes of a meta key: identity, epoch, number, state, shards.
+const META_LEN: usize = IDENTITY_LEN + 16 + 16 + 1 + 4;
+
+/// What a meta key says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Meta {
+    /// Random, given when the store was made.
+    pub(crate) identity: String,
+    /// Raised by every writer that opens the store.
+    pub(crate) epoch: u64,
+    /// Grows with every write.
+    pub(crate) number: u64,
+    /// True while the store is filled from history and must not be read.
+    pub(crate) is_filling: bool,
+    pub(crate) shards: u32,
+}
+
+impl Meta {
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(bytes).ok().filter(|text| text.len() == META_LEN && text.is_ascii())?;
+        let (identity, rest) = text.split_at(IDENTITY_LEN);
+        let is_filling = match rest.as_bytes()[32] {
+            b'f' => true,
+            b'r' => false,
+            _ => return None,
+        };
+        Some(Self {
+            identity: identity.to_owned(),
+            epoch: rest[..16].parse().ok()?,
+            number: rest[16..32].parse().ok()?,
+            is_filling,
+            shards: rest[33..].parse().ok().filter(|shards| *shards > 0)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions_sort_as_text() {
+        let positions = [i64::MIN, i64::MIN + 1, -1, 0, 1, 1_700_000_000_000_000, i64::MAX];
+        let texts: Vec<String> = positions.iter().map(|p| position_text(*p)).collect();
+        assert!(texts.is_sorted(), "{texts:?}");
+        for (position, text) in positions.iter().zip(&texts) {
+            assert_eq!(position_of(text.as_bytes()), Some(*position));
+        }
+        assert_eq!(position_of(b"x"), None);
+    }
+
+    #[test]
+    fn a_meta_key_is_read_whole_or_not_at_all() {
+        let text = format!("{}{:016}{:016}{}{:04}", "a".repeat(32), 7, 12, 'f', 64);
+        let meta = Meta::parse(text.as_bytes()).expect("well formed");
+        assert_eq!((meta.epoch, meta.number, meta.is_filling, meta.shards), (7, 12, true, 64));
+        for broken in [&text[1..], &text.replace('f', "x"), &text.replace("0064", "0000"), "", "nonsense"] {
+            assert_eq!(Meta::parse(broken.as_bytes()), None, "{broken}");
+        }
+    }
+
+    #[test]
+    fn shards_are_read_back_from_keys() {
+        let layout = Layout::new("shop.v1", 64);
+        let key = layout.tag(63) + "r/x@1/0/abc";
+        assert_eq!(layout.shard_in(key.as_bytes()), Some(63));
+        assert_eq!(layout.shard_in(b"{other:3}r/x"), None);
+        assert_eq!(layout.every_row("a*b@1", 2), "{shop.v1:*}r/a\\*b@1/2/*");
+    }
+}

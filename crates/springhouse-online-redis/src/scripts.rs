@@ -1,0 +1,213 @@
+//! The scripts that change the store. Each begins with the same check of who writes and what the store is; each is one
+//! atomic step on one node.
+
+use crate::connection::{Access, Connections};
+use crate::error::{from_redis, unexpected};
+use redis::{Cmd, ErrorKind, Script, ServerErrorKind, Value};
+use springhouse_online::StoreError;
+use std::sync::LazyLock;
+
+/// `KEYS[1]` is the meta key; `ARGV[1..3]` are identity, epoch, and the number that the store must have reached.
+const FENCE: &str = r"
+local meta = redis.call('GET', KEYS[1])
+if not meta then return {'EMPTY', 0} end
+if string.sub(meta, 1, 32) ~= ARGV[1] then return {'OTHER', 0} end
+local number = tonumber(string.sub(meta, 49, 64))
+if string.sub(meta, 33, 48) ~= ARGV[2] then return {'FENCED', number} end
+if number < tonumber(ARGV[3]) then return {'EARLIER', number} end
+local function done()
+  number = number + 1
+  redis.call('SETRANGE', KEYS[1], 48, string.format('%016d', number))
+  return {'OK', number}
+end
+";
+
+/// `plans` in `hash`: pairs of build and fingerprint from `ARGV[at]` on.
+const PLANS: &str = r"
+local function plans(hash, at, count)
+  for i = at, at + 2 * count - 1, 2 do
+    local known = redis.call('HGET', hash, ARGV[i])
+    if known and known ~= ARGV[i + 1] then return ARGV[i] end
+  end
+  for i = at, at + 2 * count - 1, 2 do redis.call('HSET', hash, ARGV[i], ARGV[i + 1]) end
+end
+";
+
+/// Rows: the keys from `KEYS[key]` on; from `ARGV[at]` on the number of rows that stay, their values, then pairs of value and
+/// milliseconds for those that expire.
+const ROWS: &str = r"
+local function rows(key, at)
+  local keep = tonumber(ARGV[at])
+  at = at + 1
+  for i = key, key + keep - 1 do
+    redis.call('SET', KEYS[i], ARGV[at])
+    at = at + 1
+  end
+  for i = key + keep, #KEYS do
+    redis.call('SET', KEYS[i], ARGV[at], 'PX', ARGV[at + 1])
+    at = at + 2
+  end
+end
+";
+
+/// Takes a shard: makes it when it is not there, raises the epoch. Gives what was there before.
+const TAKE: &str = r"
+local meta = redis.call('GET', KEYS[1])
+if not meta then
+  if ARGV[4] == 'only' then return {'EMPTY', ''} end
+  redis.call('SET', KEYS[1], ARGV[1] .. string.format('%016d', 1) .. string.format('%016d', 0) .. ARGV[2] .. ARGV[3])
+  return {'NEW', redis.call('GET', KEYS[1])}
+end
+if string.len(meta) ~= 69 then return {'FOREIGN', meta} end
+local epoch = tonumber(string.sub(meta, 33, 48)) + 1
+redis.call('SETRANGE', KEYS[1], 32, string.format('%016d', epoch))
+return {'OLD', redis.call('GET', KEYS[1])}
+";
+
+/// Keys: meta, lanes, plans, rows. Arguments: fence, lane, position, number of plans, plans, rows.
+const WRITE: &str = r"
+local reached = redis.call('HGET', KEYS[2], ARGV[4])
+if reached and reached >= ARGV[5] then return {'SKIPPED', number} end
+local count = tonumber(ARGV[6])
+local wrong = plans(KEYS[3], 7, count)
+if wrong then return {'PLAN', number, wrong} end
+rows(4, 7 + 2 * count)
+redis.call('HSET', KEYS[2], ARGV[4], ARGV[5])
+return done()
+";
+
+/// Keys: meta, lanes, plans, intents. Arguments: fence, lane, position, number of plans, plans, the intent's head.
+const INTEND: &str = r"
+local reached = redis.call('HGET', KEYS[2], ARGV[4])
+if reached and reached >= ARGV[5] then return {'SKIPPED', number} end
+local count = tonumber(ARGV[6])
+local wrong = plans(KEYS[3], 7, count)
+if wrong then return {'PLAN', number, wrong} end
+redis.call('HSET', KEYS[4], ARGV[4], ARGV[7 + 2 * count])
+return done()
+";
+
+/// Keys: meta, rows. Arguments: fence, rows.
+const PART: &str = "rows(2, 4)\nreturn done()\n";
+
+/// Keys: meta, lanes, intents, floors, the intent's parts. Arguments: fence, lane, position, then pairs of shard and number.
+const COMMIT: &str = r"
+redis.call('HSET', KEYS[2], ARGV[4], ARGV[5])
+for i = 6, #ARGV, 2 do redis.call('HSET', KEYS[4], ARGV[i], ARGV[i + 1]) end
+redis.call('HDEL', KEYS[3], ARGV[4])
+redis.call('UNLINK', KEYS[5])
+return done()
+";
+
+/// Keys: meta, then what to delete. Arguments: fence.
+const DELETE: &str = r"
+for i = 2, #KEYS do redis.call('UNLINK', KEYS[i]) end
+return done()
+";
+
+/// Keys: meta, a hash. Arguments: fence, fields to remove (their number first), then pairs to set.
+const CHANGE: &str = r"
+local count = tonumber(ARGV[4])
+for i = 5, 4 + count do redis.call('HDEL', KEYS[2], ARGV[i]) end
+for i = 5 + count, #ARGV, 2 do redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1]) end
+return done()
+";
+
+/// Keys: meta. Arguments: fence, the state.
+const STATE: &str = r"
+redis.call('SETRANGE', KEYS[1], 64, ARGV[4])
+return done()
+";
+
+/// A script with its hash.
+pub(crate) struct Known {
+    text: String,
+    hash: String,
+}
+
+fn known(parts: &[&str]) -> Known {
+    let text = parts.concat();
+    let hash = Script::new(&text).get_hash().to_owned();
+    Known { text, hash }
+}
+
+pub(crate) static TAKE_SHARD: LazyLock<Known> = LazyLock::new(|| known(&[TAKE]));
+pub(crate) static WRITE_ROWS: LazyLock<Known> = LazyLock::new(|| known(&[FENCE, PLANS, ROWS, WRITE]));
+pub(crate) static STORE_INTENT: LazyLock<Known> = LazyLock::new(|| known(&[FENCE, PLANS, INTEND]));
+pub(crate) static WRITE_PART: LazyLock<Known> = LazyLock::new(|| known(&[FENCE, ROWS, PART]));
+pub(crate) static COMMIT_INTENT: LazyLock<Known> = LazyLock::new(|| known(&[FENCE, COMMIT]));
+pub(crate) static DELETE_KEYS: LazyLock<Known> = LazyLock::new(|| known(&[FENCE, DELETE]));
+pub(crate) static CHANGE_HASH: LazyLock<Known> = LazyLock::new(|| known(&[FENCE, CHANGE]));
+pub(crate) static SET_STATE: LazyLock<Known> = LazyLock::new(|| known(&[FENCE, STATE]));
+
+/// Keys and arguments of one call.
+#[derive(Default)]
+pub(crate) struct Call {
+    pub(crate) keys: Vec<Vec<u8>>,
+    pub(crate) args: Vec<Vec<u8>>,
+}
+
+impl Call {
+    pub(crate) fn key(&mut self, key: impl Into<Vec<u8>>) -> &mut Self {
+        self.keys.push(key.into());
+        self
+    }
+
+    pub(crate) fn arg(&mut self, arg: impl Into<Vec<u8>>) -> &mut Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    fn command(&self, name: &str, script: &str) -> Cmd {
+        let bytes: usize = self.keys.iter().chain(&self.args).map(|part| part.len() + 16).sum();
+        let mut command = Cmd::with_capacity(self.keys.len() + self.args.len() + 3, bytes + script.len() + 32);
+        command.arg(name).arg(script).arg(self.keys.len());
+        for part in self.keys.iter().chain(&self.args) {
+            command.arg(part.as_slice());
+        }
+        command
+    }
+}
+
+/// What a script says: a word, a number or text, perhaps more text.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Said {
+    pub(crate) word: String,
+    pub(crate) number: u64,
+    pub(crate) text: Vec<u8>,
+}
+
+/// Runs a script; the server is sent its text only when it does not know it.
+pub(crate) async fn run(
+    connections: &Connections,
+    action: &'static str,
+    script: &Known,
+    call: &Call,
+) -> Result<Said, StoreError> {
+    let by_hash = call.command("EVALSHA", &script.hash);
+    let answer = match connections.call_raw(action, Access::Write, &by_hash).await? {
+        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+            let whole = call.command("EVAL", &script.text);
+            connections.call_raw(action, Access::Write, &whole).await?
+        }
+        answer => answer,
+    };
+    read(action, answer.map_err(|error| from_redis(action, &error))?)
+}
+
+fn read(action: &'static str, answer: Value) -> Result<Said, StoreError> {
+    let wrong = || unexpected(action, "our script's");
+    let Value::Array(parts) = answer else { return Err(wrong()) };
+    let mut parts = parts.into_iter();
+    let Some(Value::BulkString(word)) = parts.next() else { return Err(wrong()) };
+    let word = String::from_utf8(word).map_err(|_| wrong())?;
+    let mut said = Said { word, number: 0, text: Vec::new() };
+    for part in parts {
+        match part {
+            Value::Int(number) => said.number = u64::try_from(number).map_err(|_| wrong())?,
+            Value::BulkString(text) => said.text = text,
+            _ => return Err(wrong()),
+        }
+    }
+    Ok(said)
+}

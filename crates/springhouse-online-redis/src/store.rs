@@ -1,0 +1,616 @@
+//! The store as its callers see it: reads, and what is known of the servers.
+
+use crate::connection::{Access, Connections};
+use crate::error::{corrupt, invalid, lost, unavailable, unexpected};
+use crate::layout::{Layout, Meta, build, position_of};
+use crate::settings::RedisSettings;
+use crate::slots::Slots;
+use crate::writer::Writing;
+use futures::future::{join_all, try_join_all};
+use parking_lot::RwLock;
+use redis::{Cmd, Value};
+use springhouse_core::{EntityKey, Micros};
+use springhouse_kernel::EntityState;
+use springhouse_online::{
+    BoxFuture, Condition, Lane, OnlineStore, StoreError, StoreErrorKind, StoreStatistics, ViewHandle, ViewStatus,
+    Write,
+};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// Keys in one `MGET`; the server does nothing else while it answers.
+const READ_KEYS_MAX: usize = 5_000;
+/// Keys that one step of a scan looks at.
+pub(crate) const SCAN_KEYS: usize = 1_000;
+/// Steps of a scan for a sample; a store of a hundred other views may not have the sample's view in them.
+const SAMPLE_STEPS_MAX: usize = 1_000;
+
+/// The Redis store, open for reading and, as its newest writer, for writing.
+#[derive(Debug)]
+pub struct RedisStore {
+    pub(crate) settings: RedisSettings,
+    pub(crate) connections: Connections,
+    known: RwLock<Arc<Known>>,
+    pub(crate) writing: tokio::sync::Mutex<Writing>,
+    slots: RwLock<Slots>,
+    /// Why what is there can't be relied on; set until the store has been taken again.
+    lost: RwLock<Option<Arc<str>>>,
+    was_new: AtomicBool,
+}
+
+/// The store as this process took it.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) identity: String,
+    pub(crate) epoch: u64,
+    pub(crate) layout: Layout,
+    pub(crate) is_filling: AtomicBool,
+    /// By shard: the number that was confirmed to this process. A store with a smaller one has lost writes.
+    pub(crate) floors: Vec<AtomicU64>,
+}
+
+impl Known {
+    pub(crate) fn new(identity: String, epoch: u64, layout: Layout, metas: &[Meta]) -> Self {
+        Self {
+            identity,
+            epoch,
+            layout,
+            is_filling: AtomicBool::new(metas.iter().any(|meta| meta.is_filling)),
+            floors: metas.iter().map(|meta| AtomicU64::new(meta.number)).collect(),
+        }
+    }
+
+    pub(crate) fn floor(&self, shard: u32) -> u64 {
+        self.floors[shard as usize].load(Ordering::Acquire)
+    }
+
+    pub(crate) fn confirm(&self, shard: u32, number: u64) {
+        self.floors[shard as usize].fetch_max(number, Ordering::AcqRel);
+    }
+}
+
+impl RedisStore {
+    /// Connects and becomes the store's writer: whoever was it before can't write any more.
+    ///
+    /// # Errors
+    /// `Invalid` when the settings are wrong, `Unavailable` when the servers don't answer, `Corrupt` when what is there was
+    /// written by another program. A store that has lost rows opens: see [`OnlineStore::condition`].
+    pub async fn open(settings: RedisSettings) -> Result<Self, StoreError> {
+        let complaints = settings.validate();
+        if !complaints.is_empty() {
+            return Err(invalid("open", complaints.join("; ")));
+        }
+        let connections = Connections::new(settings.clone())?;
+        let shards = if connections.is_cluster() { settings.shards } else { 1 };
+        let layout = Layout::new(&settings.key_prefix, shards);
+        let store = Self {
+            settings,
+            connections,
+            known: RwLock::new(Arc::new(Known::new(String::new(), 0, layout, &[]))),
+            writing: tokio::sync::Mutex::new(Writing::default()),
+            slots: RwLock::new(Slots::default()),
+            lost: RwLock::new(None),
+            was_new: AtomicBool::new(false),
+        };
+        store
+            .connections
+            .within(async {
+                store.learn_slots().await?;
+                let mut writing = store.writing.lock().await;
+                store.take(&mut writing).await?;
+                store.warn_of_settings().await;
+                Ok::<_, StoreError>(())
+            })
+            .await?;
+        tracing::info!(
+            connections = store.settings.connection_count(),
+            in_flight_max = store.settings.in_flight_max,
+            shards = store.known().layout.shards,
+            "the Redis store is open"
+        );
+        Ok(store)
+    }
+
+    /// True when opening made the store: nothing was there before.
+    pub fn was_new(&self) -> bool {
+        self.was_new.load(Ordering::Acquire)
+    }
+
+    /// The random name that the store was given when it was made.
+    pub fn identity(&self) -> String {
+        self.known().identity.clone()
+    }
+
+    pub(crate) fn set_was_new(&self, was_new: bool) {
+        self.was_new.store(was_new, Ordering::Release);
+    }
+
+    pub(crate) fn known(&self) -> Arc<Known> {
+        Arc::clone(&self.known.read())
+    }
+
+    pub(crate) fn set_known(&self, known: Known) {
+        *self.known.write() = Arc::new(known);
+        *self.lost.write() = None;
+    }
+
+    /// Remembers that rows are gone; gives the error that says so.
+    pub(crate) fn lose(&self, action: &'static str, why: &str) -> StoreError {
+        let mut lost_before = self.lost.write();
+        if lost_before.is_none() {
+            tracing::error!(why, "the Redis store no longer holds what it had confirmed");
+            *lost_before = Some(why.into());
+        }
+        lost(action, why)
+    }
+
+    pub(crate) fn check_not_lost(&self, action: &'static str) -> Result<(), StoreError> {
+        match &*self.lost.read() {
+            Some(why) => Err(lost(action, &**why)),
+            None => Ok(()),
+        }
+    }
+
+    /// Holds what a shard says of itself against what is known.
+    pub(crate) fn check_meta(
+        &self,
+        action: &'static str,
+        known: &Known,
+        shard: u32,
+        floor: u64,
+        meta: Option<&[u8]>,
+    ) -> Result<Meta, StoreError> {
+        let Some(bytes) = meta else {
+            return Err(self.lose(action, "the store has been emptied"));
+        };
+        let meta = Meta::parse(bytes).ok_or_else(|| {
+            corrupt(action, "another program has written the store's meta key; give the project a `key_prefix` of its own")
+        })?;
+        if meta.identity != known.identity {
+            // Or somebody else has made it anew since; then this process must take it up again in any case.
+            return Err(self.lose(action, "the store has been made anew since this process opened it"));
+        }
+        if meta.number < floor && !self.settings.replica_reads {
+            return Err(self.lose(
+                action,
+                "the store is at an earlier moment than it had confirmed (a failover or a restart lost writes)",
+            ));
+        }
+        let _ = shard;
+        Ok(meta)
+    }
+
+    /// The rows of keys that all lie in one shard, with the shard's meta key, in one command.
+    async fn read_shard(
+        &self,
+        action: &'static str,
+        known: &Known,
+        shard: u32,
+        view: &ViewHandle,
+        keys: &[&EntityKey],
+        is_for_write: bool,
+    ) -> Result<Vec<Option<EntityState>>, StoreError> {
+        let floor = known.floor(shard);
+        let mut command = Cmd::with_capacity(keys.len() + 2, 64 * (keys.len() + 2));
+        command.arg("MGET").arg(known.layout.meta(shard));
+        for key in keys {
+            command.arg(known.layout.row(shard, view, key));
+        }
+        let access = if is_for_write { Access::Write } else { Access::Read };
+        let Value::Array(values) = self.connections.call(action, access, &command).await? else {
+            return Err(unexpected(action, "a list of values"));
+        };
+        if values.len() != keys.len() + 1 {
+            return Err(unexpected(action, "as many values as keys"));
+        }
+        let mut values = values.into_iter();
+        let meta = bytes_of(action, values.next().unwrap_or_default())?;
+        let meta = self.check_meta(action, known, shard, floor, meta.as_deref())?;
+        if meta.is_filling && !is_for_write {
+            return Err(unavailable(action, "the store is being filled from history"));
+        }
+        let decode = |value: Value| -> Result<Option<EntityState>, StoreError> {
+            let Some(bytes) = bytes_of(action, value)? else { return Ok(None) };
+            let state = view.plan.decode(&bytes);
+            state.map(Some).map_err(|error| corrupt(action, format!("view `{}`: {error}", view.id)))
+        };
+        values.map(decode).collect()
+    }
+
+    pub(crate) async fn read_rows(
+        &self,
+        action: &'static str,
+        view: &ViewHandle,
+        keys: &[EntityKey],
+        is_for_write: bool,
+    ) -> Result<Vec<Option<EntityState>>, StoreError> {
+        self.check_not_lost(action)?;
+        let known = self.known();
+        if known.layout.shards == 1 && keys.len() <= READ_KEYS_MAX {
+            let keys: Vec<&EntityKey> = keys.iter().collect();
+            return self.read_shard(action, &known, 0, view, &keys, is_for_write).await;
+        }
+        let mut by_shard: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        for (index, key) in keys.iter().enumerate() {
+            by_shard.entry(known.layout.shard_of(key)).or_default().push(index);
+        }
+        let groups: Vec<(u32, &[usize])> = by_shard
+            .iter()
+            .flat_map(|(shard, indexes)| indexes.chunks(READ_KEYS_MAX).map(move |chunk| (*shard, chunk)))
+            .collect();
+        let answers = try_join_all(groups.iter().map(|(shard, indexes)| {
+            let keys: Vec<&EntityKey> = indexes.iter().map(|index| &keys[*index]).collect();
+            let known = &known;
+            async move { self.read_shard(action, known, *shard, view, &keys, is_for_write).await }
+        }))
+        .await?;
+        let mut states = Vec::new();
+        states.resize_with(keys.len(), || None);
+        for ((_, indexes), answer) in groups.iter().zip(answers) {
+            for (index, state) in indexes.iter().zip(answer) {
+                states[*index] = state;
+            }
+        }
+        Ok(states)
+    }
+
+    /// A hash of shard 0, once its meta key has been looked at.
+    pub(crate) async fn control_hash(
+        &self,
+        action: &'static str,
+        name: &str,
+    ) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, StoreError> {
+        self.check_shards(action, &[0]).await?;
+        let mut command = redis::cmd("HGETALL");
+        command.arg(self.known().layout.control(name));
+        let answer = self.connections.call(action, Access::Write, &command).await?;
+        let wrong = || unexpected(action, "pairs of texts");
+        let mut pairs = BTreeMap::new();
+        match answer {
+            Value::Array(values) => {
+                let mut values = values.into_iter();
+                while let (Some(field), Some(value)) = (values.next(), values.next()) {
+                    let field = bytes_of(action, field)?.ok_or_else(wrong)?;
+                    pairs.insert(field, bytes_of(action, value)?.ok_or_else(wrong)?);
+                }
+            }
+            Value::Map(entries) => {
+                for (field, value) in entries {
+                    let field = bytes_of(action, field)?.ok_or_else(wrong)?;
+                    pairs.insert(field, bytes_of(action, value)?.ok_or_else(wrong)?);
+                }
+            }
+            _ => return Err(wrong()),
+        }
+        Ok(pairs)
+    }
+
+    async fn control_field(
+        &self,
+        action: &'static str,
+        name: &str,
+        field: &str,
+    ) -> Result<Option<String>, StoreError> {
+        self.check_shards(action, &[0]).await?;
+        let mut command = redis::cmd("HGET");
+        command.arg(self.known().layout.control(name)).arg(field);
+        let answer = bytes_of(action, self.connections.call(action, Access::Write, &command).await?)?;
+        answer.map(|bytes| String::from_utf8(bytes).map_err(|_| unexpected(action, "text"))).transpose()
+    }
+
+    /// Reads the meta keys of shards and holds them against what is known.
+    async fn check_shards(&self, action: &'static str, shards: &[u32]) -> Result<Vec<Meta>, StoreError> {
+        self.check_not_lost(action)?;
+        let known = self.known();
+        let one = async |shard: u32| {
+            let floor = known.floor(shard);
+            let mut command = redis::cmd("GET");
+            command.arg(known.layout.meta(shard));
+            let answer = bytes_of(action, self.connections.call(action, Access::Write, &command).await?)?;
+            self.check_meta(action, &known, shard, floor, answer.as_deref())
+        };
+        join_all(shards.iter().map(|shard| one(*shard))).await.into_iter().collect()
+    }
+
+    pub(crate) async fn learn_slots(&self) -> Result<(), StoreError> {
+        if !self.connections.is_cluster() {
+            return Ok(());
+        }
+        let mut command = redis::cmd("CLUSTER");
+        command.arg("SLOTS");
+        let answer = self.connections.call("ask for the Cluster's slots", Access::Write, &command).await?;
+        *self.slots.write() = Slots::parse(answer)?;
+        Ok(())
+    }
+
+    /// Tells of settings of the server under which rows may vanish.
+    async fn warn_of_settings(&self) {
+        let mut command = redis::cmd("INFO");
+        command.arg("memory");
+        // Not every user may ask; then nothing can be said.
+        let Ok(answer) = self.connections.call("ask for the server's settings", Access::Write, &command).await
+        else {
+            return;
+        };
+        let text = match answer {
+            Value::BulkString(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            Value::VerbatimString { text, .. } => text,
+            _ => return,
+        };
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let limit = field("maxmemory").unwrap_or("0");
+        let policy = field("maxmemory_policy").unwrap_or("noeviction").trim();
+        if limit.trim() != "0" && policy != "noeviction" {
+            tracing::warn!(
+                policy,
+                "the Redis server may throw rows away when its memory is full, and entities would look new: set `maxmemory-policy noeviction`"
+            );
+        }
+    }
+
+    /// Begins to look for every key that matches, node by node.
+    pub(crate) async fn scan(
+        &self,
+        action: &'static str,
+        pattern: String,
+        steps_max: usize,
+    ) -> Result<Scan<'_>, StoreError> {
+        let nodes = if self.connections.is_cluster() {
+            self.learn_slots().await?;
+            self.slots.read().nodes().map(Some).collect()
+        } else {
+            vec![None]
+        };
+        Ok(Scan { store: self, action, pattern, steps: steps_max, nodes, cursor: b"0".to_vec() })
+    }
+
+    async fn sample(&self, view: &ViewHandle, limit: usize) -> Result<Vec<EntityKey>, StoreError> {
+        let known = self.known();
+        let pattern = known.layout.every_row(&view.id, view.generation);
+        let rows = Layout::rows_of(&view.id, view.generation);
+        let mut keys = std::collections::BTreeSet::new();
+        self.check_shards("sample keys", &[0]).await?;
+        let mut scan = self.scan("sample keys", pattern, SAMPLE_STEPS_MAX).await?;
+        while keys.len() < limit
+            && let Some(found) = scan.next().await?
+        {
+            for name in found {
+                let Some(shard) = known.layout.shard_in(&name) else { continue };
+                let bytes = name.get(known.layout.tag(shard).len() + rows.len()..);
+                if let Some(key) = bytes.and_then(|bytes| EntityKey::from_encoded(bytes).ok()) {
+                    keys.insert(key.as_bytes().to_vec());
+                }
+            }
+        }
+        let keys = keys.iter().take(limit);
+        Ok(keys.filter_map(|bytes| EntityKey::from_encoded(bytes).ok()).collect())
+    }
+
+    async fn condition_now(&self) -> Result<Condition, StoreError> {
+        let shards: Vec<u32> = (0..self.known().layout.shards).collect();
+        match self.check_shards("look at the store", &shards).await {
+            Ok(metas) if metas.iter().any(|meta| meta.is_filling) => Ok(Condition::Filling),
+            Ok(_) => Ok(Condition::Whole),
+            Err(error) if error.kind == StoreErrorKind::Lost => Ok(Condition::Lost(error.detail)),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// A search through the keys of all nodes.
+pub(crate) struct Scan<'a> {
+    store: &'a RedisStore,
+    action: &'static str,
+    pattern: String,
+    /// How many steps are left.
+    steps: usize,
+    /// Those that are left; the last is being searched.
+    nodes: Vec<Option<(String, u16)>>,
+    cursor: Vec<u8>,
+}
+
+impl Scan<'_> {
+    /// The next keys found; a key may come twice. None at the end.
+    pub(crate) async fn next(&mut self) -> Result<Option<Vec<Vec<u8>>>, StoreError> {
+        let (action, connections) = (self.action, &self.store.connections);
+        while let Some(node) = self.nodes.last() {
+            if self.steps == 0 {
+                return Ok(None);
+            }
+            self.steps -= 1;
+            let mut command = redis::cmd("SCAN");
+            command.arg(&self.cursor).arg("MATCH").arg(&self.pattern).arg("COUNT").arg(SCAN_KEYS);
+            let answer = match node {
+                Some((host, port)) => connections.call_node(action, host, *port, command).await?,
+                None => connections.call(action, Access::Write, &command).await?,
+            };
+            let wrong = || unexpected(action, "a step of a scan");
+            let Value::Array(parts) = answer else { return Err(wrong()) };
+            let [next, Value::Array(found)] = <[Value; 2]>::try_from(parts).map_err(|_| wrong())? else {
+                return Err(wrong());
+            };
+            self.cursor = bytes_of(action, next)?.ok_or_else(wrong)?;
+            if self.cursor == b"0" {
+                self.nodes.pop();
+            }
+            if !found.is_empty() {
+                let key = |key| bytes_of(action, key)?.ok_or_else(wrong);
+                return found.into_iter().map(key).collect::<Result<_, _>>().map(Some);
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The bytes of an answer; None when there is no value.
+pub(crate) fn bytes_of(action: &'static str, value: Value) -> Result<Option<Vec<u8>>, StoreError> {
+    match value {
+        Value::Nil => Ok(None),
+        Value::BulkString(bytes) => Ok(Some(bytes)),
+        Value::SimpleString(text) => Ok(Some(text.into_bytes())),
+        _ => Err(unexpected(action, "bytes")),
+    }
+}
+
+impl OnlineStore for RedisStore {
+    fn get_many<'a>(
+        &'a self,
+        view: &'a ViewHandle,
+        keys: &'a [EntityKey],
+    ) -> BoxFuture<'a, Result<Vec<Option<Arc<EntityState>>>, StoreError>> {
+        Box::pin(self.connections.within(async move {
+            if keys.is_empty() {
+                return Ok(Vec::new());
+            }
+            let states = self.read_rows("read", view, keys, false).await?;
+            Ok(states.into_iter().map(|state| state.map(Arc::new)).collect())
+        }))
+    }
+
+    fn write<'a>(
+        &'a self,
+        writes: Vec<Write>,
+        lane: Lane,
+        now: Micros,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(self.connections.within(self.write_all(writes, lane, now)))
+    }
+
+    fn checkpoint(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.connections.within(self.wait_for_replicas("checkpoint")))
+    }
+
+    fn lanes(&self) -> BoxFuture<'_, Result<BTreeMap<Arc<str>, i64>, StoreError>> {
+        Box::pin(self.connections.within(async {
+            let pairs = self.control_hash("read lanes", "lanes").await?;
+            let lane = |(name, position): (Vec<u8>, Vec<u8>)| {
+                let wrong = || corrupt("read lanes", "a lane can't be read; run `springhouse rebuild`");
+                let name: Arc<str> = std::str::from_utf8(&name).map_err(|_| wrong())?.into();
+                Ok((name, position_of(&position).ok_or_else(wrong)?))
+            };
+            pairs.into_iter().map(lane).collect()
+        }))
+    }
+
+    fn drop_lanes<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(self.connections.within(async move {
+            let lanes = self.lanes().await?;
+            let dropped: Vec<&str> =
+                lanes.keys().map(|name| &**name).filter(|name| name.starts_with(prefix)).collect();
+            if dropped.is_empty() {
+                return Ok(());
+            }
+            self.change("drop lanes", "lanes", &dropped, &[]).await
+        }))
+    }
+
+    fn view_status<'a>(
+        &'a self,
+        view: &'a ViewHandle,
+    ) -> BoxFuture<'a, Result<Option<ViewStatus>, StoreError>> {
+        Box::pin(self.connections.within(async move {
+            let field = build(&view.id, view.generation);
+            let note = self.control_field("read a status", "status", &field).await?;
+            Ok(note.map(|note| ViewStatus { note }))
+        }))
+    }
+
+    fn set_view_status<'a>(
+        &'a self,
+        view: &'a ViewHandle,
+        status: ViewStatus,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(self.connections.within(async move {
+            let field = build(&view.id, view.generation);
+            self.change("set a status", "status", &[], &[(&field, &status.note)]).await?;
+            self.wait_for_replicas("set a status").await
+        }))
+    }
+
+    fn active_generation<'a>(&'a self, view_id: &'a str) -> BoxFuture<'a, Result<u32, StoreError>> {
+        Box::pin(self.connections.within(async move {
+            let action = "read the active generation";
+            let Some(text) = self.control_field(action, "active", view_id).await? else { return Ok(0) };
+            text.parse().map_err(|_| unexpected(action, "a number"))
+        }))
+    }
+
+    fn activate_generation<'a>(
+        &'a self,
+        view_id: &'a str,
+        generation: u32,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(self.connections.within(async move {
+            let action = "activate a generation";
+            self.change(action, "active", &[], &[(view_id, &generation.to_string())]).await?;
+            self.wait_for_replicas(action).await
+        }))
+    }
+
+    fn drop_generation<'a>(
+        &'a self,
+        view_id: &'a str,
+        generation: u32,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(self.connections.within(async move {
+            let action = "drop a generation";
+            self.delete_matching(action, self.known().layout.every_row(view_id, generation)).await?;
+            let field = build(view_id, generation);
+            self.change(action, "status", &[&field], &[]).await?;
+            self.change(action, "plans", &[&field], &[]).await?;
+            self.wait_for_replicas(action).await
+        }))
+    }
+
+    fn sample_keys<'a>(
+        &'a self,
+        view: &'a ViewHandle,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<EntityKey>, StoreError>> {
+        Box::pin(self.connections.within(self.sample(view, limit)))
+    }
+
+    fn statistics(&self) -> StoreStatistics {
+        let counts = self.connections.counts();
+        StoreStatistics {
+            calls_in_flight: u64::from(counts.in_flight),
+            calls_in_flight_max: u64::from(self.settings.in_flight_max),
+            calls_refused: counts.exhausted,
+            connections_opened: counts.opened,
+            ..StoreStatistics::default()
+        }
+    }
+
+    fn node_of(&self, _view: &ViewHandle, key: &EntityKey) -> usize {
+        let known = self.known();
+        if known.layout.shards == 1 {
+            return 0;
+        }
+        self.slots.read().node_of(&known.layout.tag(known.layout.shard_of(key)))
+    }
+
+    fn condition(&self) -> BoxFuture<'_, Result<Condition, StoreError>> {
+        Box::pin(self.connections.within(async {
+            self.learn_slots().await?;
+            self.condition_now().await
+        }))
+    }
+
+    fn take_again(&self) -> BoxFuture<'_, Result<Condition, StoreError>> {
+        Box::pin(self.connections.within(async {
+            let mut writing = self.writing.lock().await;
+            self.take(&mut writing).await?;
+            drop(writing);
+            self.condition_now().await
+        }))
+    }
+
+    fn begin_filling(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.connections.within(self.make_anew()))
+    }
+
+    fn end_filling(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(self.connections.within(self.open_for_readers()))
+    }
+}

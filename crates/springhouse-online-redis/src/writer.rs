@@ -1,0 +1,663 @@
+//! Everything that changes the store. One change at a time: a process is one writer.
+
+use crate::connection::Access;
+use crate::error::{corrupt, failed, unavailable, unexpected};
+use crate::intent::{Head, Part, Row};
+use crate::layout::{IDENTITY_LEN, Layout, Meta, build, position_text};
+use crate::scripts::{
+    CHANGE_HASH, COMMIT_INTENT, Call, DELETE_KEYS, SET_STATE, STORE_INTENT, Said, TAKE_SHARD,
+    WRITE_PART, WRITE_ROWS, run,
+};
+use crate::store::{Known, RedisStore, bytes_of};
+use futures::{StreamExt, TryStreamExt, stream};
+use redis::Value;
+use springhouse_core::key::{identity, spread};
+use springhouse_core::{EntityKey, Micros};
+use springhouse_kernel::EntityState;
+use springhouse_online::{Lane, StoreError, StoreErrorKind, ViewHandle, Write};
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::Ordering;
+
+/// Bytes of rows in one script; a larger write is carried out in parts.
+const SCRIPT_BYTES_MAX: usize = 16 << 20;
+/// Reads, and parts of a write, that are under way at once.
+const PIPELINE: usize = 4;
+/// Entities that one read of a write asks for.
+const MERGE_KEYS: usize = 1_000;
+/// Rows that live longer than this are kept without an end: about ten years, in milliseconds.
+const EXPIRY_MAX_MS: u64 = 315_360_000_000;
+
+/// What a writer has to finish before it writes again.
+#[derive(Debug, Default)]
+pub(crate) struct Writing {
+    /// A script may still arrive at the server: the epoch must be raised first, so that it then does nothing.
+    is_in_doubt: bool,
+    /// Intents that may be stored already.
+    pending: Vec<Pending>,
+}
+
+/// A write in parts.
+#[derive(Debug)]
+struct Pending {
+    lane: Lane,
+    plans: Vec<(String, String)>,
+    parts: Vec<Part>,
+}
+
+/// Reads a shard's first answer to being taken.
+struct Taken {
+    was_new: bool,
+    meta: Meta,
+}
+
+impl RedisStore {
+    /// Becomes the writer of what is there, and completes what the writer before left half done.
+    pub(crate) async fn take(&self, writing: &mut Writing) -> Result<(), StoreError> {
+        let action = "open";
+        *writing = Writing::default();
+        let layout = self.known().layout.clone();
+        let first = self.take_shard(&layout, 0, Some((&new_identity(), 'r'))).await?;
+        let Some(first) = first else { return Err(unexpected(action, "a shard that was made")) };
+        self.set_was_new(first.was_new);
+        // How many there are was decided when the store was made.
+        let layout = layout.with_shards(first.meta.shards);
+        if layout.shards > 1 && !self.connections.is_cluster() {
+            return Err(failed(
+                StoreErrorKind::Invalid,
+                action,
+                "the rows were written for a Cluster; set `mode: cluster`, or give another `key_prefix`",
+            ));
+        }
+        let identity = first.meta.identity.clone();
+        let mut metas = vec![first.meta];
+        let mut missing = None;
+        for shard in 1..layout.shards {
+            let make = metas[0].is_filling || self.was_new();
+            let state = if metas[0].is_filling { 'f' } else { 'r' };
+            let taken = self.take_shard(&layout, shard, make.then_some((identity.as_str(), state))).await?;
+            match taken {
+                Some(taken) if taken.meta.identity == identity => metas.push(taken.meta),
+                Some(_) => {
+                    missing.get_or_insert("a node holds rows of an older store");
+                    metas.push(Meta { number: 0, ..metas[0].clone() });
+                }
+                None => {
+                    missing.get_or_insert("a node of the Cluster has been emptied");
+                    metas.push(Meta { number: 0, ..metas[0].clone() });
+                }
+            }
+        }
+        let epochs: Vec<u64> = metas.iter().map(|meta| meta.epoch).collect();
+        // Scripts compare epochs shard by shard: they must be one.
+        let epoch = epochs.iter().copied().max().unwrap_or(1);
+        self.set_known(Known::new(identity, epoch, layout.clone(), &metas));
+        if missing.is_none() {
+            for (shard, meta) in metas.iter().enumerate().filter(|(_, meta)| meta.epoch != epoch) {
+                self.raise_epoch(&layout, shard as u32, meta.epoch, epoch).await?;
+            }
+        }
+        if let Some(why) = missing.or(self.is_behind_floors(&metas).await?) {
+            drop(self.lose(action, why));
+            return Ok(());
+        }
+        self.complete_left_behind().await
+    }
+
+    /// Takes one shard; makes it with this identity and state when there is none and `make` is given.
+    async fn take_shard(
+        &self,
+        layout: &Layout,
+        shard: u32,
+        make: Option<(&str, char)>,
+    ) -> Result<Option<Taken>, StoreError> {
+        let action = "open";
+        let mut call = Call::default();
+        let (identity, state) = make.unwrap_or(("", ' '));
+        call.key(layout.meta(shard))
+            .arg(identity)
+            .arg(state.to_string())
+            .arg(format!("{:04}", layout.shards))
+            .arg(if make.is_some() { "make" } else { "only" });
+        let said = run(&self.connections, action, &TAKE_SHARD, &call).await?;
+        let was_new = match &*said.word {
+            "NEW" => true,
+            "OLD" => false,
+            "EMPTY" => return Ok(None),
+            _ => return Err(foreign(action)),
+        };
+        let meta = Meta::parse(&said.text).ok_or_else(|| foreign(action))?;
+        Ok(Some(Taken { was_new, meta }))
+    }
+
+    /// Raises one shard's epoch until it is the others'.
+    async fn raise_epoch(
+        &self,
+        layout: &Layout,
+        shard: u32,
+        mut reached: u64,
+        epoch: u64,
+    ) -> Result<(), StoreError> {
+        while reached < epoch {
+            let taken = self.take_shard(layout, shard, None).await?;
+            reached = taken.ok_or_else(|| self.lose("open", "a node of the Cluster has been emptied"))?.meta.epoch;
+        }
+        if reached > epoch {
+            return Err(unavailable("open", "another process opens the store at this moment"));
+        }
+        Ok(())
+    }
+
+    /// A shard whose number is below what shard 0 noted of it has lost writes.
+    async fn is_behind_floors(&self, metas: &[Meta]) -> Result<Option<&'static str>, StoreError> {
+        if metas.len() == 1 {
+            return Ok(None);
+        }
+        let floors = self.control_hash("open", "floors").await?;
+        let floor = |shard: usize| -> Option<u64> {
+            std::str::from_utf8(floors.get(shard.to_string().as_bytes())?).ok()?.parse().ok()
+        };
+        let is_behind = |(shard, meta): (usize, &Meta)| floor(shard).is_some_and(|floor| meta.number < floor);
+        Ok(metas
+            .iter()
+            .enumerate()
+            .any(is_behind)
+            .then_some("a node of the Cluster is at an earlier moment than the others (a failover lost writes)"))
+    }
+
+    async fn complete_left_behind(&self) -> Result<(), StoreError> {
+        let action = "complete a write";
+        let damaged = || corrupt(action, "a stored write can't be read; run `springhouse rebuild`");
+        for (lane, head) in self.control_hash(action, "intents").await? {
+            let lane = String::from_utf8(lane).map_err(|_| damaged())?;
+            let head = Head::parse(&head).ok_or_else(damaged)?;
+            let mut parts = Vec::new();
+            for index in 0..head.parts {
+                let mut command = redis::cmd("HGET");
+                command.arg(self.known().layout.intent(&lane)).arg(head.field(index));
+                let bytes = bytes_of(action, self.connections.call(action, Access::Write, &command).await?)?;
+                parts.push(Part::decode(&bytes.ok_or_else(damaged)?)?);
+            }
+            tracing::info!(lane, parts = parts.len(), "completing a write that was left half done");
+            let lane = Lane { name: lane.into(), position: head.position };
+            self.carry_out(&lane, &parts).await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn write_all(
+        &self,
+        writes: Vec<Write>,
+        lane: Lane,
+        now: Micros,
+    ) -> Result<bool, StoreError> {
+        let mut writing = self.writing.lock().await;
+        self.settle(&mut writing).await?;
+        let known = self.known();
+        let mut rows: BTreeMap<u32, Vec<Row>> = BTreeMap::new();
+        let mut plans = Vec::new();
+        for write in writes {
+            let view = write.view;
+            plans.push((build(&view.id, view.generation), format!("{:016x}", view.plan.fingerprint())));
+            self.merge(&known, &view, write.deltas, now, &mut rows).await?;
+        }
+        let mut parts: Vec<Part> =
+            rows.into_iter().flat_map(|(shard, rows)| self.cut(shard, rows)).collect();
+        if parts.iter().all(|part| part.shard == 0) && parts.len() <= 1 {
+            let part = parts.pop().unwrap_or_default();
+            let said = self.write_part_with_lane(&known, &lane, &plans, &part).await;
+            return self.judge(&mut writing, said, &known, 0).map(|said| said.word == "OK");
+        }
+        writing.pending.push(Pending { lane, plans, parts });
+        self.finish_pending(&mut writing).await
+    }
+
+    /// Reads the rows that the deltas change, merges, and puts what they become with their shard.
+    async fn merge(
+        &self,
+        known: &Known,
+        view: &ViewHandle,
+        deltas: Vec<(EntityKey, EntityState)>,
+        now: Micros,
+        rows: &mut BTreeMap<u32, Vec<Row>>,
+    ) -> Result<(), StoreError> {
+        let keys: Vec<EntityKey> = deltas.iter().map(|(key, _)| key.clone()).collect();
+        let mut reads = Vec::new();
+        for keys in keys.chunks(MERGE_KEYS) {
+            reads.push(self.read_rows("write", view, keys, true));
+        }
+        let mut answers = stream::iter(reads).buffered(PIPELINE);
+        let mut deltas = deltas.into_iter();
+        while let Some(states) = answers.try_next().await? {
+            for state in states {
+                let Some((key, delta)) = deltas.next() else { break };
+                let mut merged = match state {
+                    Some(mut state) => {
+                        view.plan.merge(&mut state, &delta);
+                        state
+                    }
+                    None => delta,
+                };
+                view.plan.compact(&mut merged, now);
+                let shard = known.layout.shard_of(&key);
+                let mut value = Vec::with_capacity(64);
+                view.plan.encode(&merged, &mut value);
+                let row = Row { key: known.layout.row(shard, view, &key), value, expires: self.expiry(view, &key) };
+                rows.entry(shard).or_default().push(row);
+            }
+        }
+        Ok(())
+    }
+
+    /// Milliseconds from now after which a row that was not written again may go; 0 = never. Spread by key, so that rows
+    /// written together don't expire together.
+    fn expiry(&self, view: &ViewHandle, key: &EntityKey) -> u64 {
+        let grace = self.settings.expiry_grace_s.saturating_mul(1_000);
+        let Some(lifetime) = view.plan.row_lifetime().filter(|_| grace > 0) else { return 0 };
+        let lifetime = u64::try_from(lifetime / 1_000).unwrap_or(0);
+        let jitter = spread(identity(key.as_bytes())) % (grace / 10).max(1);
+        let total = lifetime.saturating_add(grace).saturating_add(jitter);
+        if total > EXPIRY_MAX_MS { 0 } else { total }
+    }
+
+    /// Cuts the rows of a shard into what one script may write; in each, rows that stay come first.
+    fn cut(&self, shard: u32, rows: Vec<Row>) -> Vec<Part> {
+        let mut parts = Vec::new();
+        let mut part = Part { shard, rows: Vec::new() };
+        let mut bytes = 0;
+        for row in rows {
+            let size = row.key.len() + row.value.len();
+            let is_full = part.rows.len() >= self.settings.script_rows_max || bytes + size > SCRIPT_BYTES_MAX;
+            if is_full && !part.rows.is_empty() {
+                parts.push(std::mem::replace(&mut part, Part { shard, rows: Vec::new() }));
+                bytes = 0;
+            }
+            bytes += size;
+            part.rows.push(row);
+        }
+        if !part.rows.is_empty() {
+            parts.push(part);
+        }
+        for part in &mut parts {
+            part.rows.sort_by_key(|row| row.expires > 0);
+        }
+        parts
+    }
+
+    async fn write_part_with_lane(
+        &self,
+        known: &Known,
+        lane: &Lane,
+        plans: &[(String, String)],
+        part: &Part,
+    ) -> Result<Said, StoreError> {
+        let mut call = self.fenced(known, 0);
+        call.key(known.layout.control("lanes")).key(known.layout.control("plans"));
+        add_lane(&mut call, lane);
+        add_plans(&mut call, plans);
+        add_rows(&mut call, part);
+        run(&self.connections, "write", &WRITE_ROWS, &call).await
+    }
+
+    /// Makes sure that nothing of an earlier write is still to come, or half done.
+    async fn settle(&self, writing: &mut Writing) -> Result<(), StoreError> {
+        self.check_not_lost("write")?;
+        if writing.is_in_doubt {
+            self.raise_all_epochs().await?;
+            writing.is_in_doubt = false;
+        }
+        if !writing.pending.is_empty() {
+            self.finish_pending(writing).await?;
+        }
+        Ok(())
+    }
+
+    async fn raise_all_epochs(&self) -> Result<(), StoreError> {
+        let action = "write";
+        let known = self.known();
+        let mut metas = Vec::new();
+        for shard in 0..known.layout.shards {
+            let floor = known.floor(shard);
+            let Some(taken) = self.take_shard(&known.layout, shard, None).await? else {
+                return Err(self.lose(action, "the store has been emptied"));
+            };
+            self.check_known(action, &known, floor, &taken.meta)?;
+            metas.push(taken.meta);
+        }
+        let epoch = metas.iter().map(|meta| meta.epoch).max().unwrap_or(known.epoch);
+        for (shard, meta) in metas.iter().enumerate() {
+            self.raise_epoch(&known.layout, shard as u32, meta.epoch, epoch).await?;
+        }
+        self.set_known(Known::new(known.identity.clone(), epoch, known.layout.clone(), &metas));
+        Ok(())
+    }
+
+    fn check_known(
+        &self,
+        action: &'static str,
+        known: &Known,
+        floor: u64,
+        meta: &Meta,
+    ) -> Result<(), StoreError> {
+        if meta.identity != known.identity {
+            return Err(self.lose(action, "the store has been made anew since this process opened it"));
+        }
+        if meta.number < floor {
+            return Err(self.lose(action, "the store is at an earlier moment than it had confirmed (a failover or a restart lost writes)"));
+        }
+        // One step is ours; more are another writer's.
+        if meta.epoch > known.epoch + 1 && known.layout.shards == 1 {
+            return Err(fenced(action));
+        }
+        Ok(())
+    }
+
+    /// Stores, carries out and commits the intents that are waiting. True when the last was carried out now.
+    async fn finish_pending(&self, writing: &mut Writing) -> Result<bool, StoreError> {
+        let mut was_written = false;
+        while let Some(pending) = writing.pending.first() {
+            let known = self.known();
+            let said = self.store_intent(&known, pending).await;
+            match self.judge_intent(&known, said) {
+                Ok(said) if said.word == "SKIPPED" => was_written = false,
+                Ok(_) => {
+                    if let Err(error) = self.carry_out(&pending.lane, &pending.parts).await {
+                        writing.is_in_doubt = true;
+                        return Err(error);
+                    }
+                    was_written = true;
+                }
+                Err(error) if error.kind == StoreErrorKind::Unavailable => {
+                    writing.is_in_doubt = true;
+                    return Err(error);
+                }
+                Err(error) => {
+                    // Refused before anything was changed.
+                    writing.pending.remove(0);
+                    return Err(error);
+                }
+            }
+            writing.pending.remove(0);
+        }
+        Ok(was_written)
+    }
+
+    async fn store_intent(&self, known: &Known, pending: &Pending) -> Result<Said, StoreError> {
+        let action = "write";
+        let head = Head { position: pending.lane.position, epoch: known.epoch, parts: pending.parts.len() };
+        let key = known.layout.intent(&pending.lane.name);
+        for (index, part) in pending.parts.iter().enumerate() {
+            let mut command = redis::cmd("HSET");
+            command.arg(&key).arg(head.field(index)).arg(part.encode());
+            self.connections.call(action, Access::Write, &command).await?;
+        }
+        let mut call = self.fenced(known, 0);
+        call.key(known.layout.control("lanes"))
+            .key(known.layout.control("plans"))
+            .key(known.layout.control("intents"));
+        add_lane(&mut call, &pending.lane);
+        add_plans(&mut call, &pending.plans);
+        call.arg(head.text());
+        run(&self.connections, action, &STORE_INTENT, &call).await
+    }
+
+    fn judge_intent(
+        &self,
+        known: &Known,
+        said: Result<Said, StoreError>,
+    ) -> Result<Said, StoreError> {
+        self.verdict("write", known, 0, said?)
+    }
+
+    /// Writes the parts of a stored intent and sets its lane.
+    async fn carry_out(&self, lane: &Lane, parts: &[Part]) -> Result<(), StoreError> {
+        let action = "write";
+        let known = self.known();
+        let mut writes = Vec::with_capacity(parts.len());
+        for part in parts {
+            writes.push(self.write_part(&known, part));
+        }
+        let written: Vec<(u32, u64)> = stream::iter(writes).buffer_unordered(PIPELINE).try_collect().await?;
+        let mut numbers: BTreeMap<u32, u64> = BTreeMap::new();
+        for (shard, number) in written {
+            let reached = numbers.entry(shard).or_default();
+            *reached = number.max(*reached);
+        }
+        let mut call = self.fenced(&known, 0);
+        call.key(known.layout.control("lanes"))
+            .key(known.layout.control("intents"))
+            .key(known.layout.control("floors"))
+            .key(known.layout.intent(&lane.name));
+        add_lane(&mut call, lane);
+        for (shard, number) in numbers.iter().filter(|(shard, _)| **shard != 0) {
+            call.arg(shard.to_string()).arg(number.to_string());
+        }
+        let said = run(&self.connections, action, &COMMIT_INTENT, &call).await?;
+        self.verdict(action, &known, 0, said)?;
+        Ok(())
+    }
+
+    /// Writes one part of an intent; gives its shard and the number that the shard has then.
+    async fn write_part(&self, known: &Known, part: &Part) -> Result<(u32, u64), StoreError> {
+        let mut call = self.fenced(known, part.shard);
+        add_rows(&mut call, part);
+        let said = run(&self.connections, "write", &WRITE_PART, &call).await?;
+        self.verdict("write", known, part.shard, said).map(|said| (part.shard, said.number))
+    }
+
+    /// Changes fields of a hash of shard 0.
+    pub(crate) async fn change(
+        &self,
+        action: &'static str,
+        hash: &str,
+        removed: &[&str],
+        set: &[(&str, &str)],
+    ) -> Result<(), StoreError> {
+        let mut writing = self.writing.lock().await;
+        self.settle(&mut writing).await?;
+        let known = self.known();
+        let mut call = self.fenced(&known, 0);
+        call.key(known.layout.control(hash)).arg(removed.len().to_string());
+        for field in removed {
+            call.arg(*field);
+        }
+        for (field, value) in set {
+            call.arg(*field).arg(*value);
+        }
+        let said = run(&self.connections, action, &CHANGE_HASH, &call).await;
+        self.judge(&mut writing, said, &known, 0).map(drop)
+    }
+
+    pub(crate) async fn delete_matching(&self, action: &'static str, pattern: String) -> Result<(), StoreError> {
+        let mut writing = self.writing.lock().await;
+        self.settle(&mut writing).await?;
+        let known = self.known();
+        let mut scan = self.scan(action, pattern, usize::MAX).await?;
+        while let Some(found) = scan.next().await? {
+            let mut by_shard: BTreeMap<u32, Call> = BTreeMap::new();
+            for name in found {
+                if let Some(shard) = known.layout.shard_in(&name) {
+                    by_shard.entry(shard).or_insert_with(|| self.fenced(&known, shard)).key(name);
+                }
+            }
+            for (shard, call) in by_shard {
+                let said = run(&self.connections, action, &DELETE_KEYS, &call).await?;
+                self.verdict(action, &known, shard, said)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes everything and makes the store anew, closed for readers.
+    pub(crate) async fn make_anew(&self) -> Result<(), StoreError> {
+        let action = "empty the store";
+        let mut writing = self.writing.lock().await;
+        *writing = Writing::default();
+        let layout = self.known().layout.clone();
+        let mut scan = self.scan(action, layout.every_key(), usize::MAX).await?;
+        while let Some(found) = scan.next().await? {
+            let mut by_shard: BTreeMap<Option<u32>, redis::Cmd> = BTreeMap::new();
+            for name in found {
+                let shard = layout.shard_in(&name);
+                by_shard.entry(shard).or_insert_with(|| redis::cmd("UNLINK")).arg(name);
+            }
+            for command in by_shard.values() {
+                self.connections.call(action, Access::Write, command).await?;
+            }
+        }
+        let identity = new_identity();
+        let mut metas = Vec::new();
+        for shard in 0..layout.shards {
+            let taken = self.take_shard(&layout, shard, Some((&identity, 'f'))).await?;
+            let taken = taken.filter(|taken| taken.was_new).ok_or_else(|| {
+                unavailable(action, "another process makes the store anew at this moment")
+            })?;
+            metas.push(taken.meta);
+        }
+        self.set_known(Known::new(identity, metas[0].epoch, layout, &metas));
+        Ok(())
+    }
+
+    /// Ends the filling: readers may read.
+    pub(crate) async fn open_for_readers(&self) -> Result<(), StoreError> {
+        let action = "open the store for readers";
+        let mut writing = self.writing.lock().await;
+        self.settle(&mut writing).await?;
+        let known = self.known();
+        for shard in (0..known.layout.shards).rev() {
+            let mut call = self.fenced(&known, shard);
+            call.arg("r");
+            let said = run(&self.connections, action, &SET_STATE, &call).await;
+            self.judge(&mut writing, said, &known, shard)?;
+        }
+        known.is_filling.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// Waits until as many replicas as `wait_replicas` asks for have everything written before.
+    pub(crate) async fn wait_for_replicas(&self, action: &'static str) -> Result<(), StoreError> {
+        self.check_not_lost(action)?;
+        let wanted = self.settings.wait_replicas;
+        if wanted == 0 {
+            return Ok(());
+        }
+        let mut command = redis::cmd("WAIT");
+        // On the connection on which everything was written: the server waits for that connection's writes.
+        command.arg(wanted).arg(self.settings.write_timeout_ms / 2);
+        let answers = if self.connections.is_cluster() {
+            self.connections.call_primaries(action, command).await?
+        } else {
+            vec![self.connections.call(action, Access::Write, &command).await?]
+        };
+        for answer in answers {
+            let Value::Int(confirmed) = answer else { return Err(unexpected(action, "a number of replicas")) };
+            if confirmed < i64::from(wanted) {
+                return Err(unavailable(
+                    action,
+                    format!("only {confirmed} of {wanted} replicas have confirmed (`wait_replicas`)"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// A call that begins with the fence of a shard.
+    fn fenced(&self, known: &Known, shard: u32) -> Call {
+        let mut call = Call::default();
+        call.key(known.layout.meta(shard))
+            .arg(known.identity.as_str())
+            .arg(format!("{:016}", known.epoch))
+            .arg(known.floor(shard).to_string());
+        call
+    }
+
+    /// Says what a script's answer means, and remembers when it is not known whether a script was run.
+    fn judge(
+        &self,
+        writing: &mut Writing,
+        said: Result<Said, StoreError>,
+        known: &Known,
+        shard: u32,
+    ) -> Result<Said, StoreError> {
+        match said {
+            Ok(said) => self.verdict("write", known, shard, said),
+            Err(error) => {
+                writing.is_in_doubt |= error.kind == StoreErrorKind::Unavailable;
+                Err(error)
+            }
+        }
+    }
+
+    fn verdict(
+        &self,
+        action: &'static str,
+        known: &Known,
+        shard: u32,
+        said: Said,
+    ) -> Result<Said, StoreError> {
+        match &*said.word {
+            "OK" | "SKIPPED" => {
+                known.confirm(shard, said.number);
+                Ok(said)
+            }
+            "EMPTY" => Err(self.lose(action, "the store has been emptied")),
+            "OTHER" => Err(self.lose(action, "the store has been made anew since this process opened it")),
+            "EARLIER" => Err(self.lose(
+                action,
+                "the store is at an earlier moment than it had confirmed (a failover or a restart lost writes)",
+            )),
+            "FENCED" => Err(fenced(action)),
+            "PLAN" => Err(corrupt(
+                action,
+                format!(
+                    "the rows of `{}` were written with another meaning; fill the next generation",
+                    String::from_utf8_lossy(&said.text)
+                ),
+            )),
+            _ => Err(unexpected(action, "our script's")),
+        }
+    }
+}
+
+fn fenced(action: &'static str) -> StoreError {
+    failed(
+        StoreErrorKind::Locked,
+        action,
+        "another process has opened the store for writing since; stop one of the two (each project needs its own `key_prefix`)",
+    )
+}
+
+fn foreign(action: &'static str) -> StoreError {
+    corrupt(action, "another program has written the store's meta key; give the project a `key_prefix` of its own")
+}
+
+fn add_lane(call: &mut Call, lane: &Lane) {
+    call.arg(lane.name.as_bytes()).arg(position_text(lane.position));
+}
+
+fn add_plans(call: &mut Call, plans: &[(String, String)]) {
+    call.arg(plans.len().to_string());
+    for (build, fingerprint) in plans {
+        call.arg(build.as_str()).arg(fingerprint.as_str());
+    }
+}
+
+/// Rows that stay come first, see [`RedisStore::cut`].
+fn add_rows(call: &mut Call, part: &Part) {
+    let staying = part.rows.iter().take_while(|row| row.expires == 0).count();
+    call.arg(staying.to_string());
+    for row in &part.rows {
+        call.key(row.key.as_slice()).arg(row.value.as_slice());
+        if row.expires > 0 {
+            call.arg(row.expires.to_string());
+        }
+    }
+}
+
+/// 128 random bits as letters.
+fn new_identity() -> String {
+    let half = || RandomState::new().hash_one((std::process::id(), std::time::SystemTime::now()));
+    let text = format!("{:016x}{:016x}", half(), half());
+    debug_assert_eq!(text.len(), IDENTITY_LEN);
+    text
+}

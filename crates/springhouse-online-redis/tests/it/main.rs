@@ -1,0 +1,5 @@
+//! The Redis store against real servers.
+
+mod contract;
+mod faults;
+mod servers;

@@ -1,0 +1,171 @@
+//! Real Redis servers on free loopback ports, in folders of their own, ended when dropped.
+
+use redis::{Commands, Connection};
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One server process.
+pub struct Server {
+    child: Option<Child>,
+    folder: TempDir,
+    args: Vec<String>,
+    pub port: u16,
+}
+
+fn free_port() -> u16 {
+    // A Cluster's nodes also listen at port + 10,000.
+    loop {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        if port < 50_000 && TcpListener::bind(("127.0.0.1", port + 10_000)).is_ok() {
+            return port;
+        }
+    }
+}
+
+impl Server {
+    pub fn start(args: &[&str]) -> Self {
+        let mut server = Self {
+            child: None,
+            folder: tempfile::tempdir().expect("a folder"),
+            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            port: free_port(),
+        };
+        server.run();
+        server
+    }
+
+    /// Starts the process (again) on the same port and folder.
+    pub fn run(&mut self) {
+        let log = File::create(self.folder.path().join("log")).expect("a log");
+        let mut command = Command::new("redis-server");
+        command
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--protected-mode", "no"])
+            .arg("--dir")
+            .arg(self.folder.path());
+        if !self.args.iter().any(|arg| arg == "--save") {
+            command.args(["--save", ""]);
+        }
+        let child = command.args(&self.args).stdout(log).stderr(Stdio::null()).stdin(Stdio::null()).spawn();
+        self.child = Some(child.expect("redis-server must be installed: apt-get install redis-server"));
+        eventually("the server answers", || {
+            std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+        });
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub fn connect(&self) -> Connection {
+        redis::Client::open(self.url()).expect("a URL").get_connection().expect("a connection")
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("kill");
+            child.wait().expect("wait");
+        }
+    }
+
+    pub fn signal(&self, name: &str) {
+        let id = self.child.as_ref().expect("it runs").id().to_string();
+        assert!(Command::new("kill").args([name, &id]).status().expect("kill").success());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Waits until something holds.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "never: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Three primaries, each with a replica.
+pub struct Cluster {
+    pub nodes: Vec<Server>,
+}
+
+impl Cluster {
+    pub fn start() -> Self {
+        let args = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"];
+        let nodes: Vec<Server> = (0..6).map(|_| Server::start(&args)).collect();
+        for (index, range) in [(0, 5460), (5461, 10922), (10923, 16383)].into_iter().enumerate() {
+            let mut line = nodes[index].connect();
+            let mut command = redis::cmd("CLUSTER");
+            command.arg("ADDSLOTSRANGE").arg(range.0).arg(range.1);
+            command.exec(&mut line).expect("slots");
+        }
+        let mut first = nodes[0].connect();
+        for node in &nodes[1..] {
+            redis::cmd("CLUSTER").arg("MEET").arg("127.0.0.1").arg(node.port).exec(&mut first).expect("meet");
+        }
+        let id = |server: &Server| -> String {
+            redis::cmd("CLUSTER").arg("MYID").query(&mut server.connect()).expect("an id")
+        };
+        for index in 0..3 {
+            let primary = id(&nodes[index]);
+            eventually("the replica knows its primary", || {
+                let mut line = nodes[index + 3].connect();
+                redis::cmd("CLUSTER").arg("REPLICATE").arg(&primary).exec(&mut line).is_ok()
+            });
+        }
+        for node in &nodes {
+            eventually("the Cluster is up", || {
+                let info: String = redis::cmd("CLUSTER").arg("INFO").query(&mut node.connect()).expect("info");
+                let slots: redis::Value =
+                    redis::cmd("CLUSTER").arg("SLOTS").query(&mut node.connect()).expect("slots");
+                let redis::Value::Array(ranges) = slots else { return false };
+                // Each range names its primary and its replica.
+                let whole = |range: &redis::Value| matches!(range, redis::Value::Array(parts) if parts.len() == 4);
+                info.contains("cluster_state:ok") && ranges.len() == 3 && ranges.iter().all(whole)
+            });
+        }
+        Self { nodes }
+    }
+
+    pub fn urls(&self) -> Vec<String> {
+        self.nodes.iter().map(Server::url).collect()
+    }
+
+    /// The primary that has a slot, by its index in `nodes`.
+    pub fn primary_of(&self, asked: usize, slot: i64) -> Option<usize> {
+        let slots: redis::Value =
+            redis::cmd("CLUSTER").arg("SLOTS").query(&mut self.nodes[asked].connect()).ok()?;
+        let redis::Value::Array(ranges) = slots else { return None };
+        ranges.into_iter().find_map(|range| {
+            let redis::Value::Array(parts) = range else { return None };
+            let [redis::Value::Int(first), redis::Value::Int(last), redis::Value::Array(node), ..] = &parts[..]
+            else {
+                return None;
+            };
+            let redis::Value::Int(port) = node.get(1)? else { return None };
+            let index = self.nodes.iter().position(|server| i64::from(server.port) == *port)?;
+            (*first..=*last).contains(&slot).then_some(index)
+        })
+    }
+}
+
+/// Empties a server.
+pub fn flush(server: &Server) {
+    server.connect().flushall::<()>().expect("flush");
+}

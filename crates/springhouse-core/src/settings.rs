@@ -27,6 +27,8 @@ pub struct Settings {
     pub memory_budget_mb: u32,
     /// Limits of the embedded store, read by it.
     pub online: SettingsSection,
+    /// Address and limits of the Redis store, read by it.
+    pub redis: SettingsSection,
     /// Limits of push, read by who takes pushes.
     pub push: SettingsSection,
     /// Limits of serving, read by who serves.
@@ -38,7 +40,7 @@ pub struct Settings {
 pub struct StoreSettings {
     /// Which.
     pub kind: StoreKind,
-    /// Where, for the embedded one.
+    /// Where the embedded one is; the Redis store keeps this process's lock and a note there.
     pub path: String,
 }
 
@@ -49,6 +51,8 @@ pub enum StoreKind {
     /// In this process and on its disk.
     #[default]
     Embedded,
+    /// On Redis or Valkey servers.
+    Redis,
 }
 
 section! {
@@ -73,6 +77,8 @@ section! {
         "jobs" jobs: JobsDecl,
         /// Limits of the embedded store.
         "online" online: SectionDecl,
+        /// Address and limits of the Redis store.
+        "redis" redis: SectionDecl,
         /// Limits of push.
         "push" push: SectionDecl,
         /// Limits of serving.
@@ -95,7 +101,7 @@ section! {
     StoreDecl, "the online store";
     required {}
     optional {
-        /// embedded.
+        /// embedded, redis.
         "kind" kind: StoreKind,
         /// The folder of the embedded store.
         "path" path: String,
@@ -113,7 +119,7 @@ section! {
 }
 
 words! {
-    StoreKind: "embedded" => Self::Embedded;
+    StoreKind: "embedded" => Self::Embedded, "redis" => Self::Redis;
 }
 
 /// A part of the settings whose keys another crate knows.
@@ -181,6 +187,7 @@ pub fn load_settings(file: &str, text: &str) -> Result<Settings, Vec<Diagnostic>
         server: section("server", declared.server),
         memory_budget_mb: declared.jobs.and_then(|j| j.memory_budget_mb).unwrap_or(MEMORY_BUDGET_MB_DEFAULT),
         online: section("online", declared.online),
+        redis: section("redis", declared.redis),
         push: section("push", declared.push),
         serving: section("serving", declared.serving),
     })

@@ -49,8 +49,26 @@ pub(crate) enum ToApplier {
         /// Told when they are attached.
         reply: oneshot::Sender<Result<(), PushError>>,
     },
+    /// The store has lost something, or was emptied: begin again with what it says now.
+    Restart {
+        /// The feeds.
+        feeds: Feeds,
+        /// Where to begin.
+        start: StartAt,
+        /// Told when the store is as far as the log.
+        reply: oneshot::Sender<Result<(), PushError>>,
+    },
     /// Stop.
     Stop,
+}
+
+/// Where the log is taken up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartAt {
+    /// Where the store's lane says.
+    Lane,
+    /// At the log's end: what is below comes from the lake. For a store that is filled from history.
+    End,
 }
 
 impl ToApplier {
@@ -59,7 +77,7 @@ impl ToApplier {
         match self {
             Self::Group { answers, .. } => answers.into_iter().for_each(|a| a.refuse(error())),
             // Nobody waits any more when the caller went away.
-            Self::Reload { reply, .. } => drop(reply.send(Err(error()))),
+            Self::Reload { reply, .. } | Self::Restart { reply, .. } => drop(reply.send(Err(error()))),
             Self::Stop => {}
         }
     }
@@ -167,6 +185,8 @@ pub(crate) struct Applier {
     pub(crate) letters: Arc<RecentLetters>,
     pub(crate) feeds: Feeds,
     pub(crate) runtime: tokio::runtime::Handle,
+    /// Groups that the store refused; applied when the log is read again.
+    pub(crate) refused_groups: u64,
 }
 
 impl Applier {
@@ -218,6 +238,11 @@ impl Applier {
                 ToApplier::Stop => break,
                 ToApplier::Reload { feeds, reply } => {
                     let result = self.reload(feeds);
+                    // Nobody waits any more when the caller went away.
+                    let _ = reply.send(result);
+                }
+                ToApplier::Restart { feeds, start, reply } => {
+                    let result = self.restart(feeds, start);
                     // Nobody waits any more when the caller went away.
                     let _ = reply.send(result);
                 }
@@ -274,6 +299,8 @@ impl Applier {
         if result.is_ok() {
             // Else the frontier stays where it is: rows are missing behind it.
             self.progress.groups_applied.fetch_add(groups, SeqCst);
+        } else {
+            self.refused_groups += groups;
         }
         self.progress.applied.notify_one();
         crash_point("after_apply_before_ack");
@@ -334,6 +361,37 @@ impl Applier {
                 }
             }
         }
+    }
+
+    /// Begins again with what the store says now, which may be less than before.
+    fn restart(&mut self, feeds: Feeds, start: StartAt) -> Result<(), PushError> {
+        self.feeds = feeds;
+        *self.progress.store_error.lock() = None;
+        let result = self.begin(start);
+        match &result {
+            Ok(()) => {
+                let refused = std::mem::take(&mut self.refused_groups);
+                self.progress.groups_applied.fetch_add(refused, SeqCst);
+            }
+            Err(error) => *self.progress.store_error.lock() = Some(error.message.clone()),
+        }
+        result
+    }
+
+    /// Brings the store as far as the log, or says that it is.
+    ///
+    /// # Errors
+    /// See [`Self::catch_up`].
+    pub(crate) fn begin(&mut self, start: StartAt) -> Result<(), PushError> {
+        if start == StartAt::End {
+            let end = self.progress.log.end();
+            let now = self.progress.clock.now();
+            // Positions start at 1: an empty log's lane is left out, and begins at 0.
+            if end > 0 {
+                self.write_lane(Vec::new(), Lane { name: LOG_LANE.into(), position: end }, now)?;
+            }
+        }
+        self.catch_up()
     }
 
     fn reload(&mut self, feeds: Feeds) -> Result<(), PushError> {

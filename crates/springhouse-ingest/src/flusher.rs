@@ -14,7 +14,7 @@ use springhouse_core::definition::{Definitions, Source};
 use springhouse_kernel::arrow_type;
 use springhouse_lake::{Lake, LakeError, OptimizeRequest, Silent, StreamAppend, cluster_columns};
 use springhouse_online::OnlineStore;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -38,9 +38,13 @@ pub(crate) struct Flusher {
     cluster_by: Mutex<BTreeMap<String, Vec<String>>>,
     /// One flush at a time.
     place: tokio::sync::Mutex<Place>,
-    /// One checkpoint and clearing at a time.
-    upkeep: tokio::sync::Mutex<()>,
+    /// One checkpoint and clearing at a time. Holds what was applied when, oldest first, see [`LOG_KEPT`].
+    upkeep: tokio::sync::Mutex<VecDeque<(Instant, i64)>>,
 }
+
+/// How long the log keeps rows that a store elsewhere has confirmed: one that loses its last writes (a failover, a crash)
+/// gets them from the log; only one that lost more is filled from history.
+const LOG_KEPT: Duration = Duration::from_secs(120);
 
 /// Where flushing is.
 #[derive(Default)]
@@ -276,12 +280,21 @@ impl Flusher {
 
     /// Checkpoints the store, then deletes what neither it nor the lake needs from the log.
     pub(crate) async fn upkeep(&self) -> Result<(), PushError> {
-        let _one = self.upkeep.lock().await;
+        let mut earlier = self.upkeep.lock().await;
         let applied = self.progress.applied_end.load(SeqCst);
         crash_point("before_checkpoint");
         self.store.checkpoint().await.map_err(|e| PushError::new("store_failed", e.to_string()))?;
         crash_point("after_checkpoint");
-        let needless = applied.min(self.progress.flushed_end.load(SeqCst));
+        let mut needless = applied.min(self.progress.flushed_end.load(SeqCst));
+        if !self.store.is_local() {
+            earlier.push_back((Instant::now(), applied));
+            while earlier.get(1).is_some_and(|(at, _)| at.elapsed() >= LOG_KEPT) {
+                earlier.pop_front();
+            }
+            // The newest that is old enough; else nothing.
+            let kept = earlier.front().filter(|(at, _)| at.elapsed() >= LOG_KEPT).map_or(0, |(_, end)| *end);
+            needless = needless.min(kept);
+        }
         for segment in self.progress.log.segments_below(needless) {
             let log = self.progress.log.clone();
             let deleted = blocking(move || log.while_held(|| delete_segment(&log, segment.first))).await?;

@@ -19,6 +19,7 @@ mod settings;
 mod validate;
 mod writer;
 
+pub use applier::StartAt;
 pub use given::{GivenRows, GivenSource, given_rows};
 pub use outcome::{
     DeadLetter, IngestPositions, PushError, PushOutcome, PushRequest, PushRows, ROW_CODES, RowOutcome,

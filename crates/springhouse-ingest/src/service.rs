@@ -1,7 +1,7 @@
 //! One node's ingestion: its parts, opened, wired and stopped.
 
 use crate::ViewFeed;
-use crate::applier::{Applier, Feeds, LOG_LANE, ToApplier};
+use crate::applier::{Applier, Feeds, LOG_LANE, StartAt, ToApplier};
 use crate::dead_letters::{self, RecentLetters};
 use crate::dedup::{self, Dedup};
 use crate::flusher::{Flusher, blocking};
@@ -62,7 +62,8 @@ impl std::fmt::Debug for Ingest {
 
 impl Ingest {
     /// Opens the log below `directory`, replays what the online store has not applied, and starts the writer, applier
-    /// and flusher on the current tokio runtime. `views`: by source name, the feeds of its views.
+    /// and flusher on the current tokio runtime. `views`: by source name, the feeds of its views; `start_at`: where the store
+    /// takes the log up.
     ///
     /// # Errors
     /// `invalid_settings`, `invalid_definition`; `log_locked`, `log_corrupt`, `log_io`; `log_gap` when the store lacks
@@ -75,6 +76,7 @@ impl Ingest {
         store: Arc<dyn OnlineStore>,
         lake: Lake,
         clock: Arc<dyn Clock>,
+        start_at: StartAt,
     ) -> Result<Self, PushError> {
         settings.validate()?;
         let schemas = Arc::new(compile(&definitions)?);
@@ -131,8 +133,9 @@ impl Ingest {
             letters: letters.clone(),
             feeds,
             runtime: runtime.clone(),
+            refused_groups: 0,
         };
-        let applier = blocking(move || applier.catch_up().map(|()| applier)).await??;
+        let applier = blocking(move || applier.begin(start_at).map(|()| applier)).await??;
         let (to_writer, writer_queue) = channel();
         let (to_applier, applier_queue) = channel();
         let writer = Writer {
@@ -255,6 +258,24 @@ impl Ingest {
         answer.await.map_err(|_| shutting_down())??;
         *self.schemas.write() = schemas;
         Ok(())
+    }
+
+    /// Takes up a store that has lost something, or was emptied to be filled again: nothing that was known of it counts any
+    /// more. Returns when it is as far as the log (pushes that it refused meanwhile among the rows).
+    ///
+    /// # Errors
+    /// `log_gap` when the log no longer has what the store lacks: fill it from history, and start at the log's end;
+    /// `store_failed`. Pushes are refused until a restart succeeds; their rows are in the log.
+    pub async fn restart(
+        &self,
+        definitions: &Definitions,
+        views: BTreeMap<String, Vec<ViewFeed>>,
+        start: StartAt,
+    ) -> Result<(), PushError> {
+        let feeds = Feeds::compile(definitions, views)?;
+        let (reply, answer) = oneshot::channel();
+        self.applier.send(ToApplier::Restart { feeds, start, reply }).map_err(|_| shutting_down())?;
+        answer.await.map_err(|_| shutting_down())?
     }
 
     /// Remembers event ids (see [`springhouse_core::event_id`]) that the source's history holds, durably, so that a later

@@ -5,10 +5,12 @@ mod clock;
 mod error;
 mod evaluate;
 mod explain;
+mod keeper;
 mod node;
 mod plan;
 mod progress;
 mod project;
+mod store;
 mod training;
 mod verify;
 

@@ -3,21 +3,25 @@
 use crate::progress::{
     NodeFrontiers, ViewProgress, forget, note_materialized, note_stream_start, read_progress,
 };
-use crate::{NodeError, VerifyOutcome, verify};
+use crate::store::StorePlace;
+use crate::{NodeError, VerifyOutcome, keeper, store, verify};
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use serde::Serialize;
 use springhouse_core::definition::FeatureView;
 use springhouse_core::{Clock, Definitions, Micros};
-use springhouse_ingest::{Ingest, IngestPositions, PushSettings, ViewFeed};
+use springhouse_ingest::{Ingest, IngestPositions, PushSettings, StartAt, ViewFeed};
 use springhouse_kernel::ViewPlan;
 use springhouse_lake::{Lake, MaterializeRequest, Progress};
-use springhouse_online::{OnlineStore, StoreStatistics, ViewHandle};
-use springhouse_online_embedded::{EmbeddedSettings, EmbeddedStore};
+use springhouse_online::{Condition, OnlineStore, StoreStatistics, ViewHandle};
+use springhouse_online_embedded::EmbeddedSettings;
+use springhouse_online_redis::RedisSettings;
 use springhouse_registry::Registry;
 use springhouse_serving::{FeatureServer, ServedStore, ServingSettings};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Where a project keeps its things.
 #[derive(Clone, Debug)]
@@ -28,7 +32,7 @@ pub struct NodePaths {
     pub registry: PathBuf,
     /// Delta tables of what was pushed.
     pub lake: PathBuf,
-    /// The embedded online store.
+    /// The embedded online store; for one elsewhere, the lock and the note of which store it is.
     pub online: PathBuf,
     /// The push log.
     pub log: PathBuf,
@@ -57,8 +61,10 @@ pub struct NodeOptions {
     pub push: PushSettings,
     /// Limits of serving.
     pub serving: ServingSettings,
-    /// Limits of the online store.
+    /// Limits of the embedded online store.
     pub online: EmbeddedSettings,
+    /// The online store is on Redis, and where; None = embedded.
+    pub redis: Option<RedisSettings>,
     /// Memory budget of one materialisation or training set, bytes.
     pub memory_budget: u64,
     /// The clock.
@@ -136,14 +142,18 @@ pub struct Node {
     options: NodeOptions,
     registry: Registry,
     store: Arc<dyn OnlineStore>,
-    embedded: Arc<EmbeddedStore>,
+    place: StorePlace,
     lake: Lake,
     ingest: Arc<Ingest>,
     serving: FeatureServer,
     frontiers: Arc<NodeFrontiers>,
     applied: ArcSwap<Applied>,
     /// One job at a time: materialisation, rebuild and reload change the same facts.
-    jobs: tokio::sync::Mutex<()>,
+    jobs: Arc<tokio::sync::Mutex<()>>,
+    /// What is known of the store's condition.
+    condition: Mutex<Condition>,
+    /// Looks after a store that is elsewhere.
+    keeper: Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
 
 impl Node {
@@ -153,25 +163,26 @@ impl Node {
     /// `nothing_applied`, `store_locked` (another node runs; the hint says where), or what a part says.
     pub async fn open(options: NodeOptions) -> Result<Arc<Self>, NodeError> {
         let registry = open_registry(&options.paths.registry)?;
-        let embedded = Arc::new(EmbeddedStore::open(&options.paths.online, &options.online)?);
-        let served = ServedStore::new(embedded.clone(), &options.serving);
+        let opened = store::open(&options).await?;
+        let served = ServedStore::new(opened.store, &options.serving);
         let store = served.store();
+        let mut must_fill = opened.must_fill;
+        if must_fill {
+            store.begin_filling().await?;
+        }
         let lake = Lake::open(&options.paths.project, &options.paths.lake)?;
-        let applied = load_head(&registry, store.as_ref()).await?;
-        let lanes = store.lanes().await?;
-        let known: Feeds = feeds(&applied, &lanes);
-        let ingest = Arc::new(
-            Ingest::open(
-                &options.paths.log,
-                options.push.clone(),
-                applied.definitions.clone(),
-                known,
-                store.clone(),
-                lake.clone(),
-                options.clock.clone(),
-            )
-            .await?,
-        );
+        let mut applied = load_head(&registry, store.as_ref()).await?;
+        let mut ingest = open_ingest(&options, &applied, &store, &lake, must_fill).await;
+        if opened.place.is_elsewhere()
+            && matches!(&ingest, Err(error) if matches!(error.code, "log_gap" | "log_behind"))
+        {
+            // It has lost more than the log still has. What was pushed is in the lake.
+            must_fill = true;
+            store.begin_filling().await?;
+            applied = load_head(&registry, store.as_ref()).await?;
+            ingest = open_ingest(&options, &applied, &store, &lake, must_fill).await;
+        }
+        let ingest = Arc::new(ingest?);
         let frontiers = Arc::new(NodeFrontiers::default());
         frontiers.set_ingest(ingest.clone());
         let serving = FeatureServer::new(
@@ -182,20 +193,33 @@ impl Node {
             frontiers.clone(),
             options.serving.clone(),
         )?;
-        let node = Self {
+        let check_interval =
+            options.redis.as_ref().map(|redis| Duration::from_millis(redis.check_interval_ms));
+        let node = Arc::new(Self {
             options,
             registry,
             store,
-            embedded,
+            place: opened.place,
             lake,
             ingest,
             serving,
             frontiers,
             applied: ArcSwap::from_pointee(applied),
-            jobs: tokio::sync::Mutex::new(()),
-        };
+            jobs: Arc::default(),
+            condition: Mutex::new(if must_fill { Condition::Filling } else { Condition::Whole }),
+            keeper: Mutex::new(None),
+        });
         node.take_up_views().await?;
-        Ok(Arc::new(node))
+        if let Some(interval) = check_interval {
+            // Taken before anybody else can: a job waits until the store is filled.
+            let filling = if must_fill { Some(node.jobs.clone().lock_owned().await) } else { None };
+            if !must_fill {
+                node.place.remember(&opened.identity)?;
+            }
+            let keeper = tokio::spawn(keeper::keep(Arc::downgrade(&node), interval, filling));
+            *node.keeper.lock() = Some(keeper);
+        }
+        Ok(node)
     }
 
     /// The definitions served.
@@ -243,7 +267,7 @@ impl Node {
     /// # Errors
     /// When the note can't be written beside the store's lock.
     pub fn announce(&self, address: &str) -> Result<(), NodeError> {
-        Ok(self.embedded.announce(address)?)
+        self.place.announce(address)
     }
 
     /// How it was opened.
@@ -254,6 +278,28 @@ impl Node {
     /// How far a view (`name@version`) has come.
     pub fn frontier(&self, view_id: &str) -> springhouse_serving::ViewFrontier {
         springhouse_serving::Frontiers::of(self.frontiers.as_ref(), view_id)
+    }
+
+    /// What is known of the store's condition; a store elsewhere is asked about once a second.
+    pub fn store_condition(&self) -> Condition {
+        self.condition.lock().clone()
+    }
+
+    pub(crate) fn set_store_condition(&self, condition: Condition) {
+        *self.condition.lock() = condition;
+    }
+
+    /// From which offset of the log a view's stream feeds it.
+    pub(crate) fn stream_start(&self, view_id: &str) -> Option<i64> {
+        self.frontiers.progress(view_id).and_then(|progress| progress.stream_start)
+    }
+
+    pub(crate) fn jobs(&self) -> &tokio::sync::Mutex<()> {
+        &self.jobs
+    }
+
+    pub(crate) fn place(&self) -> &StorePlace {
+        &self.place
     }
 
     pub(crate) fn applied(&self) -> Arc<Applied> {
@@ -375,13 +421,16 @@ impl Node {
     /// # Errors
     /// What the flush or the checkpoint says.
     pub async fn shutdown(&self) -> Result<(), NodeError> {
+        if let Some(keeper) = self.keeper.lock().take() {
+            keeper.abort();
+        }
         self.ingest.shutdown().await?;
         self.store.checkpoint().await?;
         Ok(())
     }
 
     /// Gives every view without one its stream start, and tells ingestion and serving what to feed and read.
-    async fn take_up_views(&self) -> Result<(), NodeError> {
+    pub(crate) async fn take_up_views(&self) -> Result<(), NodeError> {
         let applied = self.applied();
         let now = self.ingest.read_now();
         let lanes = self.store.lanes().await?;
@@ -405,7 +454,7 @@ impl Node {
         self.publish_progress(&applied).await
     }
 
-    async fn switch_to(&self, applied: Applied) -> Result<(), NodeError> {
+    pub(crate) async fn switch_to(&self, applied: Applied) -> Result<(), NodeError> {
         self.applied.store(Arc::new(applied));
         self.take_up_views().await?;
         let applied = self.applied();
@@ -441,7 +490,7 @@ impl Node {
     }
 
     /// One materialisation run into one generation.
-    async fn load(
+    pub(crate) async fn load(
         &self,
         applied: &Applied,
         handle: &ViewHandle,
@@ -521,9 +570,30 @@ impl Node {
     }
 }
 
-type Feeds = BTreeMap<String, Vec<ViewFeed>>;
+async fn open_ingest(
+    options: &NodeOptions,
+    applied: &Applied,
+    store: &Arc<dyn OnlineStore>,
+    lake: &Lake,
+    is_filling: bool,
+) -> Result<Ingest, NodeError> {
+    let known: Feeds = feeds(applied, &store.lanes().await?);
+    Ok(Ingest::open(
+        &options.paths.log,
+        options.push.clone(),
+        applied.definitions.clone(),
+        known,
+        store.clone(),
+        lake.clone(),
+        options.clock.clone(),
+        if is_filling { StartAt::End } else { StartAt::Lane },
+    )
+    .await?)
+}
 
-fn feeds(applied: &Applied, lanes: &BTreeMap<Arc<str>, i64>) -> Feeds {
+pub(crate) type Feeds = BTreeMap<String, Vec<ViewFeed>>;
+
+pub(crate) fn feeds(applied: &Applied, lanes: &BTreeMap<Arc<str>, i64>) -> Feeds {
     let mut feeds = Feeds::new();
     for view in applied.definitions.feature_views.values() {
         let handle = &applied.views[&view.name];
@@ -601,7 +671,7 @@ pub(crate) fn nothing_applied() -> NodeError {
     )
 }
 
-async fn load_head(registry: &Registry, store: &dyn OnlineStore) -> Result<Applied, NodeError> {
+pub(crate) async fn load_head(registry: &Registry, store: &dyn OnlineStore) -> Result<Applied, NodeError> {
     let head = registry.head().await?.ok_or_else(nothing_applied)?;
     let definitions = Arc::new(head.definitions);
     let mut views = BTreeMap::new();

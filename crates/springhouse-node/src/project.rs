@@ -4,11 +4,13 @@ use crate::{NodeError, NodeOptions, NodePaths};
 use serde::de::DeserializeOwned;
 use springhouse_core::diagnostic::{Diagnostic, closest};
 use springhouse_core::settings::SettingsSection;
+use springhouse_core::settings::StoreKind;
 use springhouse_core::{
     Clock, Definitions, ExpressionProblem, LoadedDefinitions, Settings, load_definitions, load_settings,
 };
 use springhouse_ingest::PushSettings;
 use springhouse_online_embedded::EmbeddedSettings;
+use springhouse_online_redis::RedisSettings;
 use springhouse_registry::Registry;
 use springhouse_serving::ServingSettings;
 use std::fmt;
@@ -39,6 +41,8 @@ pub struct Project {
     pub serving: ServingSettings,
     /// Its section `online`.
     pub online: EmbeddedSettings,
+    /// Its section `redis`, where the store is on Redis.
+    pub redis: Option<RedisSettings>,
 }
 
 /// Mistakes in the files of a project; prints each with its line.
@@ -90,6 +94,8 @@ impl Project {
         let push = read_section(&settings.push, &mut mistakes);
         let serving: ServingSettings = read_section(&settings.serving, &mut mistakes);
         let online = read_section(&settings.online, &mut mistakes);
+        let redis: RedisSettings = read_section(&settings.redis, &mut mistakes);
+        let redis = (settings.store.kind == StoreKind::Redis).then(|| redis.in_folder(root));
         if !mistakes.is_empty() {
             return Err(Mistakes(mistakes).into());
         }
@@ -98,7 +104,12 @@ impl Project {
             let hint = "correct the section `serving` of springhouse.yaml";
             return Err(NodeError::new("wrong_settings", complaints.join("; "), hint).into());
         }
-        Ok(Self { root: root.to_owned(), settings, push, serving, online })
+        let complaints = redis.as_ref().map(RedisSettings::validate).unwrap_or_default();
+        if !complaints.is_empty() {
+            let hint = "correct the section `redis` of springhouse.yaml";
+            return Err(NodeError::new("wrong_settings", complaints.join("; "), hint).into());
+        }
+        Ok(Self { root: root.to_owned(), settings, push, serving, online, redis })
     }
 
     /// Reads and checks everything below `features/`, SQL included.
@@ -151,6 +162,7 @@ impl Project {
             push: self.push.clone(),
             serving: self.serving.clone(),
             online: self.online.clone(),
+            redis: self.redis.clone(),
             memory_budget: u64::from(self.settings.memory_budget_mb) << 20,
             clock,
         }

@@ -17,7 +17,7 @@ mod reader;
 mod settings;
 mod store;
 
-pub use lock::{WriterProcess, writer_process};
+pub use lock::{WriterLock, WriterProcess, writer_process};
 pub use reader::EmbeddedReader;
 pub use settings::EmbeddedSettings;
 pub use store::EmbeddedStore;

@@ -30,12 +30,16 @@ pub fn writer_process(folder: &Path) -> Option<WriterProcess> {
 
 /// The lock, held until dropped (the system lets go of it when the process dies, however it dies).
 #[derive(Debug)]
-pub(crate) struct WriterLock {
+pub struct WriterLock {
     file: File,
 }
 
 impl WriterLock {
-    pub(crate) fn take(folder: &Path) -> Result<Self, StoreError> {
+    /// Takes the lock of a folder.
+    ///
+    /// # Errors
+    /// `Locked`, with who holds it; `Unavailable` when the file can't be written.
+    pub fn take(folder: &Path) -> Result<Self, StoreError> {
         let path = folder.join(LOCK_FILE);
         let file = OpenOptions::new()
             .read(true)
@@ -57,7 +61,10 @@ impl WriterLock {
     }
 
     /// Notes who holds the lock, and where to ask.
-    pub(crate) fn note(&self, address: Option<&str>) -> Result<(), StoreError> {
+    ///
+    /// # Errors
+    /// `Unavailable` when the file can't be written.
+    pub fn note(&self, address: Option<&str>) -> Result<(), StoreError> {
         let mut text = format!("pid={}\n", std::process::id());
         if let Some(address) = address {
             text.push_str(&format!("address={address}\n"));

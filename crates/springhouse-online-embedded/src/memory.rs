@@ -348,6 +348,7 @@ impl Memory {
             entities_in_memory: self.entities.load(Ordering::Relaxed),
             bytes_in_memory: self.bytes.load(Ordering::Relaxed),
             dirty_entities: self.dirty_entities.load(Ordering::Relaxed),
+            ..StoreStatistics::default()
         }
     }
 

@@ -10,8 +10,8 @@ use redis::cluster_read_routing::RandomReplicaStrategy;
 use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo, SingleNodeRoutingInfo};
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
-    AsyncConnectionConfig, ClientTlsConfig, Cmd, ConnectionAddr, IntoConnectionInfo, RedisError, TlsCertificates,
-    TlsMode, Value,
+    AsyncConnectionConfig, ClientTlsConfig, Cmd, ConnectionAddr, IntoConnectionInfo, RedisError,
+    TlsCertificates, TlsMode, Value,
 };
 use springhouse_online::StoreError;
 use std::fmt;
@@ -289,9 +289,7 @@ impl Connections {
                 let line = client.lock().await.get_async_connection_with_config(&config).await;
                 line.map(Line::One).map_err(failed)
             }
-            Target::Cluster(client) => {
-                client.get_async_connection().await.map(Line::Cluster).map_err(failed)
-            }
+            Target::Cluster(client) => client.get_async_connection().await.map(Line::Cluster).map_err(failed),
         }
     }
 

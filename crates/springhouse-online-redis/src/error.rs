@@ -31,7 +31,10 @@ pub(crate) fn timed_out(action: &'static str, after: std::time::Duration) -> Sto
 
 /// What came back is not what the command answers.
 pub(crate) fn unexpected(action: &'static str, what: &str) -> StoreError {
-    corrupt(action, format!("the server's answer has another shape than {what}; is it a Redis or Valkey server?"))
+    corrupt(
+        action,
+        format!("the server's answer has another shape than {what}; is it a Redis or Valkey server?"),
+    )
 }
 
 /// What the server or the connection says, as a store error.
@@ -39,16 +42,22 @@ pub(crate) fn from_redis(action: &'static str, error: &RedisError) -> StoreError
     match error.kind() {
         ErrorKind::AuthenticationFailed => unavailable(
             action,
-            format!("the server refuses the user or the password ({error}); check `username`, `password_env` or `password_file`"),
+            format!(
+                "the server refuses the user or the password ({error}); check `username`, `password_env` or `password_file`"
+            ),
         ),
         ErrorKind::InvalidClientConfig | ErrorKind::EmptySentinelList => invalid(action, error.to_string()),
         ErrorKind::MasterNameNotFoundBySentinel => unavailable(
             action,
-            format!("no Sentinel knows a primary of that name, or none answers ({error}); check `sentinel_primary` and `urls`"),
+            format!(
+                "no Sentinel knows a primary of that name, or none answers ({error}); check `sentinel_primary` and `urls`"
+            ),
         ),
         ErrorKind::Server(ServerErrorKind::NoPerm) => invalid(
             action,
-            format!("the user may not do that ({error}); it needs the commands named in the documentation on the keys of `key_prefix`"),
+            format!(
+                "the user may not do that ({error}); it needs the commands named in the documentation on the keys of `key_prefix`"
+            ),
         ),
         ErrorKind::Parse | ErrorKind::UnexpectedReturnType => {
             corrupt(action, format!("the server's answer can't be read: {error}"))
@@ -59,11 +68,15 @@ pub(crate) fn from_redis(action: &'static str, error: &RedisError) -> StoreError
         ),
         _ if matches!(error.code(), Some("WRONGPASS" | "NOAUTH")) => unavailable(
             action,
-            format!("the server refuses the user or the password ({error}); check `username`, `password_env` or `password_file`"),
+            format!(
+                "the server refuses the user or the password ({error}); check `username`, `password_env` or `password_file`"
+            ),
         ),
         _ if error.code() == Some("WRONGTYPE") => corrupt(
             action,
-            format!("a key holds something else than this program writes ({error}); give the project a `key_prefix` of its own"),
+            format!(
+                "a key holds something else than this program writes ({error}); give the project a `key_prefix` of its own"
+            ),
         ),
         _ => unavailable(action, error.to_string()),
     }

@@ -24,28 +24,28 @@ pub(crate) struct Row {
 pub(crate) struct Head {
     /// The position that its lane reaches.
     pub(crate) position: i64,
-    /// The writer that stored the parts: theirs are the fields `EPOCH/INDEX`.
-    pub(crate) epoch: u64,
+    /// The writer that stored the parts: theirs are the fields `WRITER/INDEX`.
+    pub(crate) writer: String,
     pub(crate) parts: usize,
 }
 
 impl Head {
     pub(crate) fn text(&self) -> String {
-        format!("{} {} {}", self.position, self.epoch, self.parts)
+        format!("{} {} {}", self.position, self.writer, self.parts)
     }
 
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
         let mut words = std::str::from_utf8(bytes).ok()?.split(' ');
         let head = Self {
             position: words.next()?.parse().ok()?,
-            epoch: words.next()?.parse().ok()?,
+            writer: words.next()?.to_owned(),
             parts: words.next()?.parse().ok()?,
         };
         words.next().is_none().then_some(head)
     }
 
     pub(crate) fn field(&self, index: usize) -> String {
-        format!("{}/{index}", self.epoch)
+        format!("{}/{index}", self.writer)
     }
 }
 
@@ -116,7 +116,7 @@ mod tests {
             damaged[byte] ^= 1;
             assert!(Part::decode(&damaged).is_err(), "byte {byte}");
         }
-        let head = Head { position: -5, epoch: 3, parts: 12 };
+        let head = Head { position: -5, writer: "w3".to_owned(), parts: 12 };
         assert_eq!(Head::parse(head.text().as_bytes()), Some(head));
         assert_eq!(Head::parse(b"1 2"), None);
     }

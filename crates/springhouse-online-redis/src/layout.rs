@@ -101,16 +101,18 @@ pub(crate) fn position_of(text: &[u8]) -> Option<i64> {
 
 /// Letters of an identity.
 pub(crate) const IDENTITY_LEN: usize = 32;
-/// Bytes of a meta key: identity, epoch, number, state, shards.
-const META_LEN: usize = IDENTITY_LEN + 16 + 16 + 1 + 4;
+/// Letters of a writer's token.
+pub(crate) const WRITER_LEN: usize = 16;
+/// Bytes of a meta key: identity, writer, number, state, shards.
+const META_LEN: usize = IDENTITY_LEN + WRITER_LEN + 16 + 1 + 4;
 
 /// What a meta key says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Meta {
     /// Random, given when the store was made.
     pub(crate) identity: String,
-    /// Raised by every writer that opens the store.
-    pub(crate) epoch: u64,
+    /// The token of the one process that may write: the last that took the store.
+    pub(crate) writer: String,
     /// Grows with every write.
     pub(crate) number: u64,
     /// True while the store is filled from history and must not be read.
@@ -120,7 +122,8 @@ pub(crate) struct Meta {
 
 impl Meta {
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
-        let text = std::str::from_utf8(bytes).ok().filter(|text| text.len() == META_LEN && text.is_ascii())?;
+        let text =
+            std::str::from_utf8(bytes).ok().filter(|text| text.len() == META_LEN && text.is_ascii())?;
         let (identity, rest) = text.split_at(IDENTITY_LEN);
         let is_filling = match rest.as_bytes()[32] {
             b'f' => true,
@@ -129,7 +132,7 @@ impl Meta {
         };
         Some(Self {
             identity: identity.to_owned(),
-            epoch: rest[..16].parse().ok()?,
+            writer: rest[..WRITER_LEN].to_owned(),
             number: rest[16..32].parse().ok()?,
             is_filling,
             shards: rest[33..].parse().ok().filter(|shards| *shards > 0)?,
@@ -154,9 +157,10 @@ mod tests {
 
     #[test]
     fn a_meta_key_is_read_whole_or_not_at_all() {
-        let text = format!("{}{:016}{:016}{}{:04}", "a".repeat(32), 7, 12, 'f', 64);
+        let text = format!("{}{}{:016}{}{:04}", "a".repeat(32), "b".repeat(16), 12, 'f', 64);
         let meta = Meta::parse(text.as_bytes()).expect("well formed");
-        assert_eq!((meta.epoch, meta.number, meta.is_filling, meta.shards), (7, 12, true, 64));
+        assert_eq!((&*meta.writer, meta.number), ("bbbbbbbbbbbbbbbb", 12));
+        assert_eq!((meta.is_filling, meta.shards), (true, 64));
         for broken in [&text[1..], &text.replace('f', "x"), &text.replace("0064", "0000"), "", "nonsense"] {
             assert_eq!(Meta::parse(broken.as_bytes()), None, "{broken}");
         }

@@ -7,7 +7,7 @@ use redis::{Cmd, ErrorKind, Script, ServerErrorKind, Value};
 use springhouse_online::StoreError;
 use std::sync::LazyLock;
 
-/// `KEYS[1]` is the meta key; `ARGV[1..3]` are identity, epoch, and the number that the store must have reached.
+/// `KEYS[1]` is the meta key; `ARGV[1..3]` are identity, writer, and the number that the store must have reached.
 const FENCE: &str = r"
 local meta = redis.call('GET', KEYS[1])
 if not meta then return {'EMPTY', 0} end
@@ -50,17 +50,23 @@ local function rows(key, at)
 end
 ";
 
-/// Takes a shard: makes it when it is not there, raises the epoch. Gives what was there before.
+/// Takes a shard for a writer. Arguments: identity, state and shards of a store to be made (an empty identity: it must be there);
+/// the writer's token; the tokens of which one must be there now (none: any).
 const TAKE: &str = r"
 local meta = redis.call('GET', KEYS[1])
 if not meta then
-  if ARGV[4] == 'only' then return {'EMPTY', ''} end
-  redis.call('SET', KEYS[1], ARGV[1] .. string.format('%016d', 1) .. string.format('%016d', 0) .. ARGV[2] .. ARGV[3])
+  if ARGV[1] == '' then return {'EMPTY', ''} end
+  redis.call('SET', KEYS[1], ARGV[1] .. ARGV[4] .. string.format('%016d', 0) .. ARGV[2] .. ARGV[3])
   return {'NEW', redis.call('GET', KEYS[1])}
 end
 if string.len(meta) ~= 69 then return {'FOREIGN', meta} end
-local epoch = tonumber(string.sub(meta, 33, 48)) + 1
-redis.call('SETRANGE', KEYS[1], 32, string.format('%016d', epoch))
+local now = string.sub(meta, 33, 48)
+local allowed = #ARGV < 5
+for i = 5, #ARGV do
+  if ARGV[i] == now then allowed = true end
+end
+if not allowed then return {'FENCED', meta} end
+redis.call('SETRANGE', KEYS[1], 32, ARGV[4])
 return {'OLD', redis.call('GET', KEYS[1])}
 ";
 
@@ -76,13 +82,14 @@ redis.call('HSET', KEYS[2], ARGV[4], ARGV[5])
 return done()
 ";
 
-/// Keys: meta, lanes, plans, intents. Arguments: fence, lane, position, number of plans, plans, the intent's head.
+/// Keys: meta, lanes, plans, intents, the intent's parts. Arguments: fence, lane, position, number of plans, plans, the intent's head.
 const INTEND: &str = r"
 local reached = redis.call('HGET', KEYS[2], ARGV[4])
 if reached and reached >= ARGV[5] then return {'SKIPPED', number} end
 local count = tonumber(ARGV[6])
 local wrong = plans(KEYS[3], 7, count)
 if wrong then return {'PLAN', number, wrong} end
+redis.call('PERSIST', KEYS[5])
 redis.call('HSET', KEYS[4], ARGV[4], ARGV[7 + 2 * count])
 return done()
 ";
@@ -160,7 +167,8 @@ impl Call {
 
     fn command(&self, name: &str, script: &str) -> Cmd {
         let bytes: usize = self.keys.iter().chain(&self.args).map(|part| part.len() + 16).sum();
-        let mut command = Cmd::with_capacity(self.keys.len() + self.args.len() + 3, bytes + script.len() + 32);
+        let mut command =
+            Cmd::with_capacity(self.keys.len() + self.args.len() + 3, bytes + script.len() + 32);
         command.arg(name).arg(script).arg(self.keys.len());
         for part in self.keys.iter().chain(&self.args) {
             command.arg(part.as_slice());

@@ -156,13 +156,12 @@ impl RedisSettings {
             self.mode != RedisMode::Sentinel || !self.sentinel_primary.is_empty(),
             "`mode: sentinel` needs `sentinel_primary`, the name under which Sentinel knows the primary",
         );
-        check(
-            self.mode != RedisMode::Cluster || self.database == 0,
-            "a Cluster has only `database: 0`",
-        );
+        check(self.mode != RedisMode::Cluster || self.database == 0, "a Cluster has only `database: 0`");
         let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
         check(
-            !self.key_prefix.is_empty() && self.key_prefix.len() <= 64 && self.key_prefix.chars().all(is_plain),
+            !self.key_prefix.is_empty()
+                && self.key_prefix.len() <= 64
+                && self.key_prefix.chars().all(is_plain),
             "`key_prefix` must be 1 to 64 letters, digits, `_`, `-` or `.`",
         );
         check(
@@ -180,10 +179,7 @@ impl RedisSettings {
             (1..=SCRIPT_ROWS_MAX).contains(&self.script_rows_max),
             "`script_rows_max` must be 1 to 100,000",
         );
-        check(
-            self.latency_ms.is_finite() && self.latency_ms > 0.0,
-            "`latency_ms` must be more than 0",
-        );
+        check(self.latency_ms.is_finite() && self.latency_ms > 0.0, "`latency_ms` must be more than 0");
         check(
             self.connect_timeout_ms > 0 && self.read_timeout_ms > 0 && self.write_timeout_ms > 0,
             "timeouts must be at least 1 ms",
@@ -223,9 +219,7 @@ impl RedisSettings {
         }
         match std::fs::read_to_string(&self.password_file) {
             Ok(text) => Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned())),
-            Err(error) => {
-                Err(invalid("open", format!("the password file {}: {error}", self.password_file)))
-            }
+            Err(error) => Err(invalid("open", format!("the password file {}: {error}", self.password_file))),
         }
     }
 

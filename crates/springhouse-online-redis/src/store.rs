@@ -12,12 +12,18 @@ use redis::{Cmd, Value};
 use springhouse_core::{EntityKey, Micros};
 use springhouse_kernel::EntityState;
 use springhouse_online::{
-    BoxFuture, Condition, Lane, OnlineStore, StoreError, StoreErrorKind, StoreStatistics, ViewHandle, ViewStatus,
-    Write,
+    BoxFuture, Condition, Lane, OnlineStore, StoreError, StoreErrorKind, StoreStatistics, ViewHandle,
+    ViewStatus, Write,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// Why a store's rows can't be relied on.
+pub(crate) const EMPTIED: &str = "the store has been emptied";
+pub(crate) const MADE_ANEW: &str = "the store has been made anew since this process opened it";
+pub(crate) const EARLIER: &str =
+    "the store is at an earlier moment than it had confirmed (a failover or a restart lost writes)";
 
 /// Keys in one `MGET`; the server does nothing else while it answers.
 const READ_KEYS_MAX: usize = 5_000;
@@ -43,7 +49,8 @@ pub struct RedisStore {
 #[derive(Debug)]
 pub(crate) struct Known {
     pub(crate) identity: String,
-    pub(crate) epoch: u64,
+    /// The token with which this process may write.
+    pub(crate) writer: String,
     pub(crate) layout: Layout,
     pub(crate) is_filling: AtomicBool,
     /// By shard: the number that was confirmed to this process. A store with a smaller one has lost writes.
@@ -51,10 +58,10 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    pub(crate) fn new(identity: String, epoch: u64, layout: Layout, metas: &[Meta]) -> Self {
+    pub(crate) fn new(identity: String, writer: String, layout: Layout, metas: &[Meta]) -> Self {
         Self {
             identity,
-            epoch,
+            writer,
             layout,
             is_filling: AtomicBool::new(metas.iter().any(|meta| meta.is_filling)),
             floors: metas.iter().map(|meta| AtomicU64::new(meta.number)).collect(),
@@ -71,12 +78,13 @@ impl Known {
 }
 
 impl RedisStore {
-    /// Connects and becomes the store's writer: whoever was it before can't write any more.
+    /// Connects and becomes the store's writer: whoever was it before can't write any more. With `was_filled_before`, a store
+    /// that is not there is one that has been emptied: it is made closed for readers ([`Condition::Filling`]).
     ///
     /// # Errors
     /// `Invalid` when the settings are wrong, `Unavailable` when the servers don't answer, `Corrupt` when what is there was
     /// written by another program. A store that has lost rows opens: see [`OnlineStore::condition`].
-    pub async fn open(settings: RedisSettings) -> Result<Self, StoreError> {
+    pub async fn open(settings: RedisSettings, was_filled_before: bool) -> Result<Self, StoreError> {
         let complaints = settings.validate();
         if !complaints.is_empty() {
             return Err(invalid("open", complaints.join("; ")));
@@ -87,7 +95,7 @@ impl RedisStore {
         let store = Self {
             settings,
             connections,
-            known: RwLock::new(Arc::new(Known::new(String::new(), 0, layout, &[]))),
+            known: RwLock::new(Arc::new(Known::new(String::new(), String::new(), layout, &[]))),
             writing: tokio::sync::Mutex::new(Writing::default()),
             slots: RwLock::new(Slots::default()),
             lost: RwLock::new(None),
@@ -98,7 +106,7 @@ impl RedisStore {
             .within(async {
                 store.learn_slots().await?;
                 let mut writing = store.writing.lock().await;
-                store.take(&mut writing).await?;
+                store.take(&mut writing, was_filled_before).await?;
                 store.warn_of_settings().await;
                 Ok::<_, StoreError>(())
             })
@@ -131,14 +139,17 @@ impl RedisStore {
     }
 
     pub(crate) fn set_known(&self, known: Known) {
-        *self.known.write() = Arc::new(known);
+        let mut current = self.known.write();
+        *current = Arc::new(known);
         *self.lost.write() = None;
     }
 
-    /// Remembers that rows are gone; gives the error that says so.
-    pub(crate) fn lose(&self, action: &'static str, why: &str) -> StoreError {
+    /// Remembers that rows are gone; gives the error that says so. An answer to a question from before the store was taken
+    /// again says nothing of it now.
+    pub(crate) fn lose(&self, action: &'static str, known: &Known, why: &str) -> StoreError {
+        let current = self.known.read();
         let mut lost_before = self.lost.write();
-        if lost_before.is_none() {
+        if lost_before.is_none() && current.identity == known.identity && current.writer == known.writer {
             tracing::error!(why, "the Redis store no longer holds what it had confirmed");
             *lost_before = Some(why.into());
         }
@@ -153,31 +164,39 @@ impl RedisStore {
     }
 
     /// Holds what a shard says of itself against what is known.
-    pub(crate) fn check_meta(
+    fn check_meta(
         &self,
         action: &'static str,
         known: &Known,
-        shard: u32,
         floor: u64,
         meta: Option<&[u8]>,
     ) -> Result<Meta, StoreError> {
-        let Some(bytes) = meta else {
-            return Err(self.lose(action, "the store has been emptied"));
+        let parse = |bytes: &[u8]| {
+            Meta::parse(bytes).ok_or_else(|| {
+                corrupt(action, "another program has written the store's meta key; give the project a `key_prefix` of its own")
+            })
         };
-        let meta = Meta::parse(bytes).ok_or_else(|| {
-            corrupt(action, "another program has written the store's meta key; give the project a `key_prefix` of its own")
-        })?;
+        self.check_known(action, known, floor, meta.map(parse).transpose()?)
+    }
+
+    /// The same, of a meta key that has been read; `floor` is what had been confirmed before it was asked for.
+    pub(crate) fn check_known(
+        &self,
+        action: &'static str,
+        known: &Known,
+        floor: u64,
+        meta: Option<Meta>,
+    ) -> Result<Meta, StoreError> {
+        let Some(meta) = meta else {
+            return Err(self.lose(action, known, EMPTIED));
+        };
         if meta.identity != known.identity {
             // Or somebody else has made it anew since; then this process must take it up again in any case.
-            return Err(self.lose(action, "the store has been made anew since this process opened it"));
+            return Err(self.lose(action, known, MADE_ANEW));
         }
         if meta.number < floor && !self.settings.replica_reads {
-            return Err(self.lose(
-                action,
-                "the store is at an earlier moment than it had confirmed (a failover or a restart lost writes)",
-            ));
+            return Err(self.lose(action, known, EARLIER));
         }
-        let _ = shard;
         Ok(meta)
     }
 
@@ -206,7 +225,7 @@ impl RedisStore {
         }
         let mut values = values.into_iter();
         let meta = bytes_of(action, values.next().unwrap_or_default())?;
-        let meta = self.check_meta(action, known, shard, floor, meta.as_deref())?;
+        let meta = self.check_meta(action, known, floor, meta.as_deref())?;
         if meta.is_filling && !is_for_write {
             return Err(unavailable(action, "the store is being filled from history"));
         }
@@ -308,7 +327,7 @@ impl RedisStore {
             let mut command = redis::cmd("GET");
             command.arg(known.layout.meta(shard));
             let answer = bytes_of(action, self.connections.call(action, Access::Write, &command).await?)?;
-            self.check_meta(action, &known, shard, floor, answer.as_deref())
+            self.check_meta(action, &known, floor, answer.as_deref())
         };
         join_all(shards.iter().map(|shard| one(*shard))).await.into_iter().collect()
     }
@@ -329,7 +348,8 @@ impl RedisStore {
         let mut command = redis::cmd("INFO");
         command.arg("memory");
         // Not every user may ask; then nothing can be said.
-        let Ok(answer) = self.connections.call("ask for the server's settings", Access::Write, &command).await
+        let Ok(answer) =
+            self.connections.call("ask for the server's settings", Access::Write, &command).await
         else {
             return;
         };
@@ -600,7 +620,7 @@ impl OnlineStore for RedisStore {
     fn take_again(&self) -> BoxFuture<'_, Result<Condition, StoreError>> {
         Box::pin(self.connections.within(async {
             let mut writing = self.writing.lock().await;
-            self.take(&mut writing).await?;
+            self.take(&mut writing, true).await?;
             drop(writing);
             self.condition_now().await
         }))

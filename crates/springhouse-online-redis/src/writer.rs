@@ -3,12 +3,12 @@
 use crate::connection::Access;
 use crate::error::{corrupt, failed, unavailable, unexpected};
 use crate::intent::{Head, Part, Row};
-use crate::layout::{IDENTITY_LEN, Layout, Meta, build, position_text};
+use crate::layout::{IDENTITY_LEN, Layout, Meta, WRITER_LEN, build, position_text};
 use crate::scripts::{
-    CHANGE_HASH, COMMIT_INTENT, Call, DELETE_KEYS, SET_STATE, STORE_INTENT, Said, TAKE_SHARD,
-    WRITE_PART, WRITE_ROWS, run,
+    CHANGE_HASH, COMMIT_INTENT, Call, DELETE_KEYS, SET_STATE, STORE_INTENT, Said, TAKE_SHARD, WRITE_PART,
+    WRITE_ROWS, run,
 };
-use crate::store::{Known, RedisStore, bytes_of};
+use crate::store::{EARLIER, EMPTIED, Known, MADE_ANEW, RedisStore, bytes_of};
 use futures::{StreamExt, TryStreamExt, stream};
 use redis::Value;
 use springhouse_core::key::{identity, spread};
@@ -25,14 +25,19 @@ const SCRIPT_BYTES_MAX: usize = 16 << 20;
 const PIPELINE: usize = 4;
 /// Entities that one read of a write asks for.
 const MERGE_KEYS: usize = 1_000;
+/// How long the parts of an intent stay whose head was never stored, in seconds.
+const UNFINISHED_INTENT_S: u64 = 3_600;
 /// Rows that live longer than this are kept without an end: about ten years, in milliseconds.
 const EXPIRY_MAX_MS: u64 = 315_360_000_000;
 
 /// What a writer has to finish before it writes again.
 #[derive(Debug, Default)]
 pub(crate) struct Writing {
-    /// A script may still arrive at the server: the epoch must be raised first, so that it then does nothing.
+    /// A script may still arrive at the server (its answer did not come, or nobody waited for it): the token must be
+    /// changed first, so that it then does nothing. Set before a script is sent, so that it holds when the caller goes away.
     is_in_doubt: bool,
+    /// The token of an attempt to end the doubt that did not come through on every shard.
+    next_writer: Option<String>,
     /// Intents that may be stored already.
     pending: Vec<Pending>,
 }
@@ -45,19 +50,34 @@ struct Pending {
     parts: Vec<Part>,
 }
 
-/// Reads a shard's first answer to being taken.
+/// A shard to be made.
+#[derive(Clone, Copy)]
+struct Make<'a> {
+    identity: &'a str,
+    state: char,
+}
+
+/// A shard's answer to being taken.
 struct Taken {
     was_new: bool,
     meta: Meta,
 }
 
 impl RedisStore {
-    /// Becomes the writer of what is there, and completes what the writer before left half done.
-    pub(crate) async fn take(&self, writing: &mut Writing) -> Result<(), StoreError> {
+    /// Becomes the writer of what is there, and completes what the writer before left half done. A store that is not there
+    /// is made, closed for readers when it was filled before.
+    pub(crate) async fn take(
+        &self,
+        writing: &mut Writing,
+        was_filled_before: bool,
+    ) -> Result<(), StoreError> {
         let action = "open";
         *writing = Writing::default();
         let layout = self.known().layout.clone();
-        let first = self.take_shard(&layout, 0, Some((&new_identity(), 'r'))).await?;
+        let writer = new_token(WRITER_LEN);
+        let state = if was_filled_before { 'f' } else { 'r' };
+        let make = Make { identity: &new_token(IDENTITY_LEN), state };
+        let first = self.take_shard(action, &layout, 0, Some(make), &writer, &[]).await?;
         let Some(first) = first else { return Err(unexpected(action, "a shard that was made")) };
         self.set_was_new(first.was_new);
         // How many there are was decided when the store was made.
@@ -73,9 +93,9 @@ impl RedisStore {
         let mut metas = vec![first.meta];
         let mut missing = None;
         for shard in 1..layout.shards {
-            let make = metas[0].is_filling || self.was_new();
             let state = if metas[0].is_filling { 'f' } else { 'r' };
-            let taken = self.take_shard(&layout, shard, make.then_some((identity.as_str(), state))).await?;
+            let make = (metas[0].is_filling || self.was_new()).then_some(Make { identity: &identity, state });
+            let taken = self.take_shard(action, &layout, shard, make, &writer, &[]).await?;
             match taken {
                 Some(taken) if taken.meta.identity == identity => metas.push(taken.meta),
                 Some(_) => {
@@ -88,64 +108,48 @@ impl RedisStore {
                 }
             }
         }
-        let epochs: Vec<u64> = metas.iter().map(|meta| meta.epoch).collect();
-        // Scripts compare epochs shard by shard: they must be one.
-        let epoch = epochs.iter().copied().max().unwrap_or(1);
-        self.set_known(Known::new(identity, epoch, layout.clone(), &metas));
-        if missing.is_none() {
-            for (shard, meta) in metas.iter().enumerate().filter(|(_, meta)| meta.epoch != epoch) {
-                self.raise_epoch(&layout, shard as u32, meta.epoch, epoch).await?;
-            }
+        self.set_known(Known::new(identity, writer, layout.clone(), &metas));
+        if let Some(why) = missing {
+            drop(self.lose(action, &self.known(), why));
+            return Ok(());
         }
-        if let Some(why) = missing.or(self.is_behind_floors(&metas).await?) {
-            drop(self.lose(action, why));
+        if let Some(why) = self.is_behind_floors(&metas).await? {
+            drop(self.lose(action, &self.known(), why));
             return Ok(());
         }
         self.complete_left_behind().await
     }
 
-    /// Takes one shard; makes it with this identity and state when there is none and `make` is given.
+    /// Takes one shard; makes it when there is none and `make` says how. None when it is not there.
     async fn take_shard(
         &self,
+        action: &'static str,
         layout: &Layout,
         shard: u32,
-        make: Option<(&str, char)>,
+        make: Option<Make<'_>>,
+        writer: &str,
+        allowed: &[&str],
     ) -> Result<Option<Taken>, StoreError> {
-        let action = "open";
         let mut call = Call::default();
-        let (identity, state) = make.unwrap_or(("", ' '));
+        let make = make.unwrap_or(Make { identity: "", state: ' ' });
         call.key(layout.meta(shard))
-            .arg(identity)
-            .arg(state.to_string())
+            .arg(make.identity)
+            .arg(make.state.to_string())
             .arg(format!("{:04}", layout.shards))
-            .arg(if make.is_some() { "make" } else { "only" });
+            .arg(writer);
+        for token in allowed {
+            call.arg(*token);
+        }
         let said = run(&self.connections, action, &TAKE_SHARD, &call).await?;
         let was_new = match &*said.word {
             "NEW" => true,
             "OLD" => false,
             "EMPTY" => return Ok(None),
+            "FENCED" => return Err(fenced(action)),
             _ => return Err(foreign(action)),
         };
         let meta = Meta::parse(&said.text).ok_or_else(|| foreign(action))?;
         Ok(Some(Taken { was_new, meta }))
-    }
-
-    /// Raises one shard's epoch until it is the others'.
-    async fn raise_epoch(
-        &self,
-        layout: &Layout,
-        shard: u32,
-        mut reached: u64,
-        epoch: u64,
-    ) -> Result<(), StoreError> {
-        while reached < epoch {
-            let taken = self.take_shard(layout, shard, None).await?;
-            reached = taken.ok_or_else(|| self.lose("open", "a node of the Cluster has been emptied"))?.meta.epoch;
-        }
-        if reached > epoch {
-            return Err(unavailable("open", "another process opens the store at this moment"));
-        }
-        Ok(())
     }
 
     /// A shard whose number is below what shard 0 noted of it has lost writes.
@@ -158,11 +162,9 @@ impl RedisStore {
             std::str::from_utf8(floors.get(shard.to_string().as_bytes())?).ok()?.parse().ok()
         };
         let is_behind = |(shard, meta): (usize, &Meta)| floor(shard).is_some_and(|floor| meta.number < floor);
-        Ok(metas
-            .iter()
-            .enumerate()
-            .any(is_behind)
-            .then_some("a node of the Cluster is at an earlier moment than the others (a failover lost writes)"))
+        Ok(metas.iter().enumerate().any(is_behind).then_some(
+            "a node of the Cluster is at an earlier moment than the others (a failover lost writes)",
+        ))
     }
 
     async fn complete_left_behind(&self) -> Result<(), StoreError> {
@@ -201,10 +203,10 @@ impl RedisStore {
             plans.push((build(&view.id, view.generation), format!("{:016x}", view.plan.fingerprint())));
             self.merge(&known, &view, write.deltas, now, &mut rows).await?;
         }
-        let mut parts: Vec<Part> =
-            rows.into_iter().flat_map(|(shard, rows)| self.cut(shard, rows)).collect();
+        let mut parts: Vec<Part> = rows.into_iter().flat_map(|(shard, rows)| self.cut(shard, rows)).collect();
         if parts.iter().all(|part| part.shard == 0) && parts.len() <= 1 {
             let part = parts.pop().unwrap_or_default();
+            writing.is_in_doubt = true;
             let said = self.write_part_with_lane(&known, &lane, &plans, &part).await;
             return self.judge(&mut writing, said, &known, 0).map(|said| said.word == "OK");
         }
@@ -242,7 +244,8 @@ impl RedisStore {
                 let shard = known.layout.shard_of(&key);
                 let mut value = Vec::with_capacity(64);
                 view.plan.encode(&merged, &mut value);
-                let row = Row { key: known.layout.row(shard, view, &key), value, expires: self.expiry(view, &key) };
+                let row =
+                    Row { key: known.layout.row(shard, view, &key), value, expires: self.expiry(view, &key) };
                 rows.entry(shard).or_default().push(row);
             }
         }
@@ -303,8 +306,7 @@ impl RedisStore {
     async fn settle(&self, writing: &mut Writing) -> Result<(), StoreError> {
         self.check_not_lost("write")?;
         if writing.is_in_doubt {
-            self.raise_all_epochs().await?;
-            writing.is_in_doubt = false;
+            self.change_token(writing).await?;
         }
         if !writing.pending.is_empty() {
             self.finish_pending(writing).await?;
@@ -312,43 +314,22 @@ impl RedisStore {
         Ok(())
     }
 
-    async fn raise_all_epochs(&self) -> Result<(), StoreError> {
+    /// Takes a new token, so that what was sent with the old one and arrives late does nothing.
+    async fn change_token(&self, writing: &mut Writing) -> Result<(), StoreError> {
         let action = "write";
         let known = self.known();
+        let writer = writing.next_writer.get_or_insert_with(|| new_token(WRITER_LEN)).clone();
         let mut metas = Vec::new();
         for shard in 0..known.layout.shards {
             let floor = known.floor(shard);
-            let Some(taken) = self.take_shard(&known.layout, shard, None).await? else {
-                return Err(self.lose(action, "the store has been emptied"));
-            };
-            self.check_known(action, &known, floor, &taken.meta)?;
-            metas.push(taken.meta);
+            let allowed = [known.writer.as_str(), writer.as_str()];
+            let taken = self.take_shard(action, &known.layout, shard, None, &writer, &allowed).await?;
+            let meta = taken.map(|taken| taken.meta);
+            metas.push(self.check_known(action, &known, floor, meta)?);
         }
-        let epoch = metas.iter().map(|meta| meta.epoch).max().unwrap_or(known.epoch);
-        for (shard, meta) in metas.iter().enumerate() {
-            self.raise_epoch(&known.layout, shard as u32, meta.epoch, epoch).await?;
-        }
-        self.set_known(Known::new(known.identity.clone(), epoch, known.layout.clone(), &metas));
-        Ok(())
-    }
-
-    fn check_known(
-        &self,
-        action: &'static str,
-        known: &Known,
-        floor: u64,
-        meta: &Meta,
-    ) -> Result<(), StoreError> {
-        if meta.identity != known.identity {
-            return Err(self.lose(action, "the store has been made anew since this process opened it"));
-        }
-        if meta.number < floor {
-            return Err(self.lose(action, "the store is at an earlier moment than it had confirmed (a failover or a restart lost writes)"));
-        }
-        // One step is ours; more are another writer's.
-        if meta.epoch > known.epoch + 1 && known.layout.shards == 1 {
-            return Err(fenced(action));
-        }
+        self.set_known(Known::new(known.identity.clone(), writer, known.layout.clone(), &metas));
+        writing.next_writer = None;
+        writing.is_in_doubt = false;
         Ok(())
     }
 
@@ -356,57 +337,58 @@ impl RedisStore {
     async fn finish_pending(&self, writing: &mut Writing) -> Result<bool, StoreError> {
         let mut was_written = false;
         while let Some(pending) = writing.pending.first() {
+            writing.is_in_doubt = true;
             let known = self.known();
             let said = self.store_intent(&known, pending).await;
-            match self.judge_intent(&known, said) {
-                Ok(said) if said.word == "SKIPPED" => was_written = false,
+            was_written = match said.and_then(|said| self.verdict("write", &known, 0, said)) {
+                Ok(said) if said.word == "SKIPPED" => false,
                 Ok(_) => {
-                    if let Err(error) = self.carry_out(&pending.lane, &pending.parts).await {
-                        writing.is_in_doubt = true;
-                        return Err(error);
-                    }
-                    was_written = true;
-                }
-                Err(error) if error.kind == StoreErrorKind::Unavailable => {
-                    writing.is_in_doubt = true;
-                    return Err(error);
+                    self.carry_out(&pending.lane, &pending.parts).await?;
+                    true
                 }
                 Err(error) => {
-                    // Refused before anything was changed.
-                    writing.pending.remove(0);
+                    if error.kind != StoreErrorKind::Unavailable {
+                        // Refused before anything was changed.
+                        writing.pending.remove(0);
+                        writing.is_in_doubt = false;
+                    }
                     return Err(error);
                 }
-            }
+            };
             writing.pending.remove(0);
+            writing.is_in_doubt = false;
         }
         Ok(was_written)
     }
 
     async fn store_intent(&self, known: &Known, pending: &Pending) -> Result<Said, StoreError> {
         let action = "write";
-        let head = Head { position: pending.lane.position, epoch: known.epoch, parts: pending.parts.len() };
+        let head = Head {
+            position: pending.lane.position,
+            writer: known.writer.clone(),
+            parts: pending.parts.len(),
+        };
         let key = known.layout.intent(&pending.lane.name);
         for (index, part) in pending.parts.iter().enumerate() {
             let mut command = redis::cmd("HSET");
             command.arg(&key).arg(head.field(index)).arg(part.encode());
             self.connections.call(action, Access::Write, &command).await?;
+            if index == 0 {
+                // Until the head is there, nobody would find the parts of a writer that died.
+                let mut command = redis::cmd("EXPIRE");
+                command.arg(&key).arg(UNFINISHED_INTENT_S);
+                self.connections.call(action, Access::Write, &command).await?;
+            }
         }
         let mut call = self.fenced(known, 0);
         call.key(known.layout.control("lanes"))
             .key(known.layout.control("plans"))
-            .key(known.layout.control("intents"));
+            .key(known.layout.control("intents"))
+            .key(known.layout.intent(&pending.lane.name));
         add_lane(&mut call, &pending.lane);
         add_plans(&mut call, &pending.plans);
         call.arg(head.text());
         run(&self.connections, action, &STORE_INTENT, &call).await
-    }
-
-    fn judge_intent(
-        &self,
-        known: &Known,
-        said: Result<Said, StoreError>,
-    ) -> Result<Said, StoreError> {
-        self.verdict("write", known, 0, said?)
     }
 
     /// Writes the parts of a stored intent and sets its lane.
@@ -464,15 +446,22 @@ impl RedisStore {
         for (field, value) in set {
             call.arg(*field).arg(*value);
         }
+        writing.is_in_doubt = true;
         let said = run(&self.connections, action, &CHANGE_HASH, &call).await;
         self.judge(&mut writing, said, &known, 0).map(drop)
     }
 
-    pub(crate) async fn delete_matching(&self, action: &'static str, pattern: String) -> Result<(), StoreError> {
+    pub(crate) async fn delete_matching(
+        &self,
+        action: &'static str,
+        pattern: String,
+    ) -> Result<(), StoreError> {
         let mut writing = self.writing.lock().await;
         self.settle(&mut writing).await?;
         let known = self.known();
         let mut scan = self.scan(action, pattern, usize::MAX).await?;
+        // A deletion that arrives late must not remove what is written by then.
+        writing.is_in_doubt = true;
         while let Some(found) = scan.next().await? {
             let mut by_shard: BTreeMap<u32, Call> = BTreeMap::new();
             for name in found {
@@ -485,6 +474,7 @@ impl RedisStore {
                 self.verdict(action, &known, shard, said)?;
             }
         }
+        writing.is_in_doubt = false;
         Ok(())
     }
 
@@ -505,16 +495,17 @@ impl RedisStore {
                 self.connections.call(action, Access::Write, command).await?;
             }
         }
-        let identity = new_identity();
+        let (identity, writer) = (new_token(IDENTITY_LEN), new_token(WRITER_LEN));
         let mut metas = Vec::new();
         for shard in 0..layout.shards {
-            let taken = self.take_shard(&layout, shard, Some((&identity, 'f'))).await?;
-            let taken = taken.filter(|taken| taken.was_new).ok_or_else(|| {
-                unavailable(action, "another process makes the store anew at this moment")
-            })?;
+            let make = Some(Make { identity: &identity, state: 'f' });
+            let taken = self.take_shard(action, &layout, shard, make, &writer, &[]).await?;
+            let taken = taken
+                .filter(|taken| taken.was_new)
+                .ok_or_else(|| unavailable(action, "another process makes the store anew at this moment"))?;
             metas.push(taken.meta);
         }
-        self.set_known(Known::new(identity, metas[0].epoch, layout, &metas));
+        self.set_known(Known::new(identity, writer, layout, &metas));
         Ok(())
     }
 
@@ -527,6 +518,7 @@ impl RedisStore {
         for shard in (0..known.layout.shards).rev() {
             let mut call = self.fenced(&known, shard);
             call.arg("r");
+            writing.is_in_doubt = true;
             let said = run(&self.connections, action, &SET_STATE, &call).await;
             self.judge(&mut writing, said, &known, shard)?;
         }
@@ -550,7 +542,9 @@ impl RedisStore {
             vec![self.connections.call(action, Access::Write, &command).await?]
         };
         for answer in answers {
-            let Value::Int(confirmed) = answer else { return Err(unexpected(action, "a number of replicas")) };
+            let Value::Int(confirmed) = answer else {
+                return Err(unexpected(action, "a number of replicas"));
+            };
             if confirmed < i64::from(wanted) {
                 return Err(unavailable(
                     action,
@@ -566,12 +560,12 @@ impl RedisStore {
         let mut call = Call::default();
         call.key(known.layout.meta(shard))
             .arg(known.identity.as_str())
-            .arg(format!("{:016}", known.epoch))
+            .arg(known.writer.as_str())
             .arg(known.floor(shard).to_string());
         call
     }
 
-    /// Says what a script's answer means, and remembers when it is not known whether a script was run.
+    /// Says what a script's answer means; an answer, whatever it says, ends the doubt.
     fn judge(
         &self,
         writing: &mut Writing,
@@ -579,13 +573,15 @@ impl RedisStore {
         known: &Known,
         shard: u32,
     ) -> Result<Said, StoreError> {
-        match said {
-            Ok(said) => self.verdict("write", known, shard, said),
+        let said = match said {
+            Ok(said) => said,
             Err(error) => {
-                writing.is_in_doubt |= error.kind == StoreErrorKind::Unavailable;
-                Err(error)
+                writing.is_in_doubt = error.kind == StoreErrorKind::Unavailable;
+                return Err(error);
             }
-        }
+        };
+        writing.is_in_doubt = false;
+        self.verdict("write", known, shard, said)
     }
 
     fn verdict(
@@ -600,12 +596,9 @@ impl RedisStore {
                 known.confirm(shard, said.number);
                 Ok(said)
             }
-            "EMPTY" => Err(self.lose(action, "the store has been emptied")),
-            "OTHER" => Err(self.lose(action, "the store has been made anew since this process opened it")),
-            "EARLIER" => Err(self.lose(
-                action,
-                "the store is at an earlier moment than it had confirmed (a failover or a restart lost writes)",
-            )),
+            "EMPTY" => Err(self.lose(action, known, EMPTIED)),
+            "OTHER" => Err(self.lose(action, known, MADE_ANEW)),
+            "EARLIER" => Err(self.lose(action, known, EARLIER)),
             "FENCED" => Err(fenced(action)),
             "PLAN" => Err(corrupt(
                 action,
@@ -628,7 +621,10 @@ fn fenced(action: &'static str) -> StoreError {
 }
 
 fn foreign(action: &'static str) -> StoreError {
-    corrupt(action, "another program has written the store's meta key; give the project a `key_prefix` of its own")
+    corrupt(
+        action,
+        "another program has written the store's meta key; give the project a `key_prefix` of its own",
+    )
 }
 
 fn add_lane(call: &mut Call, lane: &Lane) {
@@ -654,10 +650,8 @@ fn add_rows(call: &mut Call, part: &Part) {
     }
 }
 
-/// 128 random bits as letters.
-fn new_identity() -> String {
+/// Random letters, 16 to 32.
+fn new_token(length: usize) -> String {
     let half = || RandomState::new().hash_one((std::process::id(), std::time::SystemTime::now()));
-    let text = format!("{:016x}{:016x}", half(), half());
-    debug_assert_eq!(text.len(), IDENTITY_LEN);
-    text
+    format!("{:016x}{:016x}", half(), half())[..length].to_owned()
 }

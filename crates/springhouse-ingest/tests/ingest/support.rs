@@ -164,6 +164,7 @@ impl Project {
             self.store.clone(),
             self.lake(),
             self.clock.clone(),
+            springhouse_ingest::StartAt::Lane,
         )
         .await
     }

@@ -15,7 +15,7 @@ fn check(settings: &RedisSettings, seed: u64) {
         RedisSettings { key_prefix: format!("t{seed}.{}", number.get()), ..settings.clone() }
     };
     let open = async |settings: &RedisSettings| {
-        let store = RedisStore::open(settings.clone()).await.expect("open");
+        let store = RedisStore::open(settings.clone(), false).await.expect("open");
         Arc::new(store) as Arc<dyn OnlineStore>
     };
     block_on(suite::check_store(async || open(&fresh()).await, seed));
@@ -41,8 +41,12 @@ fn one_server_keeps_the_contract() {
 #[test]
 fn it_keeps_the_contract_in_parts_of_two_rows() {
     let server = Server::start(&[]);
-    let settings =
-        RedisSettings { urls: vec![server.url()], script_rows_max: 2, connections: 3, ..RedisSettings::default() };
+    let settings = RedisSettings {
+        urls: vec![server.url()],
+        script_rows_max: 2,
+        connections: 3,
+        ..RedisSettings::default()
+    };
     check(&settings, seed());
 }
 

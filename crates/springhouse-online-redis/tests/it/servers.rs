@@ -3,7 +3,6 @@
 use redis::{Commands, Connection};
 use std::fs::File;
 use std::net::TcpListener;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -11,11 +10,11 @@ use tempfile::TempDir;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One server process.
-pub struct Server {
+pub(crate) struct Server {
     child: Option<Child>,
     folder: TempDir,
     args: Vec<String>,
-    pub port: u16,
+    pub(crate) port: u16,
 }
 
 fn free_port() -> u16 {
@@ -30,7 +29,7 @@ fn free_port() -> u16 {
 }
 
 impl Server {
-    pub fn start(args: &[&str]) -> Self {
+    pub(crate) fn start(args: &[&str]) -> Self {
         let mut server = Self {
             child: None,
             folder: tempfile::tempdir().expect("a folder"),
@@ -41,45 +40,54 @@ impl Server {
         server
     }
 
+    /// A Sentinel with this configuration.
+    pub(crate) fn start_sentinel(configuration: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("sentinel.conf");
+        std::fs::write(&file, configuration).expect("written");
+        let args = vec![file.display().to_string(), "--sentinel".to_owned()];
+        let mut server = Self { child: None, folder, args, port: free_port() };
+        server.run();
+        server
+    }
+
     /// Starts the process (again) on the same port and folder.
-    pub fn run(&mut self) {
+    pub(crate) fn run(&mut self) {
         let log = File::create(self.folder.path().join("log")).expect("a log");
         let mut command = Command::new("redis-server");
+        // A configuration file comes first.
+        let is_sentinel = self.args.iter().any(|arg| arg == "--sentinel");
+        let (first, rest) = self.args.split_at(usize::from(is_sentinel));
         command
+            .args(first)
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--protected-mode", "no"])
             .arg("--dir")
             .arg(self.folder.path());
-        if !self.args.iter().any(|arg| arg == "--save") {
+        if !is_sentinel && !rest.iter().any(|arg| arg == "--save") {
             command.args(["--save", ""]);
         }
-        let child = command.args(&self.args).stdout(log).stderr(Stdio::null()).stdin(Stdio::null()).spawn();
+        let child = command.args(rest).stdout(log).stderr(Stdio::null()).stdin(Stdio::null()).spawn();
         self.child = Some(child.expect("redis-server must be installed: apt-get install redis-server"));
-        eventually("the server answers", || {
-            std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok()
-        });
+        eventually("the server answers", || std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok());
     }
 
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    pub fn connect(&self) -> Connection {
+    pub(crate) fn connect(&self) -> Connection {
         redis::Client::open(self.url()).expect("a URL").get_connection().expect("a connection")
     }
 
     /// `kill -9`.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().expect("kill");
             child.wait().expect("wait");
         }
     }
 
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let id = self.child.as_ref().expect("it runs").id().to_string();
         assert!(Command::new("kill").args([name, &id]).status().expect("kill").success());
     }
@@ -88,11 +96,16 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+            let from = log.len().saturating_sub(3_000);
+            println!("--- the server on {} said:\n{}", self.port, log.get(from..).unwrap_or(&log));
+        }
     }
 }
 
 /// Waits until something holds.
-pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !holds() {
         assert!(begun.elapsed() < PATIENCE, "never: {what}");
@@ -101,12 +114,12 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// Three primaries, each with a replica.
-pub struct Cluster {
-    pub nodes: Vec<Server>,
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Server>,
 }
 
 impl Cluster {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let args = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"];
         let nodes: Vec<Server> = (0..6).map(|_| Server::start(&args)).collect();
         for (index, range) in [(0, 5460), (5461, 10922), (10923, 16383)].into_iter().enumerate() {
@@ -131,30 +144,33 @@ impl Cluster {
         }
         for node in &nodes {
             eventually("the Cluster is up", || {
-                let info: String = redis::cmd("CLUSTER").arg("INFO").query(&mut node.connect()).expect("info");
+                let info: String =
+                    redis::cmd("CLUSTER").arg("INFO").query(&mut node.connect()).expect("info");
                 let slots: redis::Value =
                     redis::cmd("CLUSTER").arg("SLOTS").query(&mut node.connect()).expect("slots");
                 let redis::Value::Array(ranges) = slots else { return false };
                 // Each range names its primary and its replica.
-                let whole = |range: &redis::Value| matches!(range, redis::Value::Array(parts) if parts.len() == 4);
+                let whole =
+                    |range: &redis::Value| matches!(range, redis::Value::Array(parts) if parts.len() == 4);
                 info.contains("cluster_state:ok") && ranges.len() == 3 && ranges.iter().all(whole)
             });
         }
         Self { nodes }
     }
 
-    pub fn urls(&self) -> Vec<String> {
+    pub(crate) fn urls(&self) -> Vec<String> {
         self.nodes.iter().map(Server::url).collect()
     }
 
     /// The primary that has a slot, by its index in `nodes`.
-    pub fn primary_of(&self, asked: usize, slot: i64) -> Option<usize> {
+    pub(crate) fn primary_of(&self, asked: usize, slot: i64) -> Option<usize> {
         let slots: redis::Value =
             redis::cmd("CLUSTER").arg("SLOTS").query(&mut self.nodes[asked].connect()).ok()?;
         let redis::Value::Array(ranges) = slots else { return None };
         ranges.into_iter().find_map(|range| {
             let redis::Value::Array(parts) = range else { return None };
-            let [redis::Value::Int(first), redis::Value::Int(last), redis::Value::Array(node), ..] = &parts[..]
+            let [redis::Value::Int(first), redis::Value::Int(last), redis::Value::Array(node), ..] =
+                &parts[..]
             else {
                 return None;
             };
@@ -166,6 +182,6 @@ impl Cluster {
 }
 
 /// Empties a server.
-pub fn flush(server: &Server) {
+pub(crate) fn flush(server: &Server) {
     server.connect().flushall::<()>().expect("flush");
 }

@@ -15,7 +15,8 @@ use crate::statistics::{Count, GuardStatistics};
 use springhouse_core::{EntityKey, Micros};
 use springhouse_kernel::EntityState;
 use springhouse_online::{
-    BoxFuture, Lane, OnlineStore, StoreError, StoreErrorKind, StoreStatistics, ViewHandle, ViewStatus, Write,
+    BoxFuture, Condition, Lane, OnlineStore, StoreError, StoreErrorKind, StoreStatistics, ViewHandle,
+    ViewStatus, Write,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -568,6 +569,22 @@ impl OnlineStore for GuardedStore {
 
     fn is_local(&self) -> bool {
         self.shared.inner.is_local()
+    }
+
+    fn condition(&self) -> BoxFuture<'_, Result<Condition, StoreError>> {
+        self.shared.inner.condition()
+    }
+
+    fn take_again(&self) -> BoxFuture<'_, Result<Condition, StoreError>> {
+        self.shared.inner.take_again()
+    }
+
+    fn begin_filling(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.shared.inner.begin_filling()
+    }
+
+    fn end_filling(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        self.shared.inner.end_filling()
     }
 
     fn node_of(&self, view: &ViewHandle, key: &EntityKey) -> usize {

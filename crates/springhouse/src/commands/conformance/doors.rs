@@ -224,6 +224,7 @@ async fn open(place: &Path, clock: &Arc<SettableClock>) -> anyhow::Result<Arc<No
             ..Default::default()
         },
         online: Default::default(),
+        redis: None,
         memory_budget: 64 << 20,
         clock,
     };

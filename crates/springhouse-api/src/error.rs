@@ -78,6 +78,12 @@ pub const ERROR_CODES: &[ErrorCode] = &[
     code("overloaded", 429, "too much is waiting for the log; try again after `Retry-After`"),
     code("schema_mismatch", 400, "the Arrow stream's columns are not the source's"),
     code("store_failed", 500, "the online store refused a write; the server's log has the reason"),
+    code(
+        "store_lost",
+        503,
+        "the online store lost rows and is being brought back; what was pushed is in the log and will be applied: push again \
+         after `Retry-After`, with the same ids",
+    ),
     code("lake_failed", 500, "the history could not be read or written; the server's log has the reason"),
     code("log_corrupt", 500, "stored rows of the push log fail their checksum"),
     code("log_failed", 503, "the log could not be written; nothing of the batch is acknowledged"),

@@ -109,6 +109,7 @@ const PUSH: &[&str] = &[
     "log_failed",
     "log_corrupt",
     "store_failed",
+    "store_lost",
     "shutting_down",
 ];
 
@@ -121,6 +122,7 @@ const ADMIN: &[&str] = &[
     BODY[5],
     "forbidden_origin",
     "nothing_applied",
+    "store_lost",
     "lake_failed",
     "log_failed",
     "store_unavailable",

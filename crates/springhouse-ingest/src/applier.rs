@@ -49,7 +49,12 @@ pub(crate) enum ToApplier {
         /// Told when they are attached.
         reply: oneshot::Sender<Result<(), PushError>>,
     },
-    /// The store has lost something, or was emptied: begin again with what it says now.
+    /// The store has lost something: refuse everything until a restart.
+    Hold {
+        /// Told when nothing is written any more.
+        reply: oneshot::Sender<()>,
+    },
+    /// The store has been taken again: begin with what it says now.
     Restart {
         /// The feeds.
         feeds: Feeds,
@@ -78,6 +83,7 @@ impl ToApplier {
             Self::Group { answers, .. } => answers.into_iter().for_each(|a| a.refuse(error())),
             // Nobody waits any more when the caller went away.
             Self::Reload { reply, .. } | Self::Restart { reply, .. } => drop(reply.send(Err(error()))),
+            Self::Hold { reply } => drop(reply),
             Self::Stop => {}
         }
     }
@@ -241,6 +247,15 @@ impl Applier {
                     // Nobody waits any more when the caller went away.
                     let _ = reply.send(result);
                 }
+                ToApplier::Hold { reply } => {
+                    let why = PushError::new(
+                        "store_lost",
+                        "the online store has lost rows and is being brought back",
+                    );
+                    *self.progress.store_error.lock() = Some(why.hint(STORE_HINT));
+                    // Nobody waits any more when the caller went away.
+                    let _ = reply.send(());
+                }
                 ToApplier::Restart { feeds, start, reply } => {
                     let result = self.restart(feeds, start);
                     // Nobody waits any more when the caller went away.
@@ -327,7 +342,7 @@ impl Applier {
             return Ok(());
         }
         if let Some(why) = &*self.progress.store_error.lock() {
-            return Err(PushError::new("store_failed", why.clone()).hint(STORE_HINT));
+            return Err(copy(why));
         }
         let now = self.progress.clock.now().max(known_at);
         let mut writes = Vec::new();
@@ -350,14 +365,19 @@ impl Applier {
             match self.runtime.block_on(self.store.write(writes.clone(), lane.clone(), now)) {
                 Ok(_) => return Ok(()),
                 Err(error) if error.kind == StoreErrorKind::Unavailable => {
+                    if self.progress.is_stopping.load(SeqCst) {
+                        // The rows are in the log; the next start applies them.
+                        return Err(store_failed(error));
+                    }
                     tracing::warn!(%error, wait_ms = wait.as_millis(), "the online store does not answer");
-                    self.runtime.block_on(tokio::time::sleep(wait));
+                    std::thread::sleep(wait);
                     wait = (wait * 2).min(RETRY_LONGEST);
                 }
                 Err(error) => {
                     tracing::error!(%error, "the online store takes no more rows; they stay in the log");
-                    *self.progress.store_error.lock() = Some(error.to_string());
-                    return Err(store_failed(error));
+                    let error = store_failed(error);
+                    *self.progress.store_error.lock() = Some(copy(&error));
+                    return Err(error);
                 }
             }
         }
@@ -373,7 +393,7 @@ impl Applier {
                 let refused = std::mem::take(&mut self.refused_groups);
                 self.progress.groups_applied.fetch_add(refused, SeqCst);
             }
-            Err(error) => *self.progress.store_error.lock() = Some(error.message.clone()),
+            Err(error) => *self.progress.store_error.lock() = Some(copy(error)),
         }
         result
     }
@@ -487,7 +507,8 @@ fn fold(source: &SourceFeeds, feed: &Feed, rows: &StampedRows, now: Micros) -> O
 const STORE_HINT: &str = "the rows are in the log and will be applied when the store works again and the program is started; pushing them again with their ids changes nothing";
 
 fn store_failed(error: StoreError) -> PushError {
-    PushError::new("store_failed", error.to_string()).hint(STORE_HINT)
+    let code = if error.kind == StoreErrorKind::Lost { "store_lost" } else { "store_failed" };
+    PushError::new(code, error.to_string()).hint(STORE_HINT)
 }
 
 fn damaged(error: arrow::error::ArrowError) -> PushError {

@@ -1,10 +1,11 @@
 //! How far each part is, shared by all of them.
 
+use crate::PushError;
 use crate::log::Log;
 use parking_lot::Mutex;
 use springhouse_core::{Clock, Micros};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use tokio::sync::Notify;
 
 /// Positions and counters.
@@ -31,7 +32,9 @@ pub(crate) struct Progress {
     /// Why the last flush failed.
     pub(crate) flush_error: Mutex<Option<String>>,
     /// Why the store takes no more rows.
-    pub(crate) store_error: Mutex<Option<String>>,
+    pub(crate) store_error: Mutex<Option<PushError>>,
+    /// Nobody waits for a store that does not answer any more.
+    pub(crate) is_stopping: AtomicBool,
 }
 
 impl Progress {
@@ -49,6 +52,7 @@ impl Progress {
             applied: Notify::new(),
             flush_error: Mutex::new(None),
             store_error: Mutex::new(None),
+            is_stopping: AtomicBool::new(false),
         }
     }
 

@@ -260,6 +260,17 @@ impl Ingest {
         Ok(())
     }
 
+    /// Stops writing to a store that has lost something, before it is taken again: a write that came in between would have
+    /// its rows there, and not those before them. Pushes are refused until [`Self::restart`]; their rows are in the log.
+    ///
+    /// # Errors
+    /// `shutting_down`.
+    pub async fn hold(&self) -> Result<(), PushError> {
+        let (reply, answer) = oneshot::channel();
+        self.applier.send(ToApplier::Hold { reply }).map_err(|_| shutting_down())?;
+        answer.await.map_err(|_| shutting_down())
+    }
+
     /// Takes up a store that has lost something, or was emptied to be filled again: nothing that was known of it counts any
     /// more. Returns when it is as far as the log (pushes that it refused meanwhile among the rows).
     ///
@@ -343,6 +354,7 @@ impl Ingest {
     /// What the flush or the checkpoint says; nothing acknowledged is lost then, the next start goes on.
     pub async fn shutdown(&self) -> Result<(), PushError> {
         self.closing.store(true, SeqCst);
+        self.progress.is_stopping.store(true, SeqCst);
         // Gone already when it is called twice.
         let _ = self.writer.send(ToWriter::Stop { clean: true });
         let threads = std::mem::take(&mut *self.threads.lock());
@@ -363,6 +375,7 @@ impl Ingest {
 impl Drop for Ingest {
     fn drop(&mut self) {
         self.closing.store(true, SeqCst);
+        self.progress.is_stopping.store(true, SeqCst);
         self.tasks.lock().drain(..).for_each(|task| task.abort());
         // Gone already after a shutdown.
         let _ = self.writer.send(ToWriter::Stop { clean: false });

@@ -8,7 +8,7 @@ use crate::node::{Feeds, feeds, load_head};
 use crate::{Node, NodeError};
 use springhouse_ingest::StartAt;
 use springhouse_lake::Silent;
-use springhouse_online::Condition;
+use springhouse_online::{Condition, Holding};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::OwnedMutexGuard;
@@ -60,9 +60,10 @@ async fn look(node: &Arc<Node>) -> Result<(), NodeError> {
     node.set_store_condition(condition.clone());
     let _job = node.jobs().lock().await;
     tracing::warn!(?condition, "bringing the online store back");
+    node.ingest().hold().await?;
     match node.store().take_again().await? {
-        Condition::Whole => from_log(node).await,
-        Condition::Filling | Condition::Lost(_) => refill(node).await,
+        Holding::Earlier => from_log(node).await,
+        Holding::Nothing => refill(node).await,
     }
 }
 
@@ -76,6 +77,7 @@ async fn from_log(node: &Arc<Node>) -> Result<(), NodeError> {
         Err(error) => return Err(error.into()),
     }
     node.switch_to(applied).await?;
+    node.store().end_filling().await?;
     node.set_store_condition(Condition::Whole);
     tracing::info!("the online store has from the log what it had lost");
     Ok(())

@@ -22,5 +22,6 @@ pub use plan::{Plan, Refusal};
 pub use project::{
     FEATURES_FOLDER, Mistakes, Project, ProjectError, SETTINGS_FILE, STATE_FOLDER, load_files, read_section,
 };
+pub use springhouse_online::Condition;
 pub use training::{History, TrainingOrder};
 pub use verify::{DIFFERENCES_MAX, Difference, VerifyOutcome};

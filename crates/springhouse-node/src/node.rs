@@ -124,6 +124,10 @@ pub struct NodeStatus {
     pub positions: IngestPositions,
     /// Store sizes.
     pub store: StoreStatistics,
+    /// Whether what the store holds can be relied on.
+    pub store_condition: Condition,
+    /// True for a store that is not in this process.
+    pub store_is_elsewhere: bool,
 }
 
 /// What is served: one registry snapshot and the generation of each of its views.
@@ -413,6 +417,8 @@ impl Node {
             views: applied.definitions.feature_views.values().map(line).collect(),
             positions: self.ingest.positions(),
             store: self.store.statistics(),
+            store_condition: self.store_condition(),
+            store_is_elsewhere: self.place.is_elsewhere(),
         })
     }
 

@@ -50,8 +50,9 @@ local function rows(key, at)
 end
 ";
 
-/// Takes a shard for a writer. Arguments: identity, state and shards of a store to be made (an empty identity: it must be there);
-/// the writer's token; the tokens of which one must be there now (none: any).
+/// Takes a shard for a writer; gives its meta key as it was. Arguments: identity, state and shards of a store to be made (an
+/// empty identity: it must be there); the writer's token; `close` to close it for readers; the tokens of which one must be
+/// there now (none: any).
 const TAKE: &str = r"
 local meta = redis.call('GET', KEYS[1])
 if not meta then
@@ -61,13 +62,14 @@ if not meta then
 end
 if string.len(meta) ~= 69 then return {'FOREIGN', meta} end
 local now = string.sub(meta, 33, 48)
-local allowed = #ARGV < 5
-for i = 5, #ARGV do
+local allowed = #ARGV < 6
+for i = 6, #ARGV do
   if ARGV[i] == now then allowed = true end
 end
 if not allowed then return {'FENCED', meta} end
 redis.call('SETRANGE', KEYS[1], 32, ARGV[4])
-return {'OLD', redis.call('GET', KEYS[1])}
+if ARGV[5] == 'close' then redis.call('SETRANGE', KEYS[1], 64, 'f') end
+return {'OLD', meta}
 ";
 
 /// Keys: meta, lanes, plans, rows. Arguments: fence, lane, position, number of plans, plans, rows.

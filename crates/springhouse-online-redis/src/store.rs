@@ -12,8 +12,8 @@ use redis::{Cmd, Value};
 use springhouse_core::{EntityKey, Micros};
 use springhouse_kernel::EntityState;
 use springhouse_online::{
-    BoxFuture, Condition, Lane, OnlineStore, StoreError, StoreErrorKind, StoreStatistics, ViewHandle,
-    ViewStatus, Write,
+    BoxFuture, Condition, Holding, Lane, OnlineStore, StoreError, StoreErrorKind, StoreStatistics,
+    ViewHandle, ViewStatus, Write,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -52,7 +52,6 @@ pub(crate) struct Known {
     /// The token with which this process may write.
     pub(crate) writer: String,
     pub(crate) layout: Layout,
-    pub(crate) is_filling: AtomicBool,
     /// By shard: the number that was confirmed to this process. A store with a smaller one has lost writes.
     pub(crate) floors: Vec<AtomicU64>,
 }
@@ -63,7 +62,6 @@ impl Known {
             identity,
             writer,
             layout,
-            is_filling: AtomicBool::new(metas.iter().any(|meta| meta.is_filling)),
             floors: metas.iter().map(|meta| AtomicU64::new(meta.number)).collect(),
         }
     }
@@ -106,7 +104,7 @@ impl RedisStore {
             .within(async {
                 store.learn_slots().await?;
                 let mut writing = store.writing.lock().await;
-                store.take(&mut writing, was_filled_before).await?;
+                store.take(&mut writing, was_filled_before, false).await?;
                 store.warn_of_settings().await;
                 Ok::<_, StoreError>(())
             })
@@ -617,12 +615,12 @@ impl OnlineStore for RedisStore {
         }))
     }
 
-    fn take_again(&self) -> BoxFuture<'_, Result<Condition, StoreError>> {
+    fn take_again(&self) -> BoxFuture<'_, Result<Holding, StoreError>> {
         Box::pin(self.connections.within(async {
             let mut writing = self.writing.lock().await;
-            self.take(&mut writing, true).await?;
-            drop(writing);
-            self.condition_now().await
+            let was_filling = self.take(&mut writing, true, true).await?;
+            let is_lost = self.check_not_lost("open").is_err();
+            Ok(if self.was_new() || was_filling || is_lost { Holding::Nothing } else { Holding::Earlier })
         }))
     }
 

@@ -17,7 +17,6 @@ use springhouse_kernel::EntityState;
 use springhouse_online::{Lane, StoreError, StoreErrorKind, ViewHandle, Write};
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::Ordering;
 
 /// Bytes of rows in one script; a larger write is carried out in parts.
 const SCRIPT_BYTES_MAX: usize = 16 << 20;
@@ -57,6 +56,16 @@ struct Make<'a> {
     state: char,
 }
 
+/// How a shard is taken.
+#[derive(Clone, Copy)]
+struct Claim<'a> {
+    writer: &'a str,
+    /// Closes it for readers.
+    close: bool,
+    /// The writers' tokens of which one must be there; none: whoever it is.
+    allowed: &'a [&'a str],
+}
+
 /// A shard's answer to being taken.
 struct Taken {
     was_new: bool,
@@ -65,19 +74,22 @@ struct Taken {
 
 impl RedisStore {
     /// Becomes the writer of what is there, and completes what the writer before left half done. A store that is not there
-    /// is made, closed for readers when it was filled before.
+    /// is made, closed for readers when it was filled before; one that is there is closed when `close` says so. True when it
+    /// was closed already.
     pub(crate) async fn take(
         &self,
         writing: &mut Writing,
         was_filled_before: bool,
-    ) -> Result<(), StoreError> {
+        close: bool,
+    ) -> Result<bool, StoreError> {
         let action = "open";
         *writing = Writing::default();
         let layout = self.known().layout.clone();
         let writer = new_token(WRITER_LEN);
         let state = if was_filled_before { 'f' } else { 'r' };
         let make = Make { identity: &new_token(IDENTITY_LEN), state };
-        let first = self.take_shard(action, &layout, 0, Some(make), &writer, &[]).await?;
+        let claim = Claim { writer: &writer, close, allowed: &[] };
+        let first = self.take_shard(action, &layout, 0, Some(make), claim).await?;
         let Some(first) = first else { return Err(unexpected(action, "a shard that was made")) };
         self.set_was_new(first.was_new);
         // How many there are was decided when the store was made.
@@ -90,12 +102,13 @@ impl RedisStore {
             ));
         }
         let identity = first.meta.identity.clone();
+        let was_filling = first.meta.is_filling;
         let mut metas = vec![first.meta];
         let mut missing = None;
         for shard in 1..layout.shards {
             let state = if metas[0].is_filling { 'f' } else { 'r' };
             let make = (metas[0].is_filling || self.was_new()).then_some(Make { identity: &identity, state });
-            let taken = self.take_shard(action, &layout, shard, make, &writer, &[]).await?;
+            let taken = self.take_shard(action, &layout, shard, make, claim).await?;
             match taken {
                 Some(taken) if taken.meta.identity == identity => metas.push(taken.meta),
                 Some(_) => {
@@ -111,13 +124,14 @@ impl RedisStore {
         self.set_known(Known::new(identity, writer, layout.clone(), &metas));
         if let Some(why) = missing {
             drop(self.lose(action, &self.known(), why));
-            return Ok(());
+            return Ok(was_filling);
         }
         if let Some(why) = self.is_behind_floors(&metas).await? {
             drop(self.lose(action, &self.known(), why));
-            return Ok(());
+            return Ok(was_filling);
         }
-        self.complete_left_behind().await
+        self.complete_left_behind().await?;
+        Ok(was_filling)
     }
 
     /// Takes one shard; makes it when there is none and `make` says how. None when it is not there.
@@ -127,8 +141,7 @@ impl RedisStore {
         layout: &Layout,
         shard: u32,
         make: Option<Make<'_>>,
-        writer: &str,
-        allowed: &[&str],
+        claim: Claim<'_>,
     ) -> Result<Option<Taken>, StoreError> {
         let mut call = Call::default();
         let make = make.unwrap_or(Make { identity: "", state: ' ' });
@@ -136,8 +149,9 @@ impl RedisStore {
             .arg(make.identity)
             .arg(make.state.to_string())
             .arg(format!("{:04}", layout.shards))
-            .arg(writer);
-        for token in allowed {
+            .arg(claim.writer)
+            .arg(if claim.close { "close" } else { "" });
+        for token in claim.allowed {
             call.arg(*token);
         }
         let said = run(&self.connections, action, &TAKE_SHARD, &call).await?;
@@ -323,7 +337,8 @@ impl RedisStore {
         for shard in 0..known.layout.shards {
             let floor = known.floor(shard);
             let allowed = [known.writer.as_str(), writer.as_str()];
-            let taken = self.take_shard(action, &known.layout, shard, None, &writer, &allowed).await?;
+            let claim = Claim { writer: &writer, close: false, allowed: &allowed };
+            let taken = self.take_shard(action, &known.layout, shard, None, claim).await?;
             let meta = taken.map(|taken| taken.meta);
             metas.push(self.check_known(action, &known, floor, meta)?);
         }
@@ -499,7 +514,8 @@ impl RedisStore {
         let mut metas = Vec::new();
         for shard in 0..layout.shards {
             let make = Some(Make { identity: &identity, state: 'f' });
-            let taken = self.take_shard(action, &layout, shard, make, &writer, &[]).await?;
+            let claim = Claim { writer: &writer, close: true, allowed: &[] };
+            let taken = self.take_shard(action, &layout, shard, make, claim).await?;
             let taken = taken
                 .filter(|taken| taken.was_new)
                 .ok_or_else(|| unavailable(action, "another process makes the store anew at this moment"))?;
@@ -522,7 +538,6 @@ impl RedisStore {
             let said = run(&self.connections, action, &SET_STATE, &call).await;
             self.judge(&mut writing, said, &known, shard)?;
         }
-        known.is_filling.store(false, Ordering::Release);
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use springhouse_api::{ROUTES, RouteName};
 use springhouse_core::{Micros, ValueStatus};
-use springhouse_node::NodeStatus;
+use springhouse_node::{Condition, NodeStatus};
 use springhouse_serving::{DegradationLevel, FeatureAnswer, ServingStatistics};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
@@ -73,9 +73,27 @@ const STORE_ENTITIES: Metric = metric("springhouse_store_entities", "Entities in
 const STORE_BYTES: Metric = metric("springhouse_store_memory_bytes", "Bytes of those, about");
 const STORE_DIRTY: Metric =
     metric("springhouse_store_dirty_entities", "Entities changed since the last checkpoint");
+const STORE_WHOLE: Metric = metric(
+    "springhouse_store_whole",
+    "1 while the online store holds what it confirmed; 0 while it has lost rows or is filled from history",
+);
+const STORE_CALLS: Metric =
+    metric("springhouse_store_calls_in_flight", "Calls to the servers of an online store that is elsewhere");
+const STORE_CALLS_MAX: Metric = metric(
+    "springhouse_store_calls_in_flight_max",
+    "How many of them may be under way at once (`in_flight_max`)",
+);
+const STORE_CALLS_REFUSED: Metric = metric(
+    "springhouse_store_calls_refused",
+    "Calls refused because `in_flight_max` were under way, since the start",
+);
+const STORE_CONNECTIONS: Metric = metric(
+    "springhouse_store_connections_opened",
+    "Connections opened to the store's servers since the start; a steady rise means that they break",
+);
 const JOBS_RUNNING: Metric = metric("springhouse_jobs_running", "Jobs at work");
 
-const OWN: [Metric; 19] = [
+const OWN: [Metric; 24] = [
     REQUEST_DURATION,
     CONNECTIONS,
     PANICS,
@@ -94,6 +112,11 @@ const OWN: [Metric; 19] = [
     STORE_ENTITIES,
     STORE_BYTES,
     STORE_DIRTY,
+    STORE_WHOLE,
+    STORE_CALLS,
+    STORE_CALLS_MAX,
+    STORE_CALLS_REFUSED,
+    STORE_CONNECTIONS,
     JOBS_RUNNING,
 ];
 
@@ -172,6 +195,11 @@ pub(crate) struct Metrics {
     store_entities: Gauge,
     store_bytes: Gauge,
     store_dirty: Gauge,
+    store_whole: Gauge,
+    store_calls: Gauge,
+    store_calls_max: Gauge,
+    store_calls_refused: Gauge,
+    store_connections: Gauge,
     pub(crate) jobs_running: Gauge,
 }
 
@@ -242,6 +270,11 @@ impl Metrics {
             store_entities: new!(STORE_ENTITIES),
             store_bytes: new!(STORE_BYTES),
             store_dirty: new!(STORE_DIRTY),
+            store_whole: new!(STORE_WHOLE),
+            store_calls: new!(STORE_CALLS),
+            store_calls_max: new!(STORE_CALLS_MAX),
+            store_calls_refused: new!(STORE_CALLS_REFUSED),
+            store_connections: new!(STORE_CONNECTIONS),
             jobs_running: new!(JOBS_RUNNING),
             registry,
         }
@@ -326,6 +359,11 @@ impl Metrics {
         self.store_entities.set(count(status.store.entities_in_memory));
         self.store_bytes.set(count(status.store.bytes_in_memory));
         self.store_dirty.set(count(status.store.dirty_entities));
+        self.store_whole.set(i64::from(status.store_condition == Condition::Whole));
+        self.store_calls.set(count(status.store.calls_in_flight));
+        self.store_calls_max.set(count(status.store.calls_in_flight_max));
+        self.store_calls_refused.set(count(status.store.calls_refused));
+        self.store_connections.set(count(status.store.connections_opened));
         // Views that are gone must not keep their last age for ever.
         self.view_age.clear();
         self.view_slo.clear();
@@ -418,6 +456,8 @@ mod tests {
                 log_error: Some("disk full".to_owned()),
             },
             store: StoreStatistics::default(),
+            store_condition: Condition::Whole,
+            store_is_elsewhere: false,
         }
     }
 

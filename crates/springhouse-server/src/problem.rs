@@ -37,6 +37,13 @@ pub(crate) fn from_serving(error: ServingError) -> ApiError {
 }
 
 pub(crate) fn from_push(error: PushError) -> ApiError {
+    if error.code == "store_lost" {
+        return ApiError::new(
+            "store_lost",
+            "the online store lost rows and is being brought back; these are in the log and will be applied",
+        )
+        .hint("push again a little later, with the same ids");
+    }
     // `log_failed` is a known code of status 503, but its text is about the disk.
     if error.code == "log_failed" {
         tracing::error!(code = error.code, message = error.message, "a push failed");
@@ -50,6 +57,10 @@ pub(crate) fn from_push(error: PushError) -> ApiError {
 }
 
 pub(crate) fn from_node(error: NodeError) -> ApiError {
+    if error.code == "store_lost" {
+        tracing::error!(code = error.code, message = error.message, "the online store lost rows");
+        return ApiError::new("store_lost", "the online store lost rows and is being brought back");
+    }
     if error.code == "store_unavailable" {
         tracing::error!(code = error.code, message = error.message, "the online store does not answer");
         return ApiError::new("store_unavailable", "the online store does not answer");

@@ -8,7 +8,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use springhouse_api::{ApiError, HealthBody, ReadyBody, ReadyCheck};
 use springhouse_core::time::format_duration;
-use springhouse_node::{NodeError, NodeStatus};
+use springhouse_node::{Condition, NodeError, NodeStatus};
 use springhouse_serving::ServingStatistics;
 use std::sync::Arc;
 
@@ -76,11 +76,19 @@ fn state_checks(status: &Result<NodeStatus, NodeError>, frontier_lag_max_ms: u64
     let log =
         positions.log_error.as_ref().map(|_| "the log takes no more rows; pushes are refused".to_owned());
     let flush = positions.flush_error.as_ref().map(|_| "the last flush to the lake failed".to_owned());
+    // A store elsewhere fails for all servers at once: taking them all out of service for that would take the model down.
+    // There are cached, last known and default values meanwhile.
+    let is_own = !status.store_is_elsewhere;
+    let store = match &status.store_condition {
+        Condition::Whole => None,
+        Condition::Filling => Some("it is being filled from history".to_owned()),
+        Condition::Lost(why) => Some(format!("{why}; it will be filled again")),
+    };
     let mut checks = vec![
-        check("store", true, None),
+        check("store", is_own, store),
         check("log", false, log),
         check("flush", false, flush),
-        check("frontier", true, behind),
+        check("frontier", is_own, behind),
     ];
     for view in &status.views {
         let why = match view.age {

@@ -15,8 +15,8 @@ use crate::statistics::{Count, GuardStatistics};
 use springhouse_core::{EntityKey, Micros};
 use springhouse_kernel::EntityState;
 use springhouse_online::{
-    BoxFuture, Condition, Lane, OnlineStore, StoreError, StoreErrorKind, StoreStatistics, ViewHandle,
-    ViewStatus, Write,
+    BoxFuture, Condition, Holding, Lane, OnlineStore, StoreError, StoreErrorKind, StoreStatistics,
+    ViewHandle, ViewStatus, Write,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -575,7 +575,7 @@ impl OnlineStore for GuardedStore {
         self.shared.inner.condition()
     }
 
-    fn take_again(&self) -> BoxFuture<'_, Result<Condition, StoreError>> {
+    fn take_again(&self) -> BoxFuture<'_, Result<Holding, StoreError>> {
         self.shared.inner.take_again()
     }
 

@@ -27,7 +27,7 @@ MAY_USE = {
     "springhouse-api": ["core", "serving"],
     "springhouse-server": ["core", "api", "node", "serving", "ingest", "lake", "registry"],
     "springhouse-python": ["core", "api", "registry", "lake", "ingest", "serving", "node", "server", "online-embedded"],
-    "springhouse": ["core", "kernel", "expr", "registry", "online", "online-embedded", "lake", "ingest", "serving", "node", "api", "server"],
+    "springhouse": ["core", "kernel", "expr", "registry", "online", "online-embedded", "online-redis", "lake", "ingest", "serving", "node", "api", "server"],
 }
 
 ASYNC_AND_IO = ["tokio", "object_store", "reqwest", "hyper", "datafusion-common", "datafusion", "heed"]

@@ -13,6 +13,7 @@ SETTINGS = {
     "springhouse-ingest": ("PushSettings", "push"),
     "springhouse-serving": ("ServingSettings", "serving"),
     "springhouse-server": ("ServerSettings", "server"),
+    "springhouse-online-redis": ("RedisSettings", "redis"),
 }
 
 

@@ -4,6 +4,7 @@ never answered as a new one.
 The oracle is that of tests/kill. Besides, requests go on all the time: each must be answered (no 5xx: the service allows
 fallbacks), and a value that is said to be fresh must have everything that was acknowledged before it was asked for.
 """
+import gzip
 import os
 import pathlib
 import random
@@ -14,9 +15,11 @@ import subprocess
 import tempfile
 import threading
 import time
+import unittest
 
+from conformance import test_conformance
 from kill import test_kill
-from springhouse_testing import LONG, SEED, Client, Failed, Project
+from springhouse_testing import LONG, SEED, Client, Failed, Project, program
 
 ACCIDENTS = int(os.environ.get("SPRINGHOUSE_TEST_ACCIDENTS", "120" if LONG else "14"))
 RECOVERY_SECONDS_MAX = 60
@@ -82,6 +85,21 @@ class Redis:
     def close(self):
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class ConformanceTest(unittest.TestCase):
+    def test_cases_with_known_answers_agree(self):
+        redis = Redis()
+        self.addCleanup(redis.close)
+        with tempfile.TemporaryDirectory() as folder:
+            lines = gzip.decompress(test_conformance.CASES.read_bytes()).splitlines(keepends=True)
+            file = pathlib.Path(folder) / "cases.jsonl"
+            file.write_bytes(b"".join(lines if LONG else random.Random(SEED).sample(lines, min(len(lines), 120))))
+            done = subprocess.run(
+                [program(), "conformance", file, "--seed", str(SEED), "--doors", "2,3,4",
+                 "--redis", f"redis://127.0.0.1:{redis.port}"],
+                text=True, timeout=1800, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+            self.assertEqual(done.returncode, 0, f"seed {SEED}\n{done.stdout[-8000:]}")
 
 
 class RedisTest(test_kill.KillTest):

@@ -106,7 +106,6 @@ async fn main() {
         Arc::new(store),
         Lake::open(&folder, &folder.join("lake")).expect("a new lake"),
         clock.clone(),
-        springhouse_ingest::StartAt::Lane,
     );
     let ingest = Arc::new(ingest.await.expect("a new log"));
     let end = Instant::now() + Duration::from_secs(seconds as u64);

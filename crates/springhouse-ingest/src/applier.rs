@@ -370,7 +370,7 @@ impl Applier {
                         return Err(store_failed(error));
                     }
                     tracing::warn!(%error, wait_ms = wait.as_millis(), "the online store does not answer");
-                    std::thread::sleep(wait);
+                    self.runtime.block_on(async { tokio::time::sleep(wait).await });
                     wait = (wait * 2).min(RETRY_LONGEST);
                 }
                 Err(error) => {

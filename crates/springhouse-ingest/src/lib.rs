@@ -27,6 +27,22 @@ pub use outcome::{
 pub use service::Ingest;
 pub use settings::PushSettings;
 
+/// What the log is applied to, and from where.
+#[derive(Clone, Debug)]
+pub struct Feeding {
+    /// By source name, the feeds of its views.
+    pub views: std::collections::BTreeMap<String, Vec<ViewFeed>>,
+    /// Where the store takes the log up.
+    pub start: StartAt,
+}
+
+impl From<std::collections::BTreeMap<String, Vec<ViewFeed>>> for Feeding {
+    /// Where the store's lane says.
+    fn from(views: std::collections::BTreeMap<String, Vec<ViewFeed>>) -> Self {
+        Self { views, start: StartAt::Lane }
+    }
+}
+
 /// One view, or one build of a view, that a stream's rows are applied to. A generation that is being rebuilt is fed beside
 /// the active one: two feeds of one view.
 #[derive(Clone, Debug)]

@@ -1,7 +1,6 @@
 //! One node's ingestion: its parts, opened, wired and stopped.
 
-use crate::ViewFeed;
-use crate::applier::{Applier, Feeds, LOG_LANE, StartAt, ToApplier};
+use crate::applier::{Applier, Feeds, LOG_LANE, ToApplier};
 use crate::dead_letters::{self, RecentLetters};
 use crate::dedup::{self, Dedup};
 use crate::flusher::{Flusher, blocking};
@@ -11,6 +10,7 @@ use crate::progress::{Permit, Progress};
 use crate::settings::PushSettings;
 use crate::validate::SourceSchema;
 use crate::writer::{Submission, ToWriter, Writer};
+use crate::{Feeding, ViewFeed};
 use parking_lot::{Mutex, RwLock};
 use springhouse_core::definition::Definitions;
 use springhouse_core::time::SECOND;
@@ -62,7 +62,7 @@ impl std::fmt::Debug for Ingest {
 
 impl Ingest {
     /// Opens the log below `directory`, replays what the online store has not applied, and starts the writer, applier
-    /// and flusher on the current tokio runtime. `views`: by source name, the feeds of its views; `start_at`: where the store
+    /// and flusher on the current tokio runtime. `feeding`: the feeds of each source, and where the store
     /// takes the log up.
     ///
     /// # Errors
@@ -72,15 +72,15 @@ impl Ingest {
         directory: &Path,
         settings: PushSettings,
         definitions: Arc<Definitions>,
-        views: BTreeMap<String, Vec<ViewFeed>>,
+        feeding: impl Into<Feeding>,
         store: Arc<dyn OnlineStore>,
         lake: Lake,
         clock: Arc<dyn Clock>,
-        start_at: StartAt,
     ) -> Result<Self, PushError> {
         settings.validate()?;
+        let feeding: Feeding = feeding.into();
         let schemas = Arc::new(compile(&definitions)?);
-        let feeds = Feeds::compile(&definitions, views)?;
+        let feeds = Feeds::compile(&definitions, feeding.views)?;
         let lake_end = lake_end(&lake, &definitions).await;
         let start = if Log::exists(directory) {
             0
@@ -135,7 +135,7 @@ impl Ingest {
             runtime: runtime.clone(),
             refused_groups: 0,
         };
-        let applier = blocking(move || applier.begin(start_at).map(|()| applier)).await??;
+        let applier = blocking(move || applier.begin(feeding.start).map(|()| applier)).await??;
         let (to_writer, writer_queue) = channel();
         let (to_applier, applier_queue) = channel();
         let writer = Writer {
@@ -277,14 +277,9 @@ impl Ingest {
     /// # Errors
     /// `log_gap` when the log no longer has what the store lacks: fill it from history, and start at the log's end;
     /// `store_failed`. Pushes are refused until a restart succeeds; their rows are in the log.
-    pub async fn restart(
-        &self,
-        definitions: &Definitions,
-        views: BTreeMap<String, Vec<ViewFeed>>,
-        start: StartAt,
-    ) -> Result<(), PushError> {
-        let feeds = Feeds::compile(definitions, views)?;
-        let (reply, answer) = oneshot::channel();
+    pub async fn restart(&self, definitions: &Definitions, feeding: Feeding) -> Result<(), PushError> {
+        let feeds = Feeds::compile(definitions, feeding.views)?;
+        let (start, (reply, answer)) = (feeding.start, oneshot::channel());
         self.applier.send(ToApplier::Restart { feeds, start, reply }).map_err(|_| shutting_down())?;
         answer.await.map_err(|_| shutting_down())?
     }

@@ -6,7 +6,7 @@
 
 use crate::node::{Feeds, feeds, load_head};
 use crate::{Node, NodeError};
-use springhouse_ingest::StartAt;
+use springhouse_ingest::{Feeding, StartAt};
 use springhouse_lake::Silent;
 use springhouse_online::{Condition, Holding};
 use std::sync::{Arc, Weak};
@@ -71,7 +71,7 @@ async fn look(node: &Arc<Node>) -> Result<(), NodeError> {
 async fn from_log(node: &Arc<Node>) -> Result<(), NodeError> {
     let applied = load_head(node.registry(), node.store().as_ref()).await?;
     let known = feeds(&applied, &node.store().lanes().await?);
-    match node.ingest().restart(&applied.definitions, known, StartAt::Lane).await {
+    match node.ingest().restart(&applied.definitions, known.into()).await {
         Ok(()) => {}
         Err(error) if matches!(error.code, "log_gap" | "log_behind") => return refill(node).await,
         Err(error) => return Err(error.into()),
@@ -88,7 +88,8 @@ async fn refill(node: &Arc<Node>) -> Result<(), NodeError> {
     node.set_store_condition(Condition::Filling);
     node.store().begin_filling().await?;
     let applied = load_head(node.registry(), node.store().as_ref()).await?;
-    node.ingest().restart(&applied.definitions, Feeds::new(), StartAt::End).await?;
+    let feeding = Feeding { views: Feeds::new(), start: StartAt::End };
+    node.ingest().restart(&applied.definitions, feeding).await?;
     node.switch_to(applied).await?;
     fill(node).await
 }

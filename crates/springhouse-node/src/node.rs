@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use springhouse_core::definition::FeatureView;
 use springhouse_core::{Clock, Definitions, Micros};
-use springhouse_ingest::{Ingest, IngestPositions, PushSettings, StartAt, ViewFeed};
+use springhouse_ingest::{Feeding, Ingest, IngestPositions, PushSettings, StartAt, ViewFeed};
 use springhouse_kernel::ViewPlan;
 use springhouse_lake::{Lake, MaterializeRequest, Progress};
 use springhouse_online::{Condition, OnlineStore, StoreStatistics, ViewHandle};
@@ -583,16 +583,16 @@ async fn open_ingest(
     lake: &Lake,
     is_filling: bool,
 ) -> Result<Ingest, NodeError> {
-    let known: Feeds = feeds(applied, &store.lanes().await?);
+    let start = if is_filling { StartAt::End } else { StartAt::Lane };
+    let feeding = Feeding { views: feeds(applied, &store.lanes().await?), start };
     Ok(Ingest::open(
         &options.paths.log,
         options.push.clone(),
         applied.definitions.clone(),
-        known,
+        feeding,
         store.clone(),
         lake.clone(),
         options.clock.clone(),
-        if is_filling { StartAt::End } else { StartAt::Lane },
     )
     .await?)
 }

@@ -62,7 +62,7 @@ struct Place {
 enum Target {
     One(Box<redis::Client>),
     Sentinel(Box<tokio::sync::Mutex<SentinelClient>>),
-    Cluster(ClusterClient),
+    Cluster(Box<ClusterClient>),
 }
 
 /// All connections of a store.
@@ -378,7 +378,7 @@ impl Connections {
                 if settings.replica_reads {
                     builder = builder.read_routing_strategy(RandomReplicaStrategy);
                 }
-                Ok(Target::Cluster(builder.build().map_err(failed)?))
+                Ok(Target::Cluster(Box::new(builder.build().map_err(failed)?)))
             }
         }
     }

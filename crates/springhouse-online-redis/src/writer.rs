@@ -667,6 +667,7 @@ fn add_rows(call: &mut Call, part: &Part) {
 
 /// Random letters, 16 to 32.
 fn new_token(length: usize) -> String {
-    let half = || RandomState::new().hash_one((std::process::id(), std::time::SystemTime::now()));
+    // The seeds come from the operating system.
+    let half = || RandomState::new().hash_one(std::process::id());
     format!("{:016x}{:016x}", half(), half())[..length].to_owned()
 }

@@ -221,7 +221,6 @@ async fn a_view_that_joins_later_gets_the_rows_from_its_start_on_once() {
         project.store.clone(),
         project.lake(),
         project.clock.clone(),
-        springhouse_ingest::StartAt::Lane,
     )
     .await
     .unwrap();

@@ -100,7 +100,6 @@ async fn open(project: &Project) -> springhouse_ingest::Ingest {
         project.store.clone(),
         project.lake(),
         project.clock.clone(),
-        springhouse_ingest::StartAt::Lane,
     )
     .await
     .unwrap()

@@ -164,7 +164,6 @@ impl Project {
             self.store.clone(),
             self.lake(),
             self.clock.clone(),
-            springhouse_ingest::StartAt::Lane,
         )
         .await
     }

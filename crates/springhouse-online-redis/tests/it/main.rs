@@ -1,5 +1,11 @@
 //! The Redis store against real servers.
 
+#![allow(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "tests print their seeds and have patience"
+)]
+
 mod contract;
 mod faults;
 mod servers;

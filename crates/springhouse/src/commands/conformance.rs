@@ -12,7 +12,8 @@ use crate::output;
 use anyhow::{Context, bail};
 use case::Case;
 use clap::Args;
-use doors::Door;
+use doors::{Door, Place};
+use springhouse_online_redis::RedisSettings;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -39,6 +40,9 @@ pub(crate) struct ConformanceArgs {
     /// Where the temporary projects go.
     #[arg(long, value_name = "DIR")]
     scratch: Option<PathBuf>,
+    /// Keep online values in the Redis server at this address, each case under a key prefix of its own, instead of embedded.
+    #[arg(long, value_name = "URL")]
+    redis: Option<String>,
 }
 
 /// What one door made of one case.
@@ -65,12 +69,18 @@ pub(crate) async fn run(args: ConformanceArgs) -> anyhow::Result<ExitCode> {
     let mut tasks = Vec::new();
     for (number, case) in cases.into_iter().enumerate() {
         let permit = permits.clone().acquire_owned().await.context("the semaphore is never closed")?;
+        let redis = args.redis.clone();
         let (doors, folder, seed) = (doors.clone(), scratch.path().join(format!("case-{number}")), args.seed);
         tasks.push(tokio::spawn(async move {
             let _permit = permit;
             let mut results = Vec::new();
             for door in doors {
-                let place = folder.join(format!("door-{}", door.number()));
+                let redis = redis.as_ref().map(|url| RedisSettings {
+                    urls: vec![url.clone()],
+                    key_prefix: format!("conformance-{}.{number}.{}", std::process::id(), door.number()),
+                    ..RedisSettings::default()
+                });
+                let place = Place { folder: folder.join(format!("door-{}", door.number())), redis };
                 let result = doors::run(door, &case, &place, seed ^ number as u64).await;
                 results
                     .push((door, result.with_context(|| format!("{}: door {}", case.name, door.number()))));

@@ -12,9 +12,10 @@ use springhouse_core::{Clock, Micros, Value, ValueStatus};
 use springhouse_ingest::{PushRequest, PushRows, PushSettings};
 use springhouse_lake::{Availability, Lake, OutputFormat, Silent, TrainingOutput, TrainingRequest};
 use springhouse_node::{Node, NodeError, NodeOptions, NodePaths, SettableClock, open_registry};
+use springhouse_online_redis::RedisSettings;
 use springhouse_serving::{CallOptions, FeatureRequest, Selection};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,11 +60,20 @@ impl Door {
     }
 }
 
-/// Runs one case through one door in the folder `place`.
-pub(crate) async fn run(door: Door, case: &Case, place: &Path, seed: u64) -> anyhow::Result<DoorResult> {
-    std::fs::create_dir_all(place)?;
+/// Where a case is run.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    /// A folder of its own.
+    pub(crate) folder: PathBuf,
+    /// The online store, where it is not embedded; with a key prefix of its own.
+    pub(crate) redis: Option<RedisSettings>,
+}
+
+/// Runs one case through one door.
+pub(crate) async fn run(door: Door, case: &Case, place: &Place, seed: u64) -> anyhow::Result<DoorResult> {
+    std::fs::create_dir_all(&place.folder)?;
     match door {
-        Door::Training => training(case, place).await,
+        Door::Training => training(case, &place.folder).await,
         Door::Materialized => online(case, place, case.events.len(), None).await,
         Door::Pushed => online(case, place, 0, None).await,
         Door::HandedOver => {
@@ -118,10 +128,11 @@ async fn training(case: &Case, place: &Path) -> anyhow::Result<DoorResult> {
 /// its moment, between the events. With dice: one restart and redeliveries at random places.
 async fn online(
     case: &Case,
-    place: &Path,
+    at: &Place,
     history: usize,
     mut dice: Option<Dice>,
 ) -> anyhow::Result<DoorResult> {
+    let place = at.folder.as_path();
     let arrivals = arrivals(case);
     let (past, live) = arrivals.split_at(history);
     let mut definitions = case.definitions(true)?;
@@ -142,7 +153,7 @@ async fn online(
         .put(&definitions, None, Default::default())
         .await
         .context("the definitions can't be applied")?;
-    let mut session = Session { node: Some(open(place, &clock).await?), clock, place };
+    let mut session = Session { node: Some(open(at, &clock).await?), clock, place: at };
     let handed_over_at = past.last().map_or(Micros::MIN, |arrival| arrival.at);
     let mut questions: Vec<usize> = (0..case.queries.len()).collect();
     questions.sort_by_key(|index| case.queries[*index].at);
@@ -210,13 +221,13 @@ fn arrivals(case: &Case) -> Vec<Arrival<'_>> {
 struct Session<'a> {
     node: Option<Arc<Node>>,
     clock: Arc<SettableClock>,
-    place: &'a Path,
+    place: &'a Place,
 }
 
-async fn open(place: &Path, clock: &Arc<SettableClock>) -> anyhow::Result<Arc<Node>> {
+async fn open(place: &Place, clock: &Arc<SettableClock>) -> anyhow::Result<Arc<Node>> {
     let clock: Arc<dyn Clock> = clock.clone();
     let options = NodeOptions {
-        paths: NodePaths::in_project(place),
+        paths: NodePaths::in_project(&place.folder),
         push: PushSettings { idempotency_window_s: IDEMPOTENCY_WINDOW_S, ..PushSettings::default() },
         serving: springhouse_serving::ServingSettings {
             request_timeout_ms: 30_000,
@@ -224,7 +235,7 @@ async fn open(place: &Path, clock: &Arc<SettableClock>) -> anyhow::Result<Arc<No
             ..Default::default()
         },
         online: Default::default(),
-        redis: None,
+        redis: place.redis.clone(),
         memory_budget: 64 << 20,
         clock,
     };

@@ -43,7 +43,7 @@ fn everything_has_a_default() {
 
 #[test]
 fn settings_have_known_keys() {
-    insta::assert_snapshot!(said("projet: shop\nstore: {kind: redis}\nlake: /data\nregistry: {}\njobs: {memory_budget_mb: 0}\n"), @r"
+    insta::assert_snapshot!(said("projet: shop\nstore: {kind: mysql}\nlake: /data\nregistry: {}\njobs: {memory_budget_mb: 0}\n"), @r"
     error[unknown_key]: `projet` is not a key of springhouse.yaml
      --> springhouse.yaml:1:1
       |
@@ -63,10 +63,10 @@ fn settings_have_known_keys() {
     3 | lake: /data
       |       ^^^^^
 
-    error[unknown_word]: expected `embedded`, found `redis`
+    error[unknown_word]: expected one of `embedded`, `redis`, found `mysql`
      --> springhouse.yaml:2:15
       |
-    2 | store: {kind: redis}
+    2 | store: {kind: mysql}
       |               ^^^^^
 
     error[out_of_range]: a job needs some memory, this is 0

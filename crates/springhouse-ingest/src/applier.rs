@@ -324,7 +324,7 @@ impl Applier {
             Ok(()) => answers.into_iter().for_each(|a| drop(a.reply.send(Ok(a.outcome)))),
             Err(error) => {
                 for answer in answers {
-                    answer.refuse(copy(&error));
+                    answer.refuse(error.clone());
                 }
             }
         }
@@ -342,7 +342,7 @@ impl Applier {
             return Ok(());
         }
         if let Some(why) = &*self.progress.store_error.lock() {
-            return Err(copy(why));
+            return Err(why.clone());
         }
         let now = self.progress.clock.now().max(known_at);
         let mut writes = Vec::new();
@@ -376,7 +376,7 @@ impl Applier {
                 Err(error) => {
                     tracing::error!(%error, "the online store takes no more rows; they stay in the log");
                     let error = store_failed(error);
-                    *self.progress.store_error.lock() = Some(copy(&error));
+                    *self.progress.store_error.lock() = Some(error.clone());
                     return Err(error);
                 }
             }
@@ -393,7 +393,7 @@ impl Applier {
                 let refused = std::mem::take(&mut self.refused_groups);
                 self.progress.groups_applied.fetch_add(refused, SeqCst);
             }
-            Err(error) => *self.progress.store_error.lock() = Some(copy(error)),
+            Err(error) => *self.progress.store_error.lock() = Some(error.clone()),
         }
         result
     }
@@ -521,8 +521,4 @@ fn gap(wanted: i64, first: i64) -> PushError {
         format!("the online store needs the log from offset {wanted}, but it begins at {first} now"),
     )
     .hint("the older rows are in the lake: run `springhouse rebuild`")
-}
-
-fn copy(error: &PushError) -> PushError {
-    PushError { code: error.code, message: error.message.clone(), hint: error.hint.clone() }
 }

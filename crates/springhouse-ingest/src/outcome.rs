@@ -62,7 +62,7 @@ pub struct PushOutcome {
 }
 
 /// Why a whole push was refused.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct PushError {
     /// Stable code. Of a push: `unknown_source`, `not_a_stream`, `malformed_body`, `schema_mismatch`, `invalid_request`,

@@ -88,7 +88,7 @@ impl Ingest {
             // A log that was removed begins where store and lake are, else they would take new rows for old ones.
             let lanes = store.lanes().await.map_err(|e| PushError::new("store_failed", e.to_string()))?;
             let applied = lanes.get(LOG_LANE).copied().unwrap_or(0);
-            let lake_end = lake_end.as_ref().map_err(copy)?;
+            let lake_end = lake_end.as_ref().map_err(Clone::clone)?;
             applied.max(*lake_end)
         };
         let window = (settings.idempotency_window_s as i64).saturating_mul(SECOND);
@@ -457,8 +457,4 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
 
 fn shutting_down() -> PushError {
     PushError::new("shutting_down", "the node is stopping").hint("push to another node, or again later")
-}
-
-fn copy(error: &PushError) -> PushError {
-    PushError { code: error.code, message: error.message.clone(), hint: error.hint.clone() }
 }

@@ -4,7 +4,7 @@
 //! log brings the rest. One that was emptied, or lost more than the log still has, is filled from history; until that is
 //! done it answers no read, so that requests get their fallbacks and not the answers of entities that look new.
 
-use crate::node::{Feeds, feeds, load_head};
+use crate::node::{Feeds, feeds, lacks_log, load_head};
 use crate::{Node, NodeError};
 use springhouse_ingest::{Feeding, StartAt};
 use springhouse_lake::Silent;
@@ -73,7 +73,7 @@ async fn from_log(node: &Arc<Node>) -> Result<(), NodeError> {
     let known = feeds(&applied, &node.store().lanes().await?);
     match node.ingest().restart(&applied.definitions, known.into()).await {
         Ok(()) => {}
-        Err(error) if matches!(error.code, "log_gap" | "log_behind") => return refill(node).await,
+        Err(error) if lacks_log(error.code) => return refill(node).await,
         Err(error) => return Err(error.into()),
     }
     node.switch_to(applied).await?;
@@ -105,7 +105,7 @@ async fn fill(node: &Arc<Node>) -> Result<(), NodeError> {
         tracing::info!(view = %handle.id, rows = outcome.rows, entities = outcome.entities, "filled from history");
     }
     node.store().end_filling().await?;
-    node.place().remember_now()?;
+    node.place().remember()?;
     node.set_store_condition(Condition::Whole);
     tracing::info!("the online store is filled");
     Ok(())

@@ -171,22 +171,18 @@ impl Node {
         let served = ServedStore::new(opened.store, &options.serving);
         let store = served.store();
         let mut must_fill = opened.must_fill;
-        if must_fill {
-            store.begin_filling().await?;
-        }
         let lake = Lake::open(&options.paths.project, &options.paths.lake)?;
-        let mut applied = load_head(&registry, store.as_ref()).await?;
-        let mut ingest = open_ingest(&options, &applied, &store, &lake, must_fill).await;
-        if opened.place.is_elsewhere()
-            && matches!(&ingest, Err(error) if matches!(error.code, "log_gap" | "log_behind"))
-        {
-            // It has lost more than the log still has. What was pushed is in the lake.
-            must_fill = true;
-            store.begin_filling().await?;
-            applied = load_head(&registry, store.as_ref()).await?;
-            ingest = open_ingest(&options, &applied, &store, &lake, must_fill).await;
-        }
-        let ingest = Arc::new(ingest?);
+        let (applied, ingest) = loop {
+            if must_fill {
+                store.begin_filling().await?;
+            }
+            let applied = load_head(&registry, store.as_ref()).await?;
+            match open_ingest(&options, &applied, &store, &lake, must_fill).await {
+                // It has lost more than the log still has. What was pushed is in the lake.
+                Err(error) if !must_fill && !store.is_local() && lacks_log(error.code) => must_fill = true,
+                ingest => break (applied, Arc::new(ingest?)),
+            }
+        };
         let frontiers = Arc::new(NodeFrontiers::default());
         frontiers.set_ingest(ingest.clone());
         let serving = FeatureServer::new(
@@ -218,7 +214,7 @@ impl Node {
             // Taken before anybody else can: a job waits until the store is filled.
             let filling = if must_fill { Some(node.jobs.clone().lock_owned().await) } else { None };
             if !must_fill {
-                node.place.remember(&opened.identity)?;
+                node.place.remember()?;
             }
             let keeper = tokio::spawn(keeper::keep(Arc::downgrade(&node), interval, filling));
             *node.keeper.lock() = Some(keeper);
@@ -418,7 +414,7 @@ impl Node {
             positions: self.ingest.positions(),
             store: self.store.statistics(),
             store_condition: self.store_condition(),
-            store_is_elsewhere: self.place.is_elsewhere(),
+            store_is_elsewhere: !self.store.is_local(),
         })
     }
 
@@ -574,6 +570,11 @@ impl Node {
         self.ingest.reload(applied.definitions.clone(), all).await?;
         Ok(start)
     }
+}
+
+/// True when the log and what the store says of it don't fit, so that only the lake can bring what the store lacks.
+pub(crate) fn lacks_log(code: &str) -> bool {
+    matches!(code, "log_gap" | "log_behind")
 }
 
 async fn open_ingest(

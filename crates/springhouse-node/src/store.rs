@@ -16,8 +16,6 @@ const TAKE_OVER: &str = "take-over";
 pub(crate) struct Opened {
     pub(crate) store: Arc<dyn OnlineStore>,
     pub(crate) place: StorePlace,
-    /// The store's name for itself; empty where it has none.
-    pub(crate) identity: String,
     /// True when it has lost what the project had put there, and must be filled from history.
     pub(crate) must_fill: bool,
 }
@@ -32,10 +30,6 @@ pub(crate) enum StorePlace {
 }
 
 impl StorePlace {
-    pub(crate) fn is_elsewhere(&self) -> bool {
-        matches!(self, Self::Redis { .. })
-    }
-
     /// Tells other processes where this one can be asked.
     pub(crate) fn announce(&self, address: &str) -> Result<(), NodeError> {
         match self {
@@ -45,11 +39,11 @@ impl StorePlace {
         Ok(())
     }
 
-    /// Notes that the project has filled the store of this name.
-    pub(crate) fn remember(&self, identity: &str) -> Result<(), NodeError> {
-        let Self::Redis { note, .. } = self else { return Ok(()) };
+    /// Notes that the project has filled this store, by the name that the store has now.
+    pub(crate) fn remember(&self) -> Result<(), NodeError> {
+        let Self::Redis { store, note, .. } = self else { return Ok(()) };
         let new = note.with_extension("new");
-        let written = std::fs::write(&new, identity).and_then(|()| std::fs::rename(&new, note));
+        let written = std::fs::write(&new, store.identity()).and_then(|()| std::fs::rename(&new, note));
         written.map_err(|error| {
             NodeError::new(
                 "store_failed",
@@ -57,14 +51,6 @@ impl StorePlace {
                 "check that the folder may be written",
             )
         })
-    }
-
-    /// The same, of the store as it is called now.
-    pub(crate) fn remember_now(&self) -> Result<(), NodeError> {
-        match self {
-            Self::Embedded(_) => Ok(()),
-            Self::Redis { store, .. } => self.remember(&store.identity()),
-        }
     }
 }
 
@@ -74,7 +60,7 @@ pub(crate) async fn open(options: &NodeOptions) -> Result<Opened, NodeError> {
     let Some(settings) = &options.redis else {
         let store = Arc::new(EmbeddedStore::open(folder, &options.online)?);
         let place = StorePlace::Embedded(store.clone());
-        return Ok(Opened { store, place, identity: String::new(), must_fill: false });
+        return Ok(Opened { store, place, must_fill: false });
     };
     std::fs::create_dir_all(folder).map_err(|error| unreadable(folder, &error))?;
     let lock = WriterLock::take(folder)?;
@@ -96,7 +82,7 @@ pub(crate) async fn open(options: &NodeOptions) -> Result<Opened, NodeError> {
         _ => return Err(of_another_project(settings.key_prefix.as_str(), &note)),
     };
     let place = StorePlace::Redis { store: store.clone(), lock, note };
-    Ok(Opened { store, place, identity, must_fill })
+    Ok(Opened { store, place, must_fill })
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> NodeError {

@@ -5,7 +5,7 @@
 
 use crate::catalog::CatalogChange;
 use crate::disk::place_of;
-use crate::error::{copy, corrupt, from_lmdb, poisoned, unavailable};
+use crate::error::{corrupt, from_lmdb, poisoned, unavailable};
 use crate::memory::DirtyRow;
 use crate::store::Shared;
 use futures::channel::oneshot;
@@ -70,7 +70,7 @@ pub(crate) fn run(shared: &Shared, jobs: &Receiver<Job>, mut saved_lanes: BTreeM
 fn answer(waiting: Vec<oneshot::Sender<Result<(), StoreError>>>, result: &Result<(), StoreError>) {
     for done in waiting {
         // Whoever no longer waits does not want to know.
-        let _ = done.send(result.as_ref().map_err(copy).copied());
+        let _ = done.send(result.clone());
     }
 }
 

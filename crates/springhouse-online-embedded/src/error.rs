@@ -29,11 +29,6 @@ pub(crate) fn poisoned(action: &'static str) -> StoreError {
     )
 }
 
-/// One error for several waiting callers.
-pub(crate) fn copy(error: &StoreError) -> StoreError {
-    StoreError { detail: error.detail.clone(), ..*error }
-}
-
 /// For `map_err`: what LMDB says, as a store error.
 pub(crate) fn from_lmdb(action: &'static str) -> impl Fn(heed::Error) -> StoreError {
     move |error| match error {

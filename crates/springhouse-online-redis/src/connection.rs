@@ -8,18 +8,16 @@ use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
 use redis::cluster_read_routing::RandomReplicaStrategy;
 use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo, SingleNodeRoutingInfo};
-use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
+use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{
     AsyncConnectionConfig, ClientTlsConfig, Cmd, ConnectionAddr, IntoConnectionInfo, RedisError,
     TlsCertificates, TlsMode, Value,
 };
-use springhouse_online::StoreError;
+use springhouse_online::{BoxFuture, StoreError, StoreStatistics};
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::Arc;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::runtime::{Handle, Runtime};
 
@@ -59,12 +57,6 @@ struct Place {
     opening: tokio::sync::Mutex<Option<(tokio::time::Instant, StoreError)>>,
 }
 
-enum Target {
-    One(Box<redis::Client>),
-    Sentinel(Box<tokio::sync::Mutex<SentinelClient>>),
-    Cluster(Box<ClusterClient>),
-}
-
 /// All connections of a store.
 pub(crate) struct Connections {
     settings: RedisSettings,
@@ -72,7 +64,6 @@ pub(crate) struct Connections {
     next: AtomicU32,
     numbers: AtomicU64,
     in_flight: AtomicU32,
-    in_flight_peak: AtomicU32,
     exhausted: AtomicU64,
     opened: AtomicU64,
     runtime: OwnRuntime,
@@ -82,14 +73,6 @@ impl fmt::Debug for Connections {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connections").field("count", &self.places.len()).finish_non_exhaustive()
     }
-}
-
-/// Numbers for `status` and `/metrics`.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct ConnectionCounts {
-    pub(crate) in_flight: u32,
-    pub(crate) exhausted: u64,
-    pub(crate) opened: u64,
 }
 
 impl Connections {
@@ -103,7 +86,6 @@ impl Connections {
             next: AtomicU32::new(0),
             numbers: AtomicU64::new(0),
             in_flight: AtomicU32::new(0),
-            in_flight_peak: AtomicU32::new(0),
             exhausted: AtomicU64::new(0),
             opened: AtomicU64::new(0),
             runtime: OwnRuntime::find()?,
@@ -111,15 +93,25 @@ impl Connections {
     }
 
     /// Runs a future where sockets and timers work, whoever polls it.
-    pub(crate) fn within<F: Future>(&self, future: F) -> Within<F> {
-        Within { handle: self.runtime.handle(), future: Box::pin(future) }
+    pub(crate) fn within<'a, T>(&self, future: impl Future<Output = T> + Send + 'a) -> BoxFuture<'a, T> {
+        let runtime = self.runtime.handle();
+        Box::pin(async move {
+            let mut future = pin!(future);
+            poll_fn(|context| {
+                let _entered = runtime.enter();
+                future.as_mut().poll(context)
+            })
+            .await
+        })
     }
 
-    pub(crate) fn counts(&self) -> ConnectionCounts {
-        ConnectionCounts {
-            in_flight: self.in_flight.load(Ordering::Relaxed),
-            exhausted: self.exhausted.load(Ordering::Relaxed),
-            opened: self.opened.load(Ordering::Relaxed),
+    pub(crate) fn statistics(&self) -> StoreStatistics {
+        StoreStatistics {
+            calls_in_flight: u64::from(self.in_flight.load(Ordering::Relaxed)),
+            calls_in_flight_max: u64::from(self.settings.in_flight_max),
+            calls_refused: self.exhausted.load(Ordering::Relaxed),
+            connections_opened: self.opened.load(Ordering::Relaxed),
+            ..StoreStatistics::default()
         }
     }
 
@@ -174,18 +166,8 @@ impl Connections {
         port: u16,
         command: Cmd,
     ) -> Result<Value, StoreError> {
-        let _permit = self.permit(action)?;
-        let (_, line) = self.line(action, &self.places[0]).await?;
-        let Line::Cluster(mut line) = line else {
-            return self.call(action, Access::Write, &command).await;
-        };
         let route = SingleNodeRoutingInfo::ByAddress { host: host.to_owned(), port };
-        let timeout = self.timeout(Access::Write);
-        let call = line.route_command(command, RoutingInfo::SingleNode(route));
-        match tokio::time::timeout(timeout, call).await {
-            Ok(answer) => answer.and_then(Value::extract_error).map_err(|error| from_redis(action, &error)),
-            Err(_) => Err(timed_out(action, timeout)),
-        }
+        self.route(action, RoutingInfo::SingleNode(route), command).await
     }
 
     /// Sends a command to every primary of a Cluster.
@@ -194,19 +176,28 @@ impl Connections {
         action: &'static str,
         command: Cmd,
     ) -> Result<Vec<Value>, StoreError> {
-        let _permit = self.permit(action)?;
-        let (_, line) = self.line(action, &self.places[0]).await?;
-        let Line::Cluster(mut line) = line else {
-            return Ok(vec![self.call(action, Access::Write, &command).await?]);
-        };
         let routes = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
-        let timeout = self.timeout(Access::Write);
-        match tokio::time::timeout(timeout, line.route_command(command, routes)).await {
-            Ok(Ok(Value::Array(answers))) => Ok(answers),
+        Ok(match self.route(action, routes, command).await? {
+            Value::Array(answers) => answers,
             // By address, where no way of joining the answers is given.
-            Ok(Ok(Value::Map(answers))) => Ok(answers.into_iter().map(|(_, answer)| answer).collect()),
-            Ok(Ok(answer)) => Ok(vec![answer]),
-            Ok(Err(error)) => Err(from_redis(action, &error)),
+            Value::Map(answers) => answers.into_iter().map(|(_, answer)| answer).collect(),
+            answer => vec![answer],
+        })
+    }
+
+    async fn route(
+        &self,
+        action: &'static str,
+        routing: RoutingInfo,
+        command: Cmd,
+    ) -> Result<Value, StoreError> {
+        let _permit = self.permit(action)?;
+        let (_, Line::Cluster(mut line)) = self.line(action, &self.places[0]).await? else {
+            return Err(invalid(action, "only a Cluster has nodes to choose from"));
+        };
+        let timeout = self.timeout(Access::Write);
+        match tokio::time::timeout(timeout, line.route_command(command, routing)).await {
+            Ok(answer) => answer.and_then(Value::extract_error).map_err(|error| from_redis(action, &error)),
             Err(_) => Err(timed_out(action, timeout)),
         }
     }
@@ -228,7 +219,6 @@ impl Connections {
                 format!("{before} calls are under way already, `in_flight_max` allows no more"),
             ));
         }
-        self.in_flight_peak.fetch_max(before + 1, Ordering::Relaxed);
         Ok(permit)
     }
 
@@ -253,7 +243,7 @@ impl Connections {
         if let Some((at, error)) = &*failed
             && at.elapsed() < RECONNECT_AFTER
         {
-            return Err(StoreError { action, detail: error.detail.clone(), ..*error });
+            return Err(StoreError { action, ..error.clone() });
         }
         let timeout = Duration::from_millis(self.settings.connect_timeout_ms);
         let opened = match tokio::time::timeout(timeout, self.open(action)).await {
@@ -269,118 +259,104 @@ impl Connections {
                 Ok(line)
             }
             Err(error) => {
-                let copy = StoreError { detail: error.detail.clone(), ..error };
-                *failed = Some((tokio::time::Instant::now(), copy));
+                *failed = Some((tokio::time::Instant::now(), error.clone()));
                 Err(error)
             }
         }
     }
 
+    /// With a client made anew: passwords and certificates may have changed.
     async fn open(&self, action: &'static str) -> Result<Line, StoreError> {
-        let failed = |error: RedisError| from_redis(action, &error);
-        // Deadlines are kept by `call`: the client's own default would cut off slow scripts.
-        let config = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
-        match self.target()? {
-            Target::One(client) => {
-                let line = client.get_multiplexed_async_connection_with_config(&config).await;
-                line.map(Line::One).map_err(failed)
-            }
-            Target::Sentinel(client) => {
-                let line = client.lock().await.get_async_connection_with_config(&config).await;
-                line.map(Line::One).map_err(failed)
-            }
-            Target::Cluster(client) => client.get_async_connection().await.map(Line::Cluster).map_err(failed),
-        }
+        let login = Login {
+            password: self.settings.password()?,
+            sentinel_password: self.settings.sentinel_password()?,
+            certificates: self.certificates()?,
+            is_tls: self.settings.urls.iter().any(|url| url.starts_with("rediss://")),
+        };
+        let opened = match self.settings.mode {
+            RedisMode::Standalone => self.open_server(login).await,
+            RedisMode::Sentinel => self.open_primary(login).await,
+            RedisMode::Cluster => self.open_cluster(login).await,
+        };
+        opened.map_err(|error| from_redis(action, &error))
     }
 
-    /// Made anew for every connection: passwords and certificates may have changed.
-    fn target(&self) -> Result<Target, StoreError> {
+    async fn open_server(&self, login: Login) -> Result<Line, RedisError> {
         let settings = &self.settings;
-        let failed = |error: RedisError| from_redis("open", &error);
-        let password = settings.password()?;
-        let certificates = self.certificates()?;
-        let is_tls = settings.urls.iter().any(|url| url.starts_with("rediss://"));
-        match settings.mode {
-            RedisMode::Standalone => {
-                let url = settings.urls.first().ok_or_else(|| invalid("open", "`urls` names no server"))?;
-                let info = url.as_str().into_connection_info().map_err(failed)?;
-                let mut login = info.redis_settings().clone();
-                if settings.database != 0 {
-                    login = login.set_db(settings.database);
-                }
-                if !settings.username.is_empty() {
-                    login = login.set_username(&settings.username);
-                }
-                if let Some(password) = password {
-                    login = login.set_password(password);
-                }
-                let info = info.set_redis_settings(login);
-                let client = match certificates.filter(|_| is_tls) {
-                    Some(certificates) => redis::Client::build_with_tls(info, certificates),
-                    None => redis::Client::open(info),
-                };
-                Ok(Target::One(Box::new(client.map_err(failed)?)))
-            }
-            RedisMode::Sentinel => {
-                let addresses: Vec<ConnectionAddr> = settings
-                    .urls
-                    .iter()
-                    .map(|url| Ok(url.as_str().into_connection_info()?.addr().clone()))
-                    .collect::<Result<_, RedisError>>()
-                    .map_err(failed)?;
-                let mut builder = SentinelClientBuilder::new(
-                    addresses,
-                    &settings.sentinel_primary,
-                    SentinelServerType::Master,
-                )
-                .map_err(failed)?
+        let info = settings.urls[0].as_str().into_connection_info()?;
+        let mut user = info.redis_settings().clone();
+        if settings.database != 0 {
+            user = user.set_db(settings.database);
+        }
+        if !settings.username.is_empty() {
+            user = user.set_username(&settings.username);
+        }
+        if let Some(password) = login.password {
+            user = user.set_password(password);
+        }
+        let info = info.set_redis_settings(user);
+        let client = match login.certificates.filter(|_| login.is_tls) {
+            Some(certificates) => redis::Client::build_with_tls(info, certificates),
+            None => redis::Client::open(info),
+        }?;
+        client.get_multiplexed_async_connection_with_config(&without_timeouts()).await.map(Line::One)
+    }
+
+    async fn open_primary(&self, login: Login) -> Result<Line, RedisError> {
+        let settings = &self.settings;
+        let addresses: Vec<ConnectionAddr> = settings
+            .urls
+            .iter()
+            .map(|url| Ok(url.as_str().into_connection_info()?.addr().clone()))
+            .collect::<Result<_, RedisError>>()?;
+        let mut builder =
+            SentinelClientBuilder::new(addresses, &settings.sentinel_primary, SentinelServerType::Master)?
                 .set_client_to_redis_db(settings.database);
-                if !settings.username.is_empty() {
-                    builder = builder.set_client_to_redis_username(&settings.username);
-                }
-                if let Some(password) = password {
-                    builder = builder.set_client_to_redis_password(password);
-                }
-                if let Some(password) = settings.sentinel_password()? {
-                    builder = builder.set_client_to_sentinel_password(password);
-                }
-                if is_tls {
-                    builder = builder
-                        .set_client_to_redis_tls_mode(TlsMode::Secure)
-                        .set_client_to_sentinel_tls_mode(TlsMode::Secure);
-                    if let Some(certificates) = certificates {
-                        builder = builder
-                            .set_client_to_sentinel_certificates(certificates.clone())
-                            .set_client_to_redis_certificates(certificates);
-                    }
-                }
-                Ok(Target::Sentinel(Box::new(tokio::sync::Mutex::new(builder.build().map_err(failed)?))))
-            }
-            RedisMode::Cluster => {
-                let mut builder = ClusterClient::builder(settings.urls.iter().map(String::as_str))
-                    .connection_timeout(Duration::from_millis(settings.connect_timeout_ms))
-                    .response_timeout(Duration::from_millis(
-                        settings.write_timeout_ms.max(settings.read_timeout_ms),
-                    ))
-                    .retries(2);
-                if !settings.username.is_empty() {
-                    builder = builder.username(&settings.username);
-                }
-                if let Some(password) = password {
-                    builder = builder.password(password);
-                }
-                if is_tls {
-                    builder = builder.tls(TlsMode::Secure);
-                    if let Some(certificates) = certificates {
-                        builder = builder.certs(certificates);
-                    }
-                }
-                if settings.replica_reads {
-                    builder = builder.read_routing_strategy(RandomReplicaStrategy);
-                }
-                Ok(Target::Cluster(Box::new(builder.build().map_err(failed)?)))
+        if !settings.username.is_empty() {
+            builder = builder.set_client_to_redis_username(&settings.username);
+        }
+        if let Some(password) = login.password {
+            builder = builder.set_client_to_redis_password(password);
+        }
+        if let Some(password) = login.sentinel_password {
+            builder = builder.set_client_to_sentinel_password(password);
+        }
+        if login.is_tls {
+            builder = builder
+                .set_client_to_redis_tls_mode(TlsMode::Secure)
+                .set_client_to_sentinel_tls_mode(TlsMode::Secure);
+            if let Some(certificates) = login.certificates {
+                builder = builder
+                    .set_client_to_sentinel_certificates(certificates.clone())
+                    .set_client_to_redis_certificates(certificates);
             }
         }
+        let mut client = builder.build()?;
+        client.get_async_connection_with_config(&without_timeouts()).await.map(Line::One)
+    }
+
+    async fn open_cluster(&self, login: Login) -> Result<Line, RedisError> {
+        let settings = &self.settings;
+        let mut builder = ClusterClient::builder(settings.urls.iter().map(String::as_str))
+            .connection_timeout(Duration::from_millis(settings.connect_timeout_ms))
+            .response_timeout(Duration::from_millis(settings.write_timeout_ms.max(settings.read_timeout_ms)))
+            .retries(2);
+        if !settings.username.is_empty() {
+            builder = builder.username(&settings.username);
+        }
+        if let Some(password) = login.password {
+            builder = builder.password(password);
+        }
+        if login.is_tls {
+            builder = builder.tls(TlsMode::Secure);
+            if let Some(certificates) = login.certificates {
+                builder = builder.certs(certificates);
+            }
+        }
+        if settings.replica_reads {
+            builder = builder.read_routing_strategy(RandomReplicaStrategy);
+        }
+        builder.build()?.get_async_connection().await.map(Line::Cluster)
     }
 
     fn certificates(&self) -> Result<Option<TlsCertificates>, StoreError> {
@@ -397,6 +373,19 @@ impl Connections {
         let is_any = root_cert.is_some() || client_tls.is_some();
         Ok(is_any.then_some(TlsCertificates { client_tls, root_cert }))
     }
+}
+
+/// How to log in.
+struct Login {
+    password: Option<String>,
+    sentinel_password: Option<String>,
+    certificates: Option<TlsCertificates>,
+    is_tls: bool,
+}
+
+/// Deadlines are kept by `call`: the client's own default would cut off slow scripts.
+fn without_timeouts() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None)
 }
 
 impl Place {
@@ -420,7 +409,8 @@ impl Drop for Permit<'_> {
 /// The runtime of who opened the store, or, where there is none, one of its own.
 enum OwnRuntime {
     Found(Handle),
-    Own(Option<Arc<Runtime>>),
+    /// None only while dropping.
+    Own(Option<Runtime>),
 }
 
 impl OwnRuntime {
@@ -434,7 +424,7 @@ impl OwnRuntime {
             .enable_all()
             .build()
             .map_err(|error| unavailable("open", error.to_string()))?;
-        Ok(Self::Own(Some(Arc::new(runtime))))
+        Ok(Self::Own(Some(runtime)))
     }
 
     fn handle(&self) -> Handle {
@@ -448,26 +438,10 @@ impl OwnRuntime {
 impl Drop for OwnRuntime {
     fn drop(&mut self) {
         if let Self::Own(runtime) = self
-            && let Some(runtime) = runtime.take().and_then(Arc::into_inner)
+            && let Some(runtime) = runtime.take()
         {
             // Waiting is not allowed inside another runtime, and nothing is worth waiting for.
             runtime.shutdown_background();
         }
-    }
-}
-
-/// A future that finds its runtime at every poll.
-pub(crate) struct Within<F> {
-    handle: Handle,
-    future: Pin<Box<F>>,
-}
-
-impl<F: Future> Future for Within<F> {
-    type Output = F::Output;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        let this = &mut *self;
-        let _entered = this.handle.enter();
-        this.future.as_mut().poll(context)
     }
 }

@@ -29,6 +29,14 @@ pub(crate) fn timed_out(action: &'static str, after: std::time::Duration) -> Sto
     unavailable(action, format!("no answer within {} ms", after.as_millis()))
 }
 
+/// A key of ours with another program's content.
+pub(crate) fn foreign(action: &'static str) -> StoreError {
+    corrupt(
+        action,
+        "another program has written the store's meta key; give the project a `key_prefix` of its own",
+    )
+}
+
 /// What came back is not what the command answers.
 pub(crate) fn unexpected(action: &'static str, what: &str) -> StoreError {
     corrupt(

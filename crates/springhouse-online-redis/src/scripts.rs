@@ -22,15 +22,17 @@ local function done()
 end
 ";
 
-/// `plans` in `hash`: pairs of build and fingerprint from `ARGV[at]` on.
-const PLANS: &str = r"
-local function plans(hash, at, count)
-  for i = at, at + 2 * count - 1, 2 do
-    local known = redis.call('HGET', hash, ARGV[i])
-    if known and known ~= ARGV[i + 1] then return ARGV[i] end
-  end
-  for i = at, at + 2 * count - 1, 2 do redis.call('HSET', hash, ARGV[i], ARGV[i + 1]) end
+/// Lets a write through once, and holds its plans against those that rows were written with. Keys: meta, lanes, plans.
+/// Arguments: fence, lane, position, number of plans, pairs of build and fingerprint; what follows is at `after`.
+const ADMIT: &str = r"
+local reached = redis.call('HGET', KEYS[2], ARGV[4])
+if reached and reached >= ARGV[5] then return {'SKIPPED', number} end
+local after = 7 + 2 * tonumber(ARGV[6])
+for i = 7, after - 1, 2 do
+  local known = redis.call('HGET', KEYS[3], ARGV[i])
+  if known and known ~= ARGV[i + 1] then return {'PLAN', number, ARGV[i]} end
 end
+for i = 7, after - 1, 2 do redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1]) end
 ";
 
 /// Rows: the keys from `KEYS[key]` on; from `ARGV[at]` on the number of rows that stay, their values, then pairs of value and
@@ -72,27 +74,17 @@ if ARGV[5] == 'close' then redis.call('SETRANGE', KEYS[1], 64, 'f') end
 return {'OLD', meta}
 ";
 
-/// Keys: meta, lanes, plans, rows. Arguments: fence, lane, position, number of plans, plans, rows.
+/// After [`ADMIT`]. Further keys: rows. Further arguments: rows.
 const WRITE: &str = r"
-local reached = redis.call('HGET', KEYS[2], ARGV[4])
-if reached and reached >= ARGV[5] then return {'SKIPPED', number} end
-local count = tonumber(ARGV[6])
-local wrong = plans(KEYS[3], 7, count)
-if wrong then return {'PLAN', number, wrong} end
-rows(4, 7 + 2 * count)
+rows(4, after)
 redis.call('HSET', KEYS[2], ARGV[4], ARGV[5])
 return done()
 ";
 
-/// Keys: meta, lanes, plans, intents, the intent's parts. Arguments: fence, lane, position, number of plans, plans, the intent's head.
+/// After [`ADMIT`]. Further keys: intents, the intent's parts. Further argument: the intent's head.
 const INTEND: &str = r"
-local reached = redis.call('HGET', KEYS[2], ARGV[4])
-if reached and reached >= ARGV[5] then return {'SKIPPED', number} end
-local count = tonumber(ARGV[6])
-local wrong = plans(KEYS[3], 7, count)
-if wrong then return {'PLAN', number, wrong} end
 redis.call('PERSIST', KEYS[5])
-redis.call('HSET', KEYS[4], ARGV[4], ARGV[7 + 2 * count])
+redis.call('HSET', KEYS[4], ARGV[4], ARGV[after])
 return done()
 ";
 
@@ -141,8 +133,8 @@ fn known(parts: &[&str]) -> Known {
 }
 
 pub(crate) static TAKE_SHARD: LazyLock<Known> = LazyLock::new(|| known(&[TAKE]));
-pub(crate) static WRITE_ROWS: LazyLock<Known> = LazyLock::new(|| known(&[FENCE, PLANS, ROWS, WRITE]));
-pub(crate) static STORE_INTENT: LazyLock<Known> = LazyLock::new(|| known(&[FENCE, PLANS, INTEND]));
+pub(crate) static WRITE_ROWS: LazyLock<Known> = LazyLock::new(|| known(&[FENCE, ROWS, ADMIT, WRITE]));
+pub(crate) static STORE_INTENT: LazyLock<Known> = LazyLock::new(|| known(&[FENCE, ADMIT, INTEND]));
 pub(crate) static WRITE_PART: LazyLock<Known> = LazyLock::new(|| known(&[FENCE, ROWS, PART]));
 pub(crate) static COMMIT_INTENT: LazyLock<Known> = LazyLock::new(|| known(&[FENCE, COMMIT]));
 pub(crate) static DELETE_KEYS: LazyLock<Known> = LazyLock::new(|| known(&[FENCE, DELETE]));

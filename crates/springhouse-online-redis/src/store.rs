@@ -1,7 +1,7 @@
 //! The store as its callers see it: reads, and what is known of the servers.
 
 use crate::connection::{Access, Connections};
-use crate::error::{corrupt, invalid, lost, unavailable, unexpected};
+use crate::error::{corrupt, foreign, invalid, lost, unavailable, unexpected};
 use crate::layout::{Layout, Meta, build, position_of};
 use crate::settings::RedisSettings;
 use crate::slots::Slots;
@@ -28,7 +28,7 @@ pub(crate) const EARLIER: &str =
 /// Keys in one `MGET`; the server does nothing else while it answers.
 const READ_KEYS_MAX: usize = 5_000;
 /// Keys that one step of a scan looks at.
-pub(crate) const SCAN_KEYS: usize = 1_000;
+const SCAN_KEYS: usize = 1_000;
 /// Steps of a scan for a sample; a store of a hundred other views may not have the sample's view in them.
 const SAMPLE_STEPS_MAX: usize = 1_000;
 
@@ -169,11 +169,7 @@ impl RedisStore {
         floor: u64,
         meta: Option<&[u8]>,
     ) -> Result<Meta, StoreError> {
-        let parse = |bytes: &[u8]| {
-            Meta::parse(bytes).ok_or_else(|| {
-                corrupt(action, "another program has written the store's meta key; give the project a `key_prefix` of its own")
-            })
-        };
+        let parse = |bytes: &[u8]| Meta::parse(bytes).ok_or_else(|| foreign(action));
         self.check_known(action, known, floor, meta.map(parse).transpose()?)
     }
 
@@ -284,21 +280,9 @@ impl RedisStore {
         let answer = self.connections.call(action, Access::Write, &command).await?;
         let wrong = || unexpected(action, "pairs of texts");
         let mut pairs = BTreeMap::new();
-        match answer {
-            Value::Array(values) => {
-                let mut values = values.into_iter();
-                while let (Some(field), Some(value)) = (values.next(), values.next()) {
-                    let field = bytes_of(action, field)?.ok_or_else(wrong)?;
-                    pairs.insert(field, bytes_of(action, value)?.ok_or_else(wrong)?);
-                }
-            }
-            Value::Map(entries) => {
-                for (field, value) in entries {
-                    let field = bytes_of(action, field)?.ok_or_else(wrong)?;
-                    pairs.insert(field, bytes_of(action, value)?.ok_or_else(wrong)?);
-                }
-            }
-            _ => return Err(wrong()),
+        for (field, value) in answer.into_map_iter().map_err(|_| wrong())? {
+            let field = bytes_of(action, field)?.ok_or_else(wrong)?;
+            pairs.insert(field, bytes_of(action, value)?.ok_or_else(wrong)?);
         }
         Ok(pairs)
     }
@@ -477,13 +461,13 @@ impl OnlineStore for RedisStore {
         view: &'a ViewHandle,
         keys: &'a [EntityKey],
     ) -> BoxFuture<'a, Result<Vec<Option<Arc<EntityState>>>, StoreError>> {
-        Box::pin(self.connections.within(async move {
+        self.connections.within(async move {
             if keys.is_empty() {
                 return Ok(Vec::new());
             }
             let states = self.read_rows("read", view, keys, false).await?;
             Ok(states.into_iter().map(|state| state.map(Arc::new)).collect())
-        }))
+        })
     }
 
     fn write<'a>(
@@ -492,15 +476,15 @@ impl OnlineStore for RedisStore {
         lane: Lane,
         now: Micros,
     ) -> BoxFuture<'a, Result<bool, StoreError>> {
-        Box::pin(self.connections.within(self.write_all(writes, lane, now)))
+        self.connections.within(self.write_all(writes, lane, now))
     }
 
     fn checkpoint(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(self.connections.within(self.wait_for_replicas("checkpoint")))
+        self.connections.within(self.wait_for_replicas("checkpoint"))
     }
 
     fn lanes(&self) -> BoxFuture<'_, Result<BTreeMap<Arc<str>, i64>, StoreError>> {
-        Box::pin(self.connections.within(async {
+        self.connections.within(async {
             let pairs = self.control_hash("read lanes", "lanes").await?;
             let lane = |(name, position): (Vec<u8>, Vec<u8>)| {
                 let wrong = || corrupt("read lanes", "a lane can't be read; run `springhouse rebuild`");
@@ -508,11 +492,11 @@ impl OnlineStore for RedisStore {
                 Ok((name, position_of(&position).ok_or_else(wrong)?))
             };
             pairs.into_iter().map(lane).collect()
-        }))
+        })
     }
 
     fn drop_lanes<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(self.connections.within(async move {
+        self.connections.within(async move {
             let lanes = self.lanes().await?;
             let dropped: Vec<&str> =
                 lanes.keys().map(|name| &**name).filter(|name| name.starts_with(prefix)).collect();
@@ -520,18 +504,18 @@ impl OnlineStore for RedisStore {
                 return Ok(());
             }
             self.change("drop lanes", "lanes", &dropped, &[]).await
-        }))
+        })
     }
 
     fn view_status<'a>(
         &'a self,
         view: &'a ViewHandle,
     ) -> BoxFuture<'a, Result<Option<ViewStatus>, StoreError>> {
-        Box::pin(self.connections.within(async move {
+        self.connections.within(async move {
             let field = build(&view.id, view.generation);
             let note = self.control_field("read a status", "status", &field).await?;
             Ok(note.map(|note| ViewStatus { note }))
-        }))
+        })
     }
 
     fn set_view_status<'a>(
@@ -539,19 +523,19 @@ impl OnlineStore for RedisStore {
         view: &'a ViewHandle,
         status: ViewStatus,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(self.connections.within(async move {
+        self.connections.within(async move {
             let field = build(&view.id, view.generation);
             self.change("set a status", "status", &[], &[(&field, &status.note)]).await?;
             self.wait_for_replicas("set a status").await
-        }))
+        })
     }
 
     fn active_generation<'a>(&'a self, view_id: &'a str) -> BoxFuture<'a, Result<u32, StoreError>> {
-        Box::pin(self.connections.within(async move {
+        self.connections.within(async move {
             let action = "read the active generation";
             let Some(text) = self.control_field(action, "active", view_id).await? else { return Ok(0) };
             text.parse().map_err(|_| unexpected(action, "a number"))
-        }))
+        })
     }
 
     fn activate_generation<'a>(
@@ -559,11 +543,11 @@ impl OnlineStore for RedisStore {
         view_id: &'a str,
         generation: u32,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(self.connections.within(async move {
+        self.connections.within(async move {
             let action = "activate a generation";
             self.change(action, "active", &[], &[(view_id, &generation.to_string())]).await?;
             self.wait_for_replicas(action).await
-        }))
+        })
     }
 
     fn drop_generation<'a>(
@@ -571,14 +555,14 @@ impl OnlineStore for RedisStore {
         view_id: &'a str,
         generation: u32,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(self.connections.within(async move {
+        self.connections.within(async move {
             let action = "drop a generation";
             self.delete_matching(action, self.known().layout.every_row(view_id, generation)).await?;
             let field = build(view_id, generation);
             self.change(action, "status", &[&field], &[]).await?;
             self.change(action, "plans", &[&field], &[]).await?;
             self.wait_for_replicas(action).await
-        }))
+        })
     }
 
     fn sample_keys<'a>(
@@ -586,18 +570,11 @@ impl OnlineStore for RedisStore {
         view: &'a ViewHandle,
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<EntityKey>, StoreError>> {
-        Box::pin(self.connections.within(self.sample(view, limit)))
+        self.connections.within(self.sample(view, limit))
     }
 
     fn statistics(&self) -> StoreStatistics {
-        let counts = self.connections.counts();
-        StoreStatistics {
-            calls_in_flight: u64::from(counts.in_flight),
-            calls_in_flight_max: u64::from(self.settings.in_flight_max),
-            calls_refused: counts.exhausted,
-            connections_opened: counts.opened,
-            ..StoreStatistics::default()
-        }
+        self.connections.statistics()
     }
 
     fn node_of(&self, _view: &ViewHandle, key: &EntityKey) -> usize {
@@ -609,26 +586,26 @@ impl OnlineStore for RedisStore {
     }
 
     fn condition(&self) -> BoxFuture<'_, Result<Condition, StoreError>> {
-        Box::pin(self.connections.within(async {
+        self.connections.within(async {
             self.learn_slots().await?;
             self.condition_now().await
-        }))
+        })
     }
 
     fn take_again(&self) -> BoxFuture<'_, Result<Holding, StoreError>> {
-        Box::pin(self.connections.within(async {
+        self.connections.within(async {
             let mut writing = self.writing.lock().await;
             let was_filling = self.take(&mut writing, true, true).await?;
             let is_lost = self.check_not_lost("open").is_err();
             Ok(if self.was_new() || was_filling || is_lost { Holding::Nothing } else { Holding::Earlier })
-        }))
+        })
     }
 
     fn begin_filling(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(self.connections.within(self.make_anew()))
+        self.connections.within(self.make_anew())
     }
 
     fn end_filling(&self) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(self.connections.within(self.open_for_readers()))
+        self.connections.within(self.open_for_readers())
     }
 }

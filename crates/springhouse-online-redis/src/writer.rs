@@ -1,7 +1,7 @@
 //! Everything that changes the store. One change at a time: a process is one writer.
 
 use crate::connection::Access;
-use crate::error::{corrupt, failed, unavailable, unexpected};
+use crate::error::{corrupt, failed, foreign, unavailable, unexpected};
 use crate::intent::{Head, Part, Row};
 use crate::layout::{IDENTITY_LEN, Layout, Meta, WRITER_LEN, build, position_text};
 use crate::scripts::{
@@ -109,28 +109,26 @@ impl RedisStore {
             let state = if metas[0].is_filling { 'f' } else { 'r' };
             let make = (metas[0].is_filling || self.was_new()).then_some(Make { identity: &identity, state });
             let taken = self.take_shard(action, &layout, shard, make, claim).await?;
-            match taken {
-                Some(taken) if taken.meta.identity == identity => metas.push(taken.meta),
-                Some(_) => {
-                    missing.get_or_insert("a node holds rows of an older store");
-                    metas.push(Meta { number: 0, ..metas[0].clone() });
+            let why = match taken {
+                Some(taken) if taken.meta.identity == identity => {
+                    metas.push(taken.meta);
+                    continue;
                 }
-                None => {
-                    missing.get_or_insert("a node of the Cluster has been emptied");
-                    metas.push(Meta { number: 0, ..metas[0].clone() });
-                }
-            }
+                Some(_) => "a node holds rows of an older store",
+                None => "a node of the Cluster has been emptied",
+            };
+            missing.get_or_insert(why);
+            metas.push(Meta { number: 0, ..metas[0].clone() });
         }
         self.set_known(Known::new(identity, writer, layout.clone(), &metas));
-        if let Some(why) = missing {
-            drop(self.lose(action, &self.known(), why));
-            return Ok(was_filling);
+        let why = match missing {
+            Some(why) => Some(why),
+            None => self.behind_floors(&metas).await?,
+        };
+        match why {
+            Some(why) => drop(self.lose(action, &self.known(), why)),
+            None => self.complete_left_behind().await?,
         }
-        if let Some(why) = self.is_behind_floors(&metas).await? {
-            drop(self.lose(action, &self.known(), why));
-            return Ok(was_filling);
-        }
-        self.complete_left_behind().await?;
         Ok(was_filling)
     }
 
@@ -166,8 +164,8 @@ impl RedisStore {
         Ok(Some(Taken { was_new, meta }))
     }
 
-    /// A shard whose number is below what shard 0 noted of it has lost writes.
-    async fn is_behind_floors(&self, metas: &[Meta]) -> Result<Option<&'static str>, StoreError> {
+    /// A shard whose number is below what shard 0 noted of it has lost writes; says so when there is one.
+    async fn behind_floors(&self, metas: &[Meta]) -> Result<Option<&'static str>, StoreError> {
         if metas.len() == 1 {
             return Ok(None);
         }
@@ -632,13 +630,6 @@ fn fenced(action: &'static str) -> StoreError {
         StoreErrorKind::Locked,
         action,
         "another process has opened the store for writing since; stop one of the two (each project needs its own `key_prefix`)",
-    )
-}
-
-fn foreign(action: &'static str) -> StoreError {
-    corrupt(
-        action,
-        "another program has written the store's meta key; give the project a `key_prefix` of its own",
     )
 }
 

@@ -199,7 +199,7 @@ pub trait OnlineStore: fmt::Debug + Send + Sync + 'static {
 }
 
 /// A failed store call. Branch on [`StoreError::kind`]; the text is for people and may change.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{action} failed in the {store} store: {detail}")]
 pub struct StoreError {
     /// What the caller can do about it.

@@ -20,6 +20,31 @@ async fn write(store: &RedisStore, batch: &Batch) -> Result<bool, StoreError> {
     store.write(batch.writes(), batch.lane.clone(), batch.now).await
 }
 
+/// Writes the batch, however often that takes; nothing but that the store does not answer may stand in the way.
+async fn write_patiently(store: &RedisStore, batch: &Batch) {
+    let begun = Instant::now();
+    loop {
+        match write(store, batch).await {
+            Ok(_) => return,
+            Err(error) => assert_eq!(error.kind, StoreErrorKind::Unavailable, "{error}"),
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "it never recovers");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A store that was taken back to its second batch is closed until the others have been written again.
+async fn do_again_after_two(store: &RedisStore, world: &World, batches: &[Batch], when: &str) {
+    assert_eq!(store.take_again().await.expect("take"), Holding::Earlier);
+    assert_eq!(read_error(store, world).await, StoreErrorKind::Unavailable);
+    assert_eq!(store.lanes().await.expect("lanes").get("log"), Some(&2));
+    for batch in &batches[2..] {
+        assert!(write(store, batch).await.expect("write"));
+    }
+    store.end_filling().await.expect("end");
+    world.assert_holds(store, batches, when).await;
+}
+
 async fn read_error(store: &RedisStore, world: &World) -> StoreErrorKind {
     let keys = [world.entity(0).clone()];
     store.get_many(&world.views()[0], &keys).await.expect_err("no answer").kind
@@ -89,14 +114,7 @@ async fn a_restart_that_loses_confirmed_writes_is_noticed_and_done_again_from_th
     })
     .await;
     assert_eq!(read_error(&store, &world).await, StoreErrorKind::Lost);
-    assert_eq!(store.take_again().await.expect("take"), Holding::Earlier);
-    assert_eq!(read_error(&store, &world).await, StoreErrorKind::Unavailable);
-    assert_eq!(store.lanes().await.expect("lanes").get("log"), Some(&2));
-    for batch in &batches[2..] {
-        assert!(write(&store, batch).await.expect("write"));
-    }
-    store.end_filling().await.expect("end");
-    world.assert_holds(&store, &batches, "done again").await;
+    do_again_after_two(&store, &world, &batches, "done again").await;
 }
 
 #[tokio::test]
@@ -145,12 +163,7 @@ async fn a_server_that_hangs_costs_a_timeout_and_no_row() {
         assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
         server.signal("-CONT");
         // What was sent to the sleeping server may be carried out now, or not: the same write again is right in both cases.
-        let mut again = write(&store, batch).await;
-        while matches!(&again, Err(error) if error.kind == StoreErrorKind::Unavailable) {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            again = write(&store, batch).await;
-        }
-        again.expect("the server answers again");
+        write_patiently(&store, batch).await;
     }
     world.assert_holds(&store, &batches, "after five hangs").await;
 }
@@ -185,15 +198,7 @@ async fn accidents_at_random_moments_lose_and_double_nothing() {
                 _ => {}
             }
         }
-        let begun = Instant::now();
-        loop {
-            match write(&store, &batch).await {
-                Ok(_) => break,
-                Err(error) => assert_eq!(error.kind, StoreErrorKind::Unavailable, "{error}"),
-            }
-            assert!(begun.elapsed() < Duration::from_secs(20), "it never recovers; seed={seed}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        write_patiently(&store, &batch).await;
         written.push(batch);
     }
     assert!(accidents > 0, "no write was given up; seed={seed}");
@@ -389,14 +394,7 @@ async fn a_sentinel_failover_that_loses_confirmed_writes_is_noticed() {
         matches!(store.condition().await, Ok(Condition::Lost(_)))
     })
     .await;
-    assert_eq!(store.take_again().await.expect("take"), Holding::Earlier);
-    assert_eq!(read_error(&store, &world).await, StoreErrorKind::Unavailable);
-    assert_eq!(store.lanes().await.expect("lanes").get("log"), Some(&2));
-    for batch in &batches[2..] {
-        assert!(write(&store, batch).await.expect("write"));
-    }
-    store.end_filling().await.expect("end");
-    world.assert_holds(&store, &batches, "after the failover").await;
+    do_again_after_two(&store, &world, &batches, "after the failover").await;
 }
 
 #[tokio::test]
@@ -427,15 +425,7 @@ async fn a_cluster_survives_the_loss_of_a_primary() {
     });
     for position in 11..=20 {
         let batch = world.random_batch("log", position);
-        let begun = Instant::now();
-        loop {
-            match write(&store, &batch).await {
-                Ok(_) => break,
-                Err(error) => assert_eq!(error.kind, StoreErrorKind::Unavailable, "{error}"),
-            }
-            assert!(begun.elapsed() < Duration::from_secs(30), "it never recovers");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        write_patiently(&store, &batch).await;
         batches.push(batch);
     }
     world.assert_holds(&store, &batches, "after the failover").await;

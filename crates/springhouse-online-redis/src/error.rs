@@ -67,9 +67,16 @@ pub(crate) fn from_redis(action: &'static str, error: &RedisError) -> StoreError
                 "the user may not do that ({error}); it needs the commands named in the documentation on the keys of `key_prefix`"
             ),
         ),
-        ErrorKind::Parse | ErrorKind::UnexpectedReturnType => {
+        ErrorKind::UnexpectedReturnType => {
             corrupt(action, format!("the server's answer can't be read: {error}"))
         }
+        // A connection that ends in the middle of an answer gives this too, so it says nothing about what is stored.
+        ErrorKind::Parse => unavailable(
+            action,
+            format!(
+                "the server's answer ends early or can't be read ({error}); is it a Redis or Valkey server?"
+            ),
+        ),
         _ if error.code() == Some("OOM") => unavailable(
             action,
             "the server's memory is full (`maxmemory`); nothing is lost, give it more and writing goes on",

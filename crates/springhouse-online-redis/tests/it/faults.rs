@@ -1,6 +1,6 @@
 //! What goes wrong on real servers, and what the callers are told.
 
-use crate::servers::{Cluster, Server, eventually, flush};
+use crate::servers::{Cluster, Cutter, Server, eventually, flush};
 use redis::Commands;
 use springhouse_online::suite::{Batch, Random, World};
 use springhouse_online::{Condition, Holding, OnlineStore, StoreError, StoreErrorKind, ViewHandle};
@@ -169,6 +169,26 @@ async fn a_server_that_hangs_costs_a_timeout_and_no_row() {
 }
 
 /// Callers that go away in the middle, connections that break, parts of two rows: after every accident the same write again.
+#[tokio::test]
+async fn an_answer_cut_off_in_the_middle_is_asked_for_again() {
+    let server = Server::start(&[]);
+    let cutter = Cutter::before(&server);
+    let url = format!("redis://127.0.0.1:{}", cutter.port);
+    let settings = RedisSettings { urls: vec![url], connections: 1, ..RedisSettings::default() };
+    let store = open(&settings).await;
+    let mut world = World::new(3);
+    let mut batches = Vec::new();
+    for (position, bytes) in (1..).zip([1, 2, 4, 5, 9, 12]) {
+        let batch = world.batch_of("log", position, &[(0, 0), (1, 1)]);
+        cutter.cut_after(bytes);
+        write_patiently(&store, &batch).await;
+        batches.push(batch);
+        cutter.cut_after(bytes);
+        assert_eq!(read_error(&store, &world).await, StoreErrorKind::Unavailable, "{bytes} bytes");
+        world.assert_holds(&store, &batches, "after the cut").await;
+    }
+}
+
 #[tokio::test]
 async fn accidents_at_random_moments_lose_and_double_nothing() {
     let seed = u64::from(std::process::id());

@@ -2,8 +2,11 @@
 
 use redis::{Commands, Connection};
 use std::fs::File;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -68,7 +71,7 @@ impl Server {
         }
         let child = command.args(rest).stdout(log).stderr(Stdio::null()).stdin(Stdio::null()).spawn();
         self.child = Some(child.expect("redis-server must be installed: apt-get install redis-server"));
-        eventually("the server answers", || std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok());
+        eventually("the server answers", || TcpStream::connect(("127.0.0.1", self.port)).is_ok());
     }
 
     pub(crate) fn url(&self) -> String {
@@ -101,6 +104,49 @@ impl Drop for Server {
             let from = log.len().saturating_sub(3_000);
             println!("--- the server on {} said:\n{}", self.port, log.get(from..).unwrap_or(&log));
         }
+    }
+}
+
+/// Stands before a server and, once told to, ends the connection in the middle of an answer.
+pub(crate) struct Cutter {
+    pub(crate) port: u16,
+    answer_bytes: Arc<AtomicUsize>,
+}
+
+impl Cutter {
+    pub(crate) fn before(server: &Server) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let answer_bytes = Arc::new(AtomicUsize::new(usize::MAX));
+        let (behind, limit) = (server.port, Arc::clone(&answer_bytes));
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let server = TcpStream::connect(("127.0.0.1", behind)).expect("the server runs");
+                let (mut from, mut to) =
+                    (client.try_clone().expect("clone"), server.try_clone().expect("clone"));
+                std::thread::spawn(move || drop(std::io::copy(&mut from, &mut to)));
+                let limit = Arc::clone(&limit);
+                std::thread::spawn(move || Self::answer(server, client, &limit));
+            }
+        });
+        Self { port, answer_bytes }
+    }
+
+    fn answer(mut server: TcpStream, mut client: TcpStream, limit: &AtomicUsize) {
+        let mut bytes = [0; 4_096];
+        loop {
+            let count = server.read(&mut bytes).unwrap_or(0);
+            let allowed = limit.swap(usize::MAX, Ordering::SeqCst);
+            if client.write_all(&bytes[..count.min(allowed)]).is_err() || count == 0 || allowed < count {
+                drop((server.shutdown(Shutdown::Both), client.shutdown(Shutdown::Both)));
+                return;
+            }
+        }
+    }
+
+    /// The next answer is cut off after so many bytes; later connections are left alone.
+    pub(crate) fn cut_after(&self, bytes: usize) {
+        self.answer_bytes.store(bytes, Ordering::SeqCst);
     }
 }
 

@@ -14,6 +14,7 @@ SETTINGS = {
     "springhouse-serving": ("ServingSettings", "serving"),
     "springhouse-server": ("ServerSettings", "server"),
     "springhouse-online-redis": ("RedisSettings", "redis"),
+    "springhouse-kafka": ("KafkaSettings", "kafka"),
 }
 
 

@@ -41,8 +41,8 @@ pub use push::{
 pub use query::{QueryPair, parse_query, value_from_text};
 pub use routes::{Method, ROUTES, Route, RouteName};
 pub use status::{
-    DeadLetterBody, DeadLetterList, ExplainBody, ExplainedFeature, HealthBody, PositionsBody, ReadyBody,
-    ReadyCheck, StatusBody, StoreBody, ViewStatusBody,
+    DeadLetterBody, DeadLetterList, ExplainBody, ExplainedFeature, HealthBody, PartitionBody, PositionsBody,
+    ReadyBody, ReadyCheck, StatusBody, StoreBody, TopicBody, ViewStatusBody,
 };
 pub use text::{
     format_date, format_decimal, format_timestamp, parse_date, parse_timestamp, push_date, push_timestamp,

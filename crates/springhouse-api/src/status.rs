@@ -57,6 +57,53 @@ pub struct StatusBody {
     pub positions: PositionsBody,
     /// Store sizes.
     pub store: StoreBody,
+    /// The topics of Kafka that are read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub topics: Vec<TopicBody>,
+}
+
+/// One topic that is read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TopicBody {
+    /// The source.
+    pub source: String,
+    /// The topic.
+    pub topic: String,
+    /// Messages that wait to be applied.
+    pub lag_messages: i64,
+    /// Seconds until they are, at the present rate; null while nothing moves.
+    pub lag_s: Option<f64>,
+    /// Messages applied a second, over the last seconds.
+    pub rate: f64,
+    /// Everything visible before this moment is applied, RFC 3339; null: not known.
+    pub frontier: Option<String>,
+    /// How far the frontier is behind `now`, seconds.
+    pub age_s: Option<f64>,
+    /// Messages read since the start.
+    pub messages: u64,
+    /// Of them, those without a value, which are no events.
+    pub tombstones: u64,
+    /// Messages that the topic had deleted before they were read, since the start.
+    pub lost: u64,
+    /// True while nothing is read; the server's log says why.
+    pub failing: bool,
+    /// Its partitions.
+    pub partitions: Vec<PartitionBody>,
+}
+
+/// One partition of a topic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PartitionBody {
+    /// Its number.
+    pub partition: i32,
+    /// The offset read next; all below is applied.
+    pub position: i64,
+    /// The offset after the last message that may be read; null: no broker has told yet.
+    pub end: Option<i64>,
+    /// Messages that wait to be applied.
+    pub lag_messages: i64,
+    /// The newest timestamp applied, RFC 3339.
+    pub newest: Option<String>,
 }
 
 /// One view.

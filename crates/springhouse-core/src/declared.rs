@@ -2,7 +2,9 @@
 //! on them are its descriptions.
 
 use crate::ValueType;
-use crate::definition::{OnAbsent, OnStale, OnUnavailable, PopulationStatistic, TableFormat, Tier};
+use crate::definition::{
+    Isolation, MessageFormat, OnAbsent, OnStale, OnUnavailable, PopulationStatistic, TableFormat, Tier,
+};
 use crate::read::{Entries, FromNode, OneOrMany, Reader, ShortOr, section, words};
 use crate::time::{Micros, parse_duration};
 use crate::yaml::{Kind, Node};
@@ -57,8 +59,8 @@ section! {
     optional {
         /// A table read in place: a path, glob or URL (`data/*.parquet`), or `{path, format}`.
         "table" table: LocationDecl,
-        /// `push`: events arrive over HTTP.
-        "stream" stream: StreamKind,
+        /// `push`: events arrive over HTTP; or `kafka` with a topic, whose messages are read as well.
+        "stream" stream: StreamDecl,
         /// A table of the same events from before the stream began.
         "history" history: LocationDecl,
         /// The timestamp column that says when the store could first have used a row.
@@ -108,6 +110,42 @@ section! {
 pub(crate) enum StreamKind {
     /// Pushed over HTTP.
     Push,
+}
+
+/// A stream: `push`, or where its events are read.
+pub(crate) type StreamDecl = ShortOr<StreamKind, StreamLong>;
+
+section! {
+    /// A stream that is read.
+    StreamLong, "a stream";
+    required {
+        /// A topic of Kafka.
+        "kafka" kafka: KafkaDecl,
+    }
+    optional {}
+}
+
+section! {
+    /// A topic of Kafka: one message, one event.
+    KafkaDecl, "a Kafka topic";
+    required {
+        /// Its name.
+        "topic" topic: String,
+    }
+    optional {
+        /// Where the cluster is found: `host:port`, one or several; `kafka.brokers` of springhouse.yaml when absent.
+        "brokers" brokers: OneOrMany<String>,
+        /// What a message's value is: `json`, an object with the source's columns.
+        "format" format: MessageFormat,
+        /// Where reading begins the first time: `earliest` (when absent), `latest`, or a moment such as `2026-01-31T00:00:00Z`.
+        "start" start: String,
+        /// `read_committed` (when absent) leaves out messages of transactions that were aborted; or `read_uncommitted`.
+        "isolation" isolation: Isolation,
+        /// The column that gets the message's key, which must be UTF-8.
+        "key" key: String,
+        /// Columns that get headers: `{column: header}`.
+        "headers" headers: BTreeMap<String, String>,
+    }
 }
 
 /// A column: its type, or the long form.
@@ -413,6 +451,8 @@ words! {
     OnAbsent: "default" => Self::Default, "fail" => Self::Fail;
     TableFormat: "parquet" => Self::Parquet, "csv" => Self::Csv, "delta" => Self::Delta;
     StreamKind: "push" => Self::Push;
+    MessageFormat: "json" => Self::Json;
+    Isolation: "read_committed" => Self::ReadCommitted, "read_uncommitted" => Self::ReadUncommitted;
     PopulationStatistic: "mean" => Self::Mean, "median" => Self::Median, "mode" => Self::Mode;
     FunctionName as synonym_of_function:
         "count" => Self::Count, "sum" => Self::Sum, "mean" => Self::Mean, "min" => Self::Min, "max" => Self::Max,

@@ -54,6 +54,9 @@ pub struct Source {
     pub name: String,
     /// Table or stream.
     pub kind: SourceKind,
+    /// For a stream: the topic whose messages are its events, beside what is pushed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kafka: Option<KafkaStream>,
     /// The column that says when it happened (a timestamp).
     pub event_time: String,
     /// When the store could first have used a row of a table (for a stream: of its `history`, and of pushes declared
@@ -88,6 +91,58 @@ pub enum SourceKind {
         /// The earlier events.
         history: Option<TableLocation>,
     },
+}
+
+/// A topic of Kafka, read as a stream: one message, one event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KafkaStream {
+    /// `host:port` of some of the cluster's servers; empty: those of the deployment's settings.
+    pub brokers: Vec<String>,
+    /// Its name.
+    pub topic: String,
+    /// What a message's value is.
+    pub format: MessageFormat,
+    /// Where reading begins when nothing of the topic was ever read.
+    pub start: TopicStart,
+    /// Which messages are events.
+    pub isolation: Isolation,
+    /// The column that gets the message's key.
+    pub key: Option<String>,
+    /// Columns that get headers: column to header.
+    pub headers: BTreeMap<String, String>,
+}
+
+/// What a message's value is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MessageFormat {
+    /// A JSON object with the source's columns.
+    #[default]
+    Json,
+}
+
+/// Where reading a topic begins the first time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TopicStart {
+    /// With the oldest message there is.
+    #[default]
+    Earliest,
+    /// With the first message after the first look at the topic.
+    Latest,
+    /// With the first message whose timestamp is not before this moment.
+    At(Micros),
+}
+
+/// Which messages of a topic are events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Isolation {
+    /// Those of transactions that were committed, and those without one.
+    #[default]
+    ReadCommitted,
+    /// All.
+    ReadUncommitted,
 }
 
 /// A table: format and where.

@@ -29,6 +29,8 @@ pub struct Settings {
     pub online: SettingsSection,
     /// Address and limits of the Redis store, read by it.
     pub redis: SettingsSection,
+    /// Address and limits of Kafka, read by who reads its topics.
+    pub kafka: SettingsSection,
     /// Limits of push, read by who takes pushes.
     pub push: SettingsSection,
     /// Limits of serving, read by who serves.
@@ -79,6 +81,8 @@ section! {
         "online" online: SectionDecl,
         /// Address and limits of the Redis store.
         "redis" redis: SectionDecl,
+        /// Address and limits of Kafka.
+        "kafka" kafka: SectionDecl,
         /// Limits of push.
         "push" push: SectionDecl,
         /// Limits of serving.
@@ -188,6 +192,7 @@ pub fn load_settings(file: &str, text: &str) -> Result<Settings, Vec<Diagnostic>
         memory_budget_mb: declared.jobs.and_then(|j| j.memory_budget_mb).unwrap_or(MEMORY_BUDGET_MB_DEFAULT),
         online: section("online", declared.online),
         redis: section("redis", declared.redis),
+        kafka: section("kafka", declared.kafka),
         push: section("push", declared.push),
         serving: section("serving", declared.serving),
     })

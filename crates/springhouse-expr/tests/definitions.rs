@@ -35,6 +35,7 @@ fn source(filter: Option<&str>, lines: &str) -> Source {
     Source {
         name: "flights".into(),
         kind: SourceKind::Push { history: None },
+        kafka: None,
         event_time: "at".into(),
         known_at: KnownAt::Delay(0),
         columns: vec![

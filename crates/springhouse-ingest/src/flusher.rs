@@ -7,6 +7,7 @@ use crate::outcome::{DeadLetter, PushError};
 use crate::progress::Progress;
 use crate::rows::{Piece, StampedRows};
 use crate::settings::PushSettings;
+use crate::topics::TopicPositions;
 use arrow::datatypes::{Field, Schema};
 use parking_lot::Mutex;
 use springhouse_core::crash_point::crash_point;
@@ -33,6 +34,7 @@ pub(crate) struct Flusher {
     pub(crate) store: Arc<dyn OnlineStore>,
     pub(crate) dedup: Arc<Mutex<Dedup>>,
     pub(crate) settings: PushSettings,
+    positions: Arc<Mutex<TopicPositions>>,
     sources: Mutex<BTreeMap<String, Arc<Source>>>,
     /// What the rows of each source are sorted by when its table is compacted.
     cluster_by: Mutex<BTreeMap<String, Vec<String>>>,
@@ -61,6 +63,7 @@ impl Flusher {
         lake: Lake,
         store: Arc<dyn OnlineStore>,
         dedup: Arc<Mutex<Dedup>>,
+        positions: Arc<Mutex<TopicPositions>>,
         settings: PushSettings,
     ) -> Result<Self, PushError> {
         let sources = read_sources(progress.log.directory())?;
@@ -70,6 +73,7 @@ impl Flusher {
             store,
             dedup,
             settings,
+            positions,
             sources: Mutex::new(sources),
             cluster_by: Mutex::default(),
             place: tokio::sync::Mutex::default(),
@@ -297,7 +301,10 @@ impl Flusher {
         }
         for segment in self.progress.log.segments_below(needless) {
             let log = self.progress.log.clone();
-            let deleted = blocking(move || log.while_held(|| delete_segment(&log, segment.first))).await?;
+            // Read before the file is written: the log still has what comes later.
+            let positions = self.positions.lock().clone();
+            let work = move || log.while_held(|| delete_segment(&log, segment.first, &positions));
+            let deleted = blocking(work).await?;
             deleted.transpose()?;
         }
         let (dedup, log) = (self.dedup.clone(), self.progress.log.clone());
@@ -319,7 +326,7 @@ impl Flusher {
     }
 }
 
-fn delete_segment(log: &Log, first: i64) -> Result<(), PushError> {
+fn delete_segment(log: &Log, first: i64, positions: &TopicPositions) -> Result<(), PushError> {
     if log.first() != first {
         // Someone who was given up did it meanwhile.
         return Ok(());
@@ -329,6 +336,7 @@ fn delete_segment(log: &Log, first: i64) -> Result<(), PushError> {
     if !ids.is_empty() {
         Dedup::keep_segment(log.directory(), first, &ids)?;
     }
+    positions.save(log.directory())?;
     crash_point("before_segment_delete");
     log.delete_first_segment(first)?;
     Ok(())

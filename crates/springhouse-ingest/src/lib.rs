@@ -11,21 +11,25 @@ mod dedup;
 mod flusher;
 mod given;
 mod log;
+mod messages;
 mod outcome;
 mod progress;
 mod rows;
 mod service;
 mod settings;
+mod topics;
 mod validate;
 mod writer;
 
 pub use applier::StartAt;
 pub use given::{GivenRows, GivenSource, given_rows};
+pub use messages::{Message, Messages};
 pub use outcome::{
     DeadLetter, IngestPositions, PushError, PushOutcome, PushRequest, PushRows, ROW_CODES, RowOutcome,
 };
 pub use service::Ingest;
 pub use settings::PushSettings;
+pub use topics::{OffsetRange, PartitionPosition};
 
 /// What the log is applied to, and from where.
 #[derive(Clone, Debug)]

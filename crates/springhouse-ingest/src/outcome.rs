@@ -61,6 +61,13 @@ pub struct PushOutcome {
     pub known_at: Micros,
 }
 
+impl PushOutcome {
+    /// Of a push without rows.
+    pub(crate) fn nothing(end_offset: i64, known_at: Micros) -> Self {
+        Self { accepted: 0, duplicates: 0, refused: 0, exceptions: Vec::new(), end_offset, known_at }
+    }
+}
+
 /// Why a whole push was refused.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]

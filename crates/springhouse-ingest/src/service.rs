@@ -5,10 +5,12 @@ use crate::dead_letters::{self, RecentLetters};
 use crate::dedup::{self, Dedup};
 use crate::flusher::{Flusher, blocking};
 use crate::log::{Log, encode_rows};
+use crate::messages::{self, Messages};
 use crate::outcome::{DeadLetter, IngestPositions, PushError, PushOutcome, PushRequest, PushRows};
 use crate::progress::{Permit, Progress};
 use crate::settings::PushSettings;
-use crate::validate::SourceSchema;
+use crate::topics::{PartitionPosition, TopicPositions};
+use crate::validate::{CheckedRows, SourceSchema};
 use crate::writer::{Submission, ToWriter, Writer};
 use crate::{Feeding, ViewFeed};
 use parking_lot::{Mutex, RwLock};
@@ -37,6 +39,7 @@ pub struct Ingest {
     progress: Arc<Progress>,
     dedup: Arc<Mutex<Dedup>>,
     letters: Arc<RecentLetters>,
+    positions: Arc<Mutex<TopicPositions>>,
     flusher: Arc<Flusher>,
     schemas: RwLock<Arc<HashMap<String, Known>>>,
     writer: Sender<ToWriter>,
@@ -94,17 +97,19 @@ impl Ingest {
         let window = (settings.idempotency_window_s as i64).saturating_mul(SECOND);
         let keys_max = settings.idempotency_keys_max;
         let (log_directory, segment_bytes) = (directory.to_owned(), settings.segment_bytes);
-        let (opened, dedup, letters) = blocking(move || {
+        let (opened, dedup, letters, positions) = blocking(move || {
             let mut dedup = Dedup::new(window, keys_max);
             let letters = RecentLetters::default();
+            let mut positions = TopicPositions::load(&log_directory)?;
             if let Some(first) = Log::first_offset(&log_directory)? {
                 dedup.load(&log_directory, first)?;
             }
             let opened = Log::open(&log_directory, start, segment_bytes, |record| {
                 dedup.replay(record);
+                positions.replay(record);
                 letters.add(&record.source, dead_letters::of_record(record));
             })?;
-            Ok::<_, PushError>((opened, dedup, letters))
+            Ok::<_, PushError>((opened, dedup, letters, positions))
         })
         .await??;
         match &lake_end {
@@ -122,8 +127,15 @@ impl Ingest {
         }
         let progress = Arc::new(Progress::new(opened.log, clock, opened.last_known_at));
         let (dedup, letters) = (Arc::new(Mutex::new(dedup)), Arc::new(letters));
-        let flusher =
-            Arc::new(Flusher::new(progress.clone(), lake, store.clone(), dedup.clone(), settings.clone())?);
+        let durable_positions = Arc::new(Mutex::new(positions.clone()));
+        let flusher = Arc::new(Flusher::new(
+            progress.clone(),
+            lake,
+            store.clone(),
+            dedup.clone(),
+            durable_positions.clone(),
+            settings.clone(),
+        )?);
         flusher.set_sources(&definitions)?;
 
         let runtime = tokio::runtime::Handle::current();
@@ -145,6 +157,9 @@ impl Ingest {
             applier: to_applier.clone(),
             last_known_at: opened.last_known_at,
             company_delay: Duration::from_millis(settings.group_commit_delay_ms),
+            positions,
+            durable_positions: durable_positions.clone(),
+            has_new_positions: false,
         };
         let threads = vec![
             spawn("log-writer", move || writer.run(&writer_queue))?,
@@ -157,6 +172,7 @@ impl Ingest {
             progress,
             dedup,
             letters,
+            positions: durable_positions,
             flusher,
             schemas: RwLock::new(schemas),
             writer: to_writer,
@@ -173,14 +189,7 @@ impl Ingest {
     /// See [`PushError::code`]. After `log_failed` nothing of the push was acknowledged, though it may be there after a
     /// restart; after `store_failed` it is in the log and will be applied.
     pub async fn push(&self, request: PushRequest) -> Result<PushOutcome, PushError> {
-        if self.closing.load(SeqCst) {
-            return Err(shutting_down());
-        }
-        if let Some(why) = self.progress.log.failure() {
-            return Err(PushError::new("log_failed", format!("the row log can't be written: {why}"))
-                .hint("look at the disk, then start the program again"));
-        }
-        let schema = self.schema(&request.source)?;
+        let schema = self.open_schema(&request.source)?;
         let bytes = size_of(&request);
         if bytes > self.settings.batch_bytes_max {
             return Err(PushError::new(
@@ -189,16 +198,66 @@ impl Ingest {
             )
             .hint("push smaller batches, or raise push.batch_bytes_max"));
         }
+        self.submit(bytes, move |permit, settings| {
+            let checked =
+                schema.check(&request.rows, request.row_keys.as_deref(), request.backfill, settings)?;
+            let mut prepared = prepare(schema, checked, permit)?;
+            let key = request.idempotency_key.as_deref();
+            prepared.0.batch_key = key.map(|key| dedup::batch_key(&request.source, key));
+            Ok(prepared)
+        })
+        .await
+    }
+
+    /// Messages of a topic, as [`Self::push`]. Those that are in the log already change nothing: after an error the same
+    /// messages may be given again, and must be before later ones of their partitions.
+    ///
+    /// # Errors
+    /// See [`PushError::code`]; `invalid_request` when some of them are in the log and others are not.
+    pub async fn submit_messages(&self, messages: Messages) -> Result<PushOutcome, PushError> {
+        let schema = self.open_schema(&messages.source)?;
+        self.submit(messages.bytes(), move |permit, settings| {
+            let checked = messages::check(&schema, &messages, settings)?;
+            let places = messages.messages.iter().map(|m| (m.partition, m.offset)).collect();
+            let mut prepared = prepare(schema, checked, permit)?;
+            prepared.0.origin = Some((messages.origin(), places));
+            Ok(prepared)
+        })
+        .await
+    }
+
+    /// How far a source's topic has been read, by partition: the messages below are in the log.
+    pub fn topic_positions(&self, source: &str, topic: &str) -> BTreeMap<i32, PartitionPosition> {
+        self.positions.lock().of(source, topic)
+    }
+
+    async fn submit(
+        &self,
+        bytes: usize,
+        check: impl FnOnce(Permit, &PushSettings) -> Result<Prepared, PushError> + Send + 'static,
+    ) -> Result<PushOutcome, PushError> {
         let permit = self.admit(bytes)?;
         let checking = Checking::begin(&self.progress);
         let settings = self.settings.clone();
-        let check = move || prepare(schema, request, &settings, permit);
+        let check = move || check(permit, &settings);
         let (submission, answer) =
             if bytes <= CHECK_INLINE_BYTES_MAX { check()? } else { blocking(check).await?? };
         let sent = self.writer.send(ToWriter::Push(Box::new(submission)));
         drop(checking);
         sent.map_err(|_| shutting_down())?;
         answer.await.map_err(|_| shutting_down())?
+    }
+
+    /// The schema of a source that can be written to now.
+    fn open_schema(&self, source: &str) -> Result<Arc<SourceSchema>, PushError> {
+        if self.closing.load(SeqCst) {
+            return Err(shutting_down());
+        }
+        if let Some(why) = self.progress.log.failure() {
+            return Err(PushError::new("log_failed", format!("the row log can't be written: {why}"))
+                .hint("look at the disk, then start the program again"));
+        }
+        self.schema(source)
     }
 
     fn admit(&self, bytes: usize) -> Result<Permit, PushError> {
@@ -400,21 +459,14 @@ impl Drop for Checking {
 
 type Prepared = (Submission, oneshot::Receiver<Result<PushOutcome, PushError>>);
 
-fn prepare(
-    schema: Arc<SourceSchema>,
-    request: PushRequest,
-    settings: &PushSettings,
-    permit: Permit,
-) -> Result<Prepared, PushError> {
-    let checked = schema.check(&request.rows, request.row_keys.as_deref(), request.backfill, settings)?;
+fn prepare(schema: Arc<SourceSchema>, checked: CheckedRows, permit: Permit) -> Result<Prepared, PushError> {
     let encoded = if checked.rows.num_rows() == 0 {
         bytes::Bytes::new()
     } else {
         encode_rows(&checked.rows).map_err(|e| PushError::new("malformed_body", e.to_string()))?
     };
-    let batch_key = request.idempotency_key.as_deref().map(|key| dedup::batch_key(&request.source, key));
     let (reply, answer) = oneshot::channel();
-    Ok((Submission { schema, checked, encoded, batch_key, reply, permit }, answer))
+    Ok((Submission { schema, checked, encoded, batch_key: None, origin: None, reply, permit }, answer))
 }
 
 fn size_of(request: &PushRequest) -> usize {

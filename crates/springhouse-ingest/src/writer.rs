@@ -3,9 +3,11 @@
 use crate::applier::{Answer, ToApplier};
 use crate::dedup::{Dedup, source_salt};
 use crate::log::{LogError, LogWriter, Record, RefusedRow, encode_rows};
+use crate::messages::Places;
 use crate::outcome::{PushError, PushOutcome, RowOutcome};
 use crate::progress::{Permit, Progress};
 use crate::rows::Piece;
+use crate::topics::{Known, Origin, TopicPositions};
 use crate::validate::{CheckedRows, SourceSchema, timestamps};
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, TimestampMicrosecondArray};
 use bytes::Bytes;
@@ -39,6 +41,8 @@ pub(crate) struct Submission {
     /// [`encode_rows`] of the checked rows, made ahead: mostly all of them are accepted as they are.
     pub(crate) encoded: Bytes,
     pub(crate) batch_key: Option<u128>,
+    /// The messages that the rows came in, and their places by row number.
+    pub(crate) origin: Option<(Origin, Places)>,
     pub(crate) reply: oneshot::Sender<Result<PushOutcome, PushError>>,
     pub(crate) permit: Permit,
 }
@@ -50,6 +54,11 @@ pub(crate) struct Writer {
     pub(crate) applier: Sender<ToApplier>,
     pub(crate) last_known_at: Micros,
     pub(crate) company_delay: Duration,
+    /// With the present group.
+    pub(crate) positions: TopicPositions,
+    /// What is durable.
+    pub(crate) durable_positions: Arc<Mutex<TopicPositions>>,
+    pub(crate) has_new_positions: bool,
 }
 
 impl Writer {
@@ -90,6 +99,9 @@ impl Writer {
         }
         match self.log.commit() {
             Ok(()) => {
+                if std::mem::take(&mut self.has_new_positions) {
+                    *self.durable_positions.lock() = self.positions.clone();
+                }
                 let group =
                     ToApplier::Group { answers, end: self.log.next_offset(), known_at: self.last_known_at };
                 if let Err(returned) = self.applier.send(group) {
@@ -144,9 +156,26 @@ impl Writer {
             });
             return;
         }
-        let Submission { schema, checked, encoded, batch_key, reply, permit } = submission;
-        match self.stamp(&schema, checked, encoded, batch_key, known_at, &mut dedup) {
+        if let Some((origin, _)) = &submission.origin {
+            match self.positions.place(&submission.schema.source.name, origin) {
+                Ok(Known::New) => {}
+                // They are in the log already: the answer to the first time was lost, or the store did not take them then.
+                Ok(Known::Read) => {
+                    let outcome = PushOutcome::nothing(self.log.next_offset(), known_at);
+                    let Submission { reply, permit, .. } = submission;
+                    answers.push(Answer { outcome, rows: None, letters: None, reply, _permit: permit });
+                    return;
+                }
+                Err(error) => return drop(submission.reply.send(Err(error))),
+            }
+        }
+        let Submission { schema, checked, encoded, batch_key, origin, reply, permit } = submission;
+        match self.stamp(&schema, checked, encoded, batch_key, origin, known_at, &mut dedup) {
             Ok((piece, record, outcome)) => {
+                if let Some(origin) = &record.origin {
+                    self.positions.advance(&record.source, origin);
+                    self.has_new_positions = true;
+                }
                 if let Some(key) = batch_key {
                     dedup.insert_batch(key, known_at, outcome.clone());
                 }
@@ -161,25 +190,41 @@ impl Writer {
     }
 
     /// Decides about each row and adds the record to the group.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of a submission, taken apart by its only caller"
+    )]
     fn stamp(
         &mut self,
         schema: &SourceSchema,
         checked: CheckedRows,
         mut encoded: Bytes,
         batch_key: Option<u128>,
+        origin: Option<(Origin, Places)>,
         known_at: Micros,
         dedup: &mut Dedup,
     ) -> Result<(Option<Piece>, Record, PushOutcome), PushError> {
         let CheckedRows { mut rows, numbers, mut ids, known_at: mut row_known_at, mut refused } = checked;
         let number = |row: usize| numbers.as_ref().map_or(row as u32, |numbers| numbers[row]);
-        let fates = self.fates(schema, &rows, ids.as_deref(), known_at, dedup);
+        // Neither a backfilled row nor a message can have been known later than now.
+        if let Some(times) = &mut row_known_at {
+            times.iter_mut().for_each(|time| *time = (*time).min(known_at));
+        }
+        let (origin, places) = origin.unzip();
+        // A message was appended at its own moment, a pushed row with its push.
+        let appended = |times: &Option<Vec<Micros>>| match (&places, times) {
+            (Some(_), Some(times)) => Appended::Each(times.clone()),
+            _ => Appended::AtOnce(known_at),
+        };
+        let at = appended(&row_known_at);
+        let fates = self.fates(schema, &rows, ids.as_deref(), known_at, &at, dedup);
         let mut duplicates = Vec::new();
         if let Some(fates) = &fates {
             for (row, fate) in fates.iter().enumerate() {
                 match fate {
                     Fate::Keep => {}
                     Fate::Duplicate => duplicates.push(number(row)),
-                    Fate::Future => refused.push(self.in_future(schema, &rows, row, number(row), known_at)),
+                    Fate::Future => refused.push(self.in_future(schema, &rows, row, number(row), at.of(row))),
                 }
             }
             let internal = |e: arrow::error::ArrowError| PushError::new("malformed_body", e.to_string());
@@ -191,13 +236,16 @@ impl Writer {
                 row_known_at =
                     row_known_at.map(|times| (0..times.len()).filter(kept).map(|row| times[row]).collect());
             }
-            rows = clamp(schema, rows, known_at).map_err(internal)?;
+            rows = clamp(schema, rows, &appended(&row_known_at)).map_err(internal)?;
             encoded =
                 if rows.num_rows() == 0 { Bytes::new() } else { encode_rows(&rows).map_err(internal)? };
         }
-        // A backfilled row can't have been known later than now.
-        if let Some(times) = &mut row_known_at {
-            times.iter_mut().for_each(|time| *time = (*time).min(known_at));
+        if let (Some(places), Some(origin)) = (&places, &origin) {
+            for refused in &mut refused {
+                let (partition, offset) = places[refused.row as usize];
+                let place = format!(" (topic `{}`, partition {partition}, offset {offset})", origin.topic);
+                refused.reason.push_str(&place);
+            }
         }
         if ids.as_ref().is_some_and(|ids| ids.iter().all(|id| *id == 0)) {
             ids = None;
@@ -223,6 +271,7 @@ impl Writer {
             row_known_at: row_known_at.clone(),
             ids: ids.clone(),
             refused,
+            origin,
             rows: if rows.num_rows() == 0 { Bytes::new() } else { encoded },
         };
         let outcome = PushOutcome {
@@ -234,7 +283,7 @@ impl Writer {
             known_at,
         };
         // What has no row and no key leaves nothing to remember.
-        if record.end() > record.base || batch_key.is_some() {
+        if record.end() > record.base || batch_key.is_some() || record.origin.is_some() {
             self.log.add(&record).map_err(|e: LogError| log_failed(&e.to_string()))?;
         }
         let piece =
@@ -249,14 +298,14 @@ impl Writer {
         rows: &RecordBatch,
         ids: Option<&[u128]>,
         known_at: Micros,
+        appended: &Appended,
         dedup: &mut Dedup,
     ) -> Option<Vec<Fate>> {
         let times = timestamps(rows.column(schema.event_time)).values();
-        let has_future = times.iter().any(|time| *time > known_at);
+        let has_future = times.iter().enumerate().any(|(row, time)| *time > appended.of(row));
         if !has_future && ids.is_none() {
             return None;
         }
-        let latest = known_at.saturating_add(schema.source.max_clock_skew);
         let salt = source_salt(&schema.source.name);
         let mut changed = has_future;
         let fates = times
@@ -266,7 +315,7 @@ impl Writer {
                 let id = ids.map_or(0, |ids| ids[row]);
                 let fate = if id != 0 && dedup.contains(id ^ salt) {
                     Fate::Duplicate
-                } else if *time > latest {
+                } else if *time > appended.of(row).saturating_add(schema.source.max_clock_skew) {
                     // Not remembered: the row may come again with a right time.
                     Fate::Future
                 } else if id != 0 && !dedup.insert(id ^ salt, known_at) {
@@ -287,7 +336,7 @@ impl Writer {
         rows: &RecordBatch,
         row: usize,
         number: u32,
-        known_at: Micros,
+        appended: Micros,
     ) -> RefusedRow {
         let time = timestamps(rows.column(schema.event_time)).value(row);
         let skew = springhouse_core::time::format_duration(schema.source.max_clock_skew);
@@ -298,7 +347,7 @@ impl Writer {
                 "column `{}` is {}, which is more than {skew} after the append at {}",
                 schema.source.event_time,
                 format_instant(time),
-                format_instant(known_at)
+                format_instant(appended)
             ),
             text: crate::validate::row_text(rows, row),
         }
@@ -317,17 +366,35 @@ fn log_failed(why: &str) -> PushError {
         .hint("nothing of this push was acknowledged; look at the disk, then start the program again")
 }
 
+/// When rows were appended.
+enum Appended {
+    /// All at one moment.
+    AtOnce(Micros),
+    /// Each at its own.
+    Each(Vec<Micros>),
+}
+
+impl Appended {
+    fn of(&self, row: usize) -> Micros {
+        match self {
+            Self::AtOnce(moment) => *moment,
+            Self::Each(moments) => moments[row],
+        }
+    }
+}
+
 /// Event times after the append become its moment.
 fn clamp(
     schema: &SourceSchema,
     rows: RecordBatch,
-    known_at: Micros,
+    appended: &Appended,
 ) -> Result<RecordBatch, arrow::error::ArrowError> {
     let times = timestamps(rows.column(schema.event_time));
-    if times.values().iter().all(|time| *time <= known_at) {
+    if times.values().iter().enumerate().all(|(row, time)| *time <= appended.of(row)) {
         return Ok(rows);
     }
-    let clamped: TimestampMicrosecondArray = times.unary(|time: Micros| time.min(known_at));
+    let clamped = times.values().iter().enumerate().map(|(row, time)| (*time).min(appended.of(row)));
+    let clamped = TimestampMicrosecondArray::from_iter_values(clamped);
     let clamped: ArrayRef = Arc::new(clamped.with_data_type(times.data_type().clone()));
     let mut columns = rows.columns().to_vec();
     columns[schema.event_time] = clamped;

@@ -11,6 +11,7 @@ mod plan;
 mod progress;
 mod project;
 mod store;
+mod topics;
 mod training;
 mod verify;
 
@@ -22,6 +23,7 @@ pub use plan::{Plan, Refusal};
 pub use project::{
     FEATURES_FOLDER, Mistakes, Project, ProjectError, SETTINGS_FILE, STATE_FOLDER, load_files, read_section,
 };
+pub use springhouse_kafka::{KafkaSettings, PartitionStatus, TopicStatus};
 pub use springhouse_online::Condition;
 pub use training::{History, TrainingOrder};
 pub use verify::{DIFFERENCES_MAX, Difference, VerifyOutcome};

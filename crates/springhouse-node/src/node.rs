@@ -4,6 +4,7 @@ use crate::progress::{
     NodeFrontiers, ViewProgress, forget, note_materialized, note_stream_start, read_progress,
 };
 use crate::store::StorePlace;
+use crate::topics::Topics;
 use crate::{NodeError, VerifyOutcome, keeper, store, verify};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -11,6 +12,7 @@ use serde::Serialize;
 use springhouse_core::definition::FeatureView;
 use springhouse_core::{Clock, Definitions, Micros};
 use springhouse_ingest::{Feeding, Ingest, IngestPositions, PushSettings, StartAt, ViewFeed};
+use springhouse_kafka::{KafkaSettings, TopicStatus};
 use springhouse_kernel::ViewPlan;
 use springhouse_lake::{Lake, MaterializeRequest, Progress};
 use springhouse_online::{Condition, OnlineStore, StoreStatistics, ViewHandle};
@@ -65,6 +67,8 @@ pub struct NodeOptions {
     pub online: EmbeddedSettings,
     /// The online store is on Redis, and where; None = embedded.
     pub redis: Option<RedisSettings>,
+    /// Address and limits of Kafka.
+    pub kafka: KafkaSettings,
     /// Memory budget of one materialisation or training set, bytes.
     pub memory_budget: u64,
     /// The clock.
@@ -128,6 +132,8 @@ pub struct NodeStatus {
     pub store_condition: Condition,
     /// True for a store that is not in this process.
     pub store_is_elsewhere: bool,
+    /// The topics that are read.
+    pub topics: Vec<TopicStatus>,
 }
 
 /// What is served: one registry snapshot and the generation of each of its views.
@@ -151,6 +157,7 @@ pub struct Node {
     ingest: Arc<Ingest>,
     serving: FeatureServer,
     frontiers: Arc<NodeFrontiers>,
+    topics: Arc<Topics>,
     applied: ArcSwap<Applied>,
     /// One job at a time: materialisation, rebuild and reload change the same facts.
     jobs: Arc<tokio::sync::Mutex<()>>,
@@ -183,7 +190,8 @@ impl Node {
                 ingest => break (applied, Arc::new(ingest?)),
             }
         };
-        let frontiers = Arc::new(NodeFrontiers::default());
+        let topics = Arc::new(Topics::default());
+        let frontiers = Arc::new(NodeFrontiers::new(topics.clone()));
         frontiers.set_ingest(ingest.clone());
         let serving = FeatureServer::new(
             applied.definitions.clone(),
@@ -204,6 +212,7 @@ impl Node {
             ingest,
             serving,
             frontiers,
+            topics,
             applied: ArcSwap::from_pointee(applied),
             jobs: Arc::default(),
             condition: Mutex::new(if must_fill { Condition::Filling } else { Condition::Whole }),
@@ -220,6 +229,24 @@ impl Node {
             *node.keeper.lock() = Some(keeper);
         }
         Ok(node)
+    }
+
+    /// Begins to read the topics of the applied sources, and goes on with what is applied later. What goes wrong with a topic
+    /// is in its status, and is tried again.
+    ///
+    /// # Errors
+    /// When the operating system gives no threads.
+    pub fn read_topics(&self) -> Result<(), NodeError> {
+        self.topics.begin();
+        self.follow_topics()
+    }
+
+    fn follow_topics(&self) -> Result<(), NodeError> {
+        let (definitions, options) = (self.definitions(), &self.options);
+        // A reader that ends is waited for.
+        tokio::task::block_in_place(|| {
+            self.topics.follow(&definitions, &options.kafka, &self.ingest, &options.clock)
+        })
     }
 
     /// The definitions served.
@@ -415,6 +442,7 @@ impl Node {
             store: self.store.statistics(),
             store_condition: self.store_condition(),
             store_is_elsewhere: !self.store.is_local(),
+            topics: self.topics.status(),
         })
     }
 
@@ -426,6 +454,9 @@ impl Node {
         if let Some(keeper) = self.keeper.lock().take() {
             keeper.abort();
         }
+        let topics = self.topics.clone();
+        // Its end is that of a thread; nothing else can fail.
+        drop(tokio::task::spawn_blocking(move || topics.end()).await);
         self.ingest.shutdown().await?;
         self.store.checkpoint().await?;
         Ok(())
@@ -461,7 +492,7 @@ impl Node {
         self.take_up_views().await?;
         let applied = self.applied();
         self.serving.reload(applied.definitions.clone(), applied.hash.clone(), applied.views.clone())?;
-        Ok(())
+        if self.topics.are_read() { self.follow_topics() } else { Ok(()) }
     }
 
     async fn publish_progress(&self, applied: &Applied) -> Result<(), NodeError> {
@@ -471,7 +502,13 @@ impl Node {
             (handle.id.clone(), view_progress(applied, &lanes, view, handle))
         };
         let views: HashMap<_, _> = applied.definitions.feature_views.values().map(of).collect();
-        self.frontiers.set_views(views);
+        let fed_by = |view: &FeatureView| {
+            let source = &applied.definitions.sources[&view.source];
+            let topic = source.kafka.as_ref()?.topic.clone();
+            Some((applied.views[&view.name].id.clone(), (source.name.clone(), topic)))
+        };
+        let fed_by = applied.definitions.feature_views.values().filter_map(fed_by).collect();
+        self.frontiers.set_views(views, fed_by);
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! How far each view's state has come, and what an answer may say about its age.
 
 use crate::NodeError;
+use crate::topics::Topics;
 use arc_swap::ArcSwap;
 use springhouse_core::Micros;
 use springhouse_ingest::Ingest;
@@ -79,6 +80,9 @@ pub(crate) struct NodeFrontiers {
     /// Set once ingestion has opened (serving answers nothing before).
     ingest: OnceLock<Arc<Ingest>>,
     views: ArcSwap<HashMap<Arc<str>, ViewProgress>>,
+    /// The topics that views are fed from, by view: source and topic.
+    fed_by: ArcSwap<HashMap<Arc<str>, (String, String)>>,
+    topics: Arc<Topics>,
 }
 
 impl NodeFrontiers {
@@ -87,12 +91,35 @@ impl NodeFrontiers {
         let _ = self.ingest.set(ingest);
     }
 
-    pub(crate) fn set_views(&self, views: HashMap<Arc<str>, ViewProgress>) {
+    pub(crate) fn new(topics: Arc<Topics>) -> Self {
+        Self { topics, ..Self::default() }
+    }
+
+    pub(crate) fn set_views(
+        &self,
+        views: HashMap<Arc<str>, ViewProgress>,
+        fed_by: HashMap<Arc<str>, (String, String)>,
+    ) {
+        self.fed_by.store(Arc::new(fed_by));
         self.views.store(Arc::new(views));
     }
 
     pub(crate) fn progress(&self, view_id: &str) -> Option<ViewProgress> {
         self.views.load().get(view_id).copied()
+    }
+}
+
+impl NodeFrontiers {
+    /// Up to when a view's topic is applied; none when it has no topic.
+    fn topic_frontier(&self, view_id: &str, ingest: &Ingest) -> Option<Micros> {
+        let fed_by = self.fed_by.load();
+        let (source, topic) = fed_by.get(view_id)?;
+        if let Some(reader) = self.topics.reader(source) {
+            return Some(reader.frontier());
+        }
+        // Nobody reads it: what was last applied says how far it came.
+        let positions = ingest.topic_positions(source, topic);
+        Some(positions.values().map(|position| position.newest).min().unwrap_or(Micros::MIN))
     }
 }
 
@@ -109,6 +136,7 @@ impl Frontiers for NodeFrontiers {
         // Without its history a stream view's numbers are too small: better say "not there yet".
         let complete = progress.stream_only || progress.materialized_until.is_some();
         let frontier = if complete { positions.applied_frontier } else { Micros::MIN };
+        let frontier = self.topic_frontier(view_id, ingest).map_or(frontier, |topic| frontier.min(topic));
         ViewFrontier { frontier, cut: positions.applied_end }
     }
 

@@ -9,6 +9,7 @@ use springhouse_core::{
     Clock, Definitions, ExpressionProblem, LoadedDefinitions, Settings, load_definitions, load_settings,
 };
 use springhouse_ingest::PushSettings;
+use springhouse_kafka::KafkaSettings;
 use springhouse_online_embedded::EmbeddedSettings;
 use springhouse_online_redis::RedisSettings;
 use springhouse_registry::Registry;
@@ -43,6 +44,8 @@ pub struct Project {
     pub online: EmbeddedSettings,
     /// Its section `redis`, where the store is on Redis.
     pub redis: Option<RedisSettings>,
+    /// Its section `kafka`.
+    pub kafka: KafkaSettings,
 }
 
 /// Mistakes in the files of a project; prints each with its line.
@@ -94,6 +97,7 @@ impl Project {
         let push = read_section(&settings.push, &mut mistakes);
         let serving: ServingSettings = read_section(&settings.serving, &mut mistakes);
         let online = read_section(&settings.online, &mut mistakes);
+        let kafka: KafkaSettings = read_section(&settings.kafka, &mut mistakes);
         let redis: RedisSettings = read_section(&settings.redis, &mut mistakes);
         let redis = (settings.store.kind == StoreKind::Redis).then(|| redis.in_folder(root));
         if !mistakes.is_empty() {
@@ -109,7 +113,12 @@ impl Project {
             let hint = "correct the section `redis` of springhouse.yaml";
             return Err(NodeError::new("wrong_settings", complaints.join("; "), hint).into());
         }
-        Ok(Self { root: root.to_owned(), settings, push, serving, online, redis })
+        let complaints = kafka.validate();
+        if !complaints.is_empty() {
+            let hint = "correct the section `kafka` of springhouse.yaml";
+            return Err(NodeError::new("wrong_settings", complaints.join("; "), hint).into());
+        }
+        Ok(Self { root: root.to_owned(), settings, push, serving, online, redis, kafka })
     }
 
     /// Reads and checks everything below `features/`, SQL included.
@@ -163,6 +172,7 @@ impl Project {
             serving: self.serving.clone(),
             online: self.online.clone(),
             redis: self.redis.clone(),
+            kafka: self.kafka.clone(),
             memory_budget: u64::from(self.settings.memory_budget_mb) << 20,
             clock,
         }

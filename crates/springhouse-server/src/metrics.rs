@@ -91,9 +91,27 @@ const STORE_CONNECTIONS: Metric = metric(
     "springhouse_store_connections_opened",
     "Connections opened to the store's servers since the start; a steady rise means that they break",
 );
+const TOPIC_LAG: Metric =
+    metric("springhouse_topic_lag_messages", "Messages that wait to be applied, by partition");
+const TOPIC_LAG_SECONDS: Metric = metric(
+    "springhouse_topic_lag_seconds",
+    "Time until they are applied at the present rate; absent while nothing moves",
+);
+const TOPIC_AGE: Metric = metric(
+    "springhouse_topic_age_seconds",
+    "How far the moment up to which everything of the topic is applied is behind now",
+);
+const TOPIC_MESSAGES: Metric =
+    metric("springhouse_topic_messages_read", "Messages read since the start, tombstones among them");
+const TOPIC_LOST: Metric = metric(
+    "springhouse_topic_messages_lost",
+    "Messages that the topic had deleted before they were read, since the start; above 0 its retention is too short",
+);
+const TOPIC_FAILING: Metric =
+    metric("springhouse_topic_failing", "1 while the topic is not read; the server's log says why");
 const JOBS_RUNNING: Metric = metric("springhouse_jobs_running", "Jobs at work");
 
-const OWN: [Metric; 24] = [
+const OWN: [Metric; 30] = [
     REQUEST_DURATION,
     CONNECTIONS,
     PANICS,
@@ -117,6 +135,12 @@ const OWN: [Metric; 24] = [
     STORE_CALLS_MAX,
     STORE_CALLS_REFUSED,
     STORE_CONNECTIONS,
+    TOPIC_LAG,
+    TOPIC_LAG_SECONDS,
+    TOPIC_AGE,
+    TOPIC_MESSAGES,
+    TOPIC_LOST,
+    TOPIC_FAILING,
     JOBS_RUNNING,
 ];
 
@@ -168,6 +192,8 @@ labels! {
     OutcomeLabels { outcome }
     CodeLabels { code }
     PartLabels { part }
+    SourceLabels { source }
+    PartitionLabels { source, partition }
 }
 
 /// The metrics of one server.
@@ -200,6 +226,12 @@ pub(crate) struct Metrics {
     store_calls_max: Gauge,
     store_calls_refused: Gauge,
     store_connections: Gauge,
+    topic_lag: Family<PartitionLabels, Gauge>,
+    topic_lag_seconds: Family<SourceLabels, FloatGauge>,
+    topic_age: Family<SourceLabels, FloatGauge>,
+    topic_messages: Family<SourceLabels, Gauge>,
+    topic_lost: Family<SourceLabels, Gauge>,
+    topic_failing: Family<SourceLabels, Gauge>,
     pub(crate) jobs_running: Gauge,
 }
 
@@ -275,6 +307,12 @@ impl Metrics {
             store_calls_max: new!(STORE_CALLS_MAX),
             store_calls_refused: new!(STORE_CALLS_REFUSED),
             store_connections: new!(STORE_CONNECTIONS),
+            topic_lag: new!(TOPIC_LAG),
+            topic_lag_seconds: new!(TOPIC_LAG_SECONDS),
+            topic_age: new!(TOPIC_AGE),
+            topic_messages: new!(TOPIC_MESSAGES),
+            topic_lost: new!(TOPIC_LOST),
+            topic_failing: new!(TOPIC_FAILING),
             jobs_running: new!(JOBS_RUNNING),
             registry,
         }
@@ -374,6 +412,34 @@ impl Metrics {
             }
             self.view_slo.get_or_create(&labels).set(seconds(view.slo_p99));
         }
+        self.refresh_topics(status);
+    }
+
+    fn refresh_topics(&self, status: &NodeStatus) {
+        let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        self.topic_lag.clear();
+        self.topic_lag_seconds.clear();
+        self.topic_age.clear();
+        self.topic_messages.clear();
+        self.topic_lost.clear();
+        self.topic_failing.clear();
+        for topic in &status.topics {
+            let labels = SourceLabels { source: word(&topic.source) };
+            for partition in &topic.partitions {
+                let number = word(&partition.partition.to_string());
+                let labels = PartitionLabels { source: word(&topic.source), partition: number };
+                self.topic_lag.get_or_create(&labels).set(partition.lag());
+            }
+            if let Some(lag) = topic.lag_seconds() {
+                self.topic_lag_seconds.get_or_create(&labels).set(lag);
+            }
+            if topic.frontier != Micros::MIN {
+                self.topic_age.get_or_create(&labels).set(seconds((status.now - topic.frontier).max(0)));
+            }
+            self.topic_messages.get_or_create(&labels).set(count(topic.messages));
+            self.topic_lost.get_or_create(&labels).set(count(topic.lost));
+            self.topic_failing.get_or_create(&labels).set(i64::from(topic.error.is_some()));
+        }
     }
 }
 
@@ -405,7 +471,7 @@ mod tests {
     use super::*;
     use springhouse_core::{Value, ValueType};
     use springhouse_ingest::IngestPositions;
-    use springhouse_node::ViewLine;
+    use springhouse_node::{PartitionStatus, TopicStatus, ViewLine};
     use springhouse_online::StoreStatistics;
     use springhouse_serving::{BreakerState, GuardStatistics, NodeStatistics};
     use springhouse_serving::{FeatureColumn, Origin};
@@ -458,6 +524,23 @@ mod tests {
             store: StoreStatistics::default(),
             store_condition: Condition::Whole,
             store_is_elsewhere: false,
+            topics: vec![TopicStatus {
+                source: "clicks".to_owned(),
+                topic: "t".to_owned(),
+                partitions: vec![PartitionStatus {
+                    partition: 3,
+                    position: 10,
+                    end: Some(25),
+                    newest: None,
+                    caught_up_at: None,
+                }],
+                rate: 30.0,
+                messages: 9,
+                tombstones: 1,
+                lost: 4,
+                frontier: 2,
+                error: Some("no broker answers".to_owned()),
+            }],
         }
     }
 
@@ -496,6 +579,11 @@ mod tests {
             "springhouse_ingest_applied_age_seconds 0.000002",
             "springhouse_ingest_failing{part=\"log\"} 1",
             "springhouse_ingest_failing{part=\"flush\"} 0",
+            "springhouse_topic_lag_messages{source=\"clicks\",partition=\"3\"} 15",
+            "springhouse_topic_lag_seconds{source=\"clicks\"} 0.5",
+            "springhouse_topic_age_seconds{source=\"clicks\"} 0.000005",
+            "springhouse_topic_messages_lost{source=\"clicks\"} 4",
+            "springhouse_topic_failing{source=\"clicks\"} 1",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }

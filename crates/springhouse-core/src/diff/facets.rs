@@ -2,8 +2,8 @@
 
 use crate::definition::{
     AggregateFunction, Column, DefaultValue, Derived, Entity, FeatureService, FeatureView, HOP_EXACT,
-    KnownAt, LatestFeature, Meta, PopulationStatistic, RequestView, Source, SourceKind, TableLocation, Tier,
-    ViewKind, WindowFeature,
+    KafkaStream, KnownAt, LatestFeature, Meta, PopulationStatistic, RequestView, Source, SourceKind,
+    TableLocation, Tier, TopicStart, ViewKind, WindowFeature,
 };
 use crate::time::{Micros, format_duration};
 use serde::Serialize;
@@ -93,7 +93,10 @@ pub(super) fn source(source: &Source) -> Vec<Facet> {
     match &source.kind {
         SourceKind::Table(location) => list.meaning("table", location_text(location)),
         SourceKind::Push { history } => {
-            list.meaning("stream", "push");
+            match &source.kafka {
+                None => list.meaning("stream", "push"),
+                Some(kafka) => topic(&mut list, kafka),
+            }
             list.maybe(Weight::Meaning, "history", history.as_ref().map(location_text));
         }
     }
@@ -113,6 +116,24 @@ pub(super) fn source(source: &Source) -> Vec<Facet> {
     list.free("max_clock_skew", format_duration(source.max_clock_skew));
     list.meta("", &source.meta);
     list.0
+}
+
+fn topic(list: &mut List, kafka: &KafkaStream) {
+    list.meaning("stream", "kafka");
+    list.meaning("stream.kafka.topic", &kafka.topic);
+    list.meaning("stream.kafka.format", word(&kafka.format));
+    list.maybe(Weight::Meaning, "stream.kafka.key", kafka.key.clone());
+    for (column, header) in &kafka.headers {
+        list.meaning(format!("stream.kafka.headers.{column}"), header);
+    }
+    list.meaning("stream.kafka.isolation", word(&kafka.isolation));
+    list.free("stream.kafka.brokers", kafka.brokers.join(", "));
+    let start = match kafka.start {
+        TopicStart::Earliest => "earliest".to_owned(),
+        TopicStart::Latest => "latest".to_owned(),
+        TopicStart::At(moment) => crate::time::format_instant(moment),
+    };
+    list.free("stream.kafka.start", start);
 }
 
 fn column_facets(list: &mut List, section: &str, column: &Column) {
@@ -312,9 +333,15 @@ pub(super) fn summary_source(source: &Source) -> String {
     let columns = count(source.columns.len(), "column");
     match &source.kind {
         SourceKind::Table(location) => format!("{}, {columns}", location_text(location)),
-        SourceKind::Push { history: None } => format!("push stream, {columns}"),
-        SourceKind::Push { history: Some(location) } => {
-            format!("push stream with history {}, {columns}", location_text(location))
+        SourceKind::Push { history } => {
+            let stream = match &source.kafka {
+                None => "push stream".to_owned(),
+                Some(kafka) => format!("topic `{}`", kafka.topic),
+            };
+            match history {
+                None => format!("{stream}, {columns}"),
+                Some(location) => format!("{stream} with history {}, {columns}", location_text(location)),
+            }
         }
     }
 }

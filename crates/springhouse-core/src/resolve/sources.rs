@@ -2,13 +2,18 @@
 
 use super::{Resolver, entries, meta};
 use crate::ValueType;
-use crate::declared::{ColumnDecl, LocationDecl, SourceDecl};
-use crate::definition::{Column, Derived, KnownAt, Source, SourceKind, TableFormat, TableLocation};
+use crate::declared::{ColumnDecl, KafkaDecl, LocationDecl, SourceDecl};
+use crate::definition::{
+    Column, Derived, KafkaStream, KnownAt, Source, SourceKind, TableFormat, TableLocation, TopicStart,
+};
 use crate::read::{Entries, Entry, ShortOr};
-use crate::time::SECOND;
+use crate::time::{SECOND, parse_instant};
 
 /// How far an event time may lie after its append when the source does not say.
 const MAX_CLOCK_SKEW_DEFAULT: i64 = 5 * SECOND;
+
+/// The longest name of a topic that Kafka takes.
+const TOPIC_BYTES_MAX: usize = 249;
 
 impl Resolver<'_> {
     pub(super) fn sources(&mut self) {
@@ -99,9 +104,21 @@ impl Resolver<'_> {
             Some(column) => KnownAt::Column(column.clone()),
             None => KnownAt::Delay(decl.delay.map_or(0, |d| d.0)),
         };
+        let kafka = match &decl.stream {
+            Some(ShortOr::Long(stream)) => match &stream.kafka {
+                Some(kafka) => Some(self.kafka(&format!("{path}.stream.kafka"), kafka, &columns)),
+                // Wrongly declared, which was reported.
+                None => Some(None),
+            },
+            _ => None,
+        };
         Some(Source {
             name: name.to_owned(),
             kind: kind?,
+            kafka: match kafka {
+                Some(kafka) => Some(kafka?),
+                None => None,
+            },
             event_time: decl.event_time.clone()?,
             known_at,
             columns,
@@ -149,6 +166,70 @@ impl Resolver<'_> {
                 Some(SourceKind::Push { history })
             }
         }
+    }
+
+    fn kafka(&mut self, path: &str, decl: &KafkaDecl, columns: &[Column]) -> Option<KafkaStream> {
+        let topic = decl.topic.clone()?;
+        let is_letter = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if topic.is_empty() || topic.len() > TOPIC_BYTES_MAX || !topic.chars().all(is_letter) {
+            let message = format!("`{topic}` is not a name that a topic can have");
+            if let Some(diagnostic) = self.reader.report_at(&format!("{path}.topic"), "wrong_topic", message)
+            {
+                diagnostic.set_hint("topics have letters, digits, `.`, `_` and `-`, at most 249");
+            }
+        }
+        let brokers = decl.brokers.as_ref().map(|b| b.items().to_vec()).unwrap_or_default();
+        for broker in &brokers {
+            let port = broker.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+            if port.is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
+                let message = format!("`{broker}` is not the address of a broker");
+                if let Some(diagnostic) =
+                    self.reader.report_at(&format!("{path}.brokers"), "wrong_address", message)
+                {
+                    diagnostic.set_hint("write `host:port`, such as `localhost:9092`");
+                }
+            }
+        }
+        let start = match decl.start.as_deref() {
+            None | Some("earliest") => TopicStart::Earliest,
+            Some("latest") => TopicStart::Latest,
+            Some(text) => match parse_instant(text) {
+                Ok(moment) => TopicStart::At(moment),
+                Err(_) => {
+                    let message = format!("`{text}` is not a place to begin at");
+                    if let Some(diagnostic) =
+                        self.reader.report_at(&format!("{path}.start"), "wrong_start", message)
+                    {
+                        diagnostic.set_hint(
+                            "write `earliest`, `latest` or a moment such as `2026-01-31T00:00:00Z`",
+                        );
+                    }
+                    return None;
+                }
+            },
+        };
+        let headers = decl.headers.clone().unwrap_or_default();
+        let names: Vec<String> = columns.iter().map(|column| column.name.clone()).collect();
+        let of_key = decl.key.iter().map(|column| ("key".to_owned(), column));
+        let of_headers = headers.keys().map(|column| (format!("headers.{column}"), column));
+        for (key, column) in of_key.chain(of_headers) {
+            self.check_known(
+                &format!("{path}.{key}"),
+                "unknown_column",
+                "column of the source named",
+                column,
+                &names,
+            );
+        }
+        Some(KafkaStream {
+            brokers,
+            topic,
+            format: decl.format.unwrap_or_default(),
+            start,
+            isolation: decl.isolation.unwrap_or_default(),
+            key: decl.key.clone(),
+            headers,
+        })
     }
 
     fn location(&mut self, path: &str, decl: &LocationDecl) -> Option<TableLocation> {

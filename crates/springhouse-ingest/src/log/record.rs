@@ -1,5 +1,6 @@
 //! The bytes of one record: one accepted batch with everything that a restart must know of it.
 
+use crate::topics::{OffsetRange, Origin};
 use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
 use bytes::Bytes;
@@ -15,6 +16,7 @@ pub(super) const PAYLOAD_BYTES_MAX: usize = 1 << 30;
 const FLAG_BATCH_KEY: u8 = 1;
 const FLAG_ROW_KNOWN_AT: u8 = 2;
 const FLAG_IDS: u8 = 4;
+const FLAG_ORIGIN: u8 = 8;
 
 /// One batch in the log.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -39,6 +41,8 @@ pub(crate) struct Record {
     pub(crate) ids: Option<Vec<u128>>,
     /// The refused rows; they take the offsets after the accepted ones.
     pub(crate) refused: Vec<RefusedRow>,
+    /// The messages that the rows came in.
+    pub(crate) origin: Option<Origin>,
     /// The accepted rows as an Arrow IPC stream; empty when there are none.
     pub(crate) rows: Bytes,
 }
@@ -85,7 +89,8 @@ impl Record {
         put_text(out, &self.source);
         let flags = if self.batch_key.is_some() { FLAG_BATCH_KEY } else { 0 }
             | if self.row_known_at.is_some() { FLAG_ROW_KNOWN_AT } else { 0 }
-            | if self.ids.is_some() { FLAG_IDS } else { 0 };
+            | if self.ids.is_some() { FLAG_IDS } else { 0 }
+            | if self.origin.is_some() { FLAG_ORIGIN } else { 0 };
         out.push(flags);
         if let Some(key) = self.batch_key {
             out.extend_from_slice(&key.to_le_bytes());
@@ -106,6 +111,16 @@ impl Record {
             put_text(out, refused.code);
             put_text(out, &refused.reason);
             put_text(out, &refused.text);
+        }
+        if let Some(origin) = &self.origin {
+            put_text(out, &origin.topic);
+            put_len(out, origin.ranges.len());
+            for range in &origin.ranges {
+                out.extend_from_slice(&range.partition.to_le_bytes());
+                for number in [range.from, range.to, range.newest] {
+                    out.extend_from_slice(&number.to_le_bytes());
+                }
+            }
         }
         put_len(out, self.rows.len());
         out.extend_from_slice(&self.rows);
@@ -152,6 +167,7 @@ impl Record {
             let reason = input.text()?.to_owned();
             refused.push(RefusedRow { row, code, reason, text: input.text()?.to_owned() });
         }
+        let origin = if flags & FLAG_ORIGIN != 0 { Some(input.origin()?) } else { None };
         let rows_len = input.len()?;
         let rows = Bytes::copy_from_slice(input.take(rows_len)?);
         input.0.is_empty().then_some(Self {
@@ -165,6 +181,7 @@ impl Record {
             row_known_at,
             ids,
             refused,
+            origin,
             rows,
         })
     }
@@ -195,6 +212,17 @@ impl<'a> Input<'a> {
 
     fn len(&mut self) -> Option<usize> {
         Some(u32::from_le_bytes(self.array()?) as usize)
+    }
+
+    fn origin(&mut self) -> Option<Origin> {
+        let topic = self.text()?.to_owned();
+        let mut ranges = Vec::new();
+        for _ in 0..self.len()? {
+            let partition = i32::from_le_bytes(self.array()?);
+            let mut number = || Some(i64::from_le_bytes(self.array()?));
+            ranges.push(OffsetRange { partition, from: number()?, to: number()?, newest: number()? });
+        }
+        Some(Origin { topic, ranges })
     }
 
     fn text(&mut self) -> Option<&'a str> {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::topics::{OffsetRange, Origin};
 use std::path::Path;
 
 const BIG: u64 = 1 << 30;
@@ -26,6 +27,13 @@ fn full(base: i64) -> Record {
             reason: "why".to_owned(),
             text: "{\"ключ\": 1}".to_owned(),
         }],
+        origin: Some(Origin {
+            topic: "t".to_owned(),
+            ranges: vec![
+                OffsetRange { partition: 0, from: 5, to: 9, newest: Micros::MIN },
+                OffsetRange { partition: 7, from: 0, to: 0, newest: 8 },
+            ],
+        }),
         ..batch(base, 2, 10)
     }
 }

@@ -11,3 +11,4 @@ mod outcomes;
 mod refusals;
 mod restarts;
 mod support;
+mod topics;

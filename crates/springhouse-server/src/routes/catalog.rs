@@ -6,11 +6,11 @@ use crate::problem::{from_node, from_push};
 use axum::extract::Request;
 use axum::http::StatusCode;
 use springhouse_api::{
-    ApiError, DeadLetterBody, DeadLetterList, PositionsBody, ServiceList, StatusBody, StoreBody, ViewList,
-    ViewStatusBody, format_timestamp, parse_query, tier_name,
+    ApiError, DeadLetterBody, DeadLetterList, PartitionBody, PositionsBody, ServiceList, StatusBody,
+    StoreBody, TopicBody, ViewList, ViewStatusBody, format_timestamp, parse_query, tier_name,
 };
 use springhouse_core::{Definitions, Micros};
-use springhouse_node::{NodeStatus, ViewLine};
+use springhouse_node::{NodeStatus, PartitionStatus, TopicStatus, ViewLine};
 use std::sync::Arc;
 
 pub(super) async fn status(app: Arc<App>, _: Request) -> Answer {
@@ -73,6 +73,31 @@ fn seconds(micros: Micros) -> f64 {
     micros as f64 / 1e6
 }
 
+fn topic_body(topic: &TopicStatus, now: Micros) -> TopicBody {
+    let known = (topic.frontier != Micros::MIN).then_some(topic.frontier);
+    let partition = |partition: &PartitionStatus| PartitionBody {
+        partition: partition.partition,
+        position: partition.position,
+        end: partition.end,
+        lag_messages: partition.lag(),
+        newest: partition.newest.map(format_timestamp),
+    };
+    TopicBody {
+        source: topic.source.clone(),
+        topic: topic.topic.clone(),
+        lag_messages: topic.lag(),
+        lag_s: topic.lag_seconds(),
+        rate: topic.rate,
+        frontier: known.map(format_timestamp),
+        age_s: known.map(|frontier| seconds((now - frontier).max(0))),
+        messages: topic.messages,
+        tombstones: topic.tombstones,
+        lost: topic.lost,
+        failing: topic.error.is_some(),
+        partitions: topic.partitions.iter().map(partition).collect(),
+    }
+}
+
 fn status_body(status: &NodeStatus, definitions: &Definitions) -> StatusBody {
     let view = |line: &ViewLine| {
         let name = line.view.split('@').next().unwrap_or_default();
@@ -110,5 +135,6 @@ fn status_body(status: &NodeStatus, definitions: &Definitions) -> StatusBody {
             bytes_in_memory: status.store.bytes_in_memory,
             dirty_entities: status.store.dirty_entities,
         },
+        topics: status.topics.iter().map(|topic| topic_body(topic, status.now)).collect(),
     }
 }

@@ -102,6 +102,15 @@ fn state_checks(status: &Result<NodeStatus, NodeError>, frontier_lag_max_ms: u64
         };
         checks.push(check(format!("view {}", view.view), false, why));
     }
+    for topic in &status.topics {
+        let why = match (&topic.error, topic.lost) {
+            // The reason may hold addresses: it is in the server's log.
+            (Some(_), _) => Some(format!("it is not read; {} messages wait", topic.lag())),
+            (None, 0) => None,
+            (None, lost) => Some(format!("{lost} messages were deleted from it before they were read")),
+        };
+        checks.push(check(format!("topic {}", topic.topic), false, why));
+    }
     checks
 }
 

@@ -204,6 +204,7 @@ pub(crate) async fn open(folder: &std::path::Path, clock: Arc<SettableClock>) ->
         push: Default::default(),
         serving: springhouse_serving::ServingSettings { store_timeout_ms: 30_000, ..Default::default() },
         online: Default::default(),
+        kafka: springhouse_node::KafkaSettings::default(),
         redis: None,
         memory_budget: 64 << 20,
         clock,

@@ -34,6 +34,7 @@ pub(crate) async fn run(args: ServeArgs, project: &Path) -> anyhow::Result<ExitC
         server.bind = bind;
     }
     let node = Node::open(project.node_options(Arc::new(SystemClock))).await?;
+    node.read_topics()?;
     let announcer = node.clone();
     let on_ready = move |address: SocketAddr| {
         if let Err(error) = announcer.announce(&address.to_string()) {

@@ -17,6 +17,50 @@ pub(crate) struct StatusArgs {
     format: output::Format,
 }
 
+/// A line for each partition that is behind, and one for each topic.
+fn topics_table(status: &StatusBody) -> comfy_table::Table {
+    let mut table = output::table(&[
+        "source",
+        "topic",
+        "position",
+        "waiting",
+        "msg/s",
+        "applied in",
+        "applied up to",
+        "",
+    ]);
+    for topic in &status.topics {
+        let verdict = match (topic.failing, topic.lost) {
+            (true, _) => "not read; see the server's log".to_owned(),
+            (false, 0) => "ok".to_owned(),
+            (false, lost) => format!("{lost} messages lost"),
+        };
+        table.add_row(vec![
+            topic.source.clone(),
+            format!("{} ({} partitions)", topic.topic, topic.partitions.len()),
+            topic.partitions.iter().map(|p| p.position).sum::<i64>().to_string(),
+            topic.lag_messages.to_string(),
+            format!("{:.0}", topic.rate),
+            topic.lag_s.map_or_else(|| "-".to_owned(), |lag| format!("{lag:.1}s")),
+            topic.frontier.clone().unwrap_or_else(|| "-".to_owned()),
+            verdict,
+        ]);
+        for partition in topic.partitions.iter().filter(|partition| partition.lag_messages > 0) {
+            table.add_row(vec![
+                String::new(),
+                format!("partition {}", partition.partition),
+                partition.position.to_string(),
+                partition.lag_messages.to_string(),
+                String::new(),
+                String::new(),
+                partition.newest.clone().unwrap_or_else(|| "-".to_owned()),
+                String::new(),
+            ]);
+        }
+    }
+    table
+}
+
 pub(crate) async fn run(args: StatusArgs, project: &Path) -> anyhow::Result<ExitCode> {
     let session = Session::open(project).await?;
     let remote = session.is_remote();
@@ -52,6 +96,9 @@ pub(crate) async fn run(args: StatusArgs, project: &Path) -> anyhow::Result<Exit
         ]);
     }
     output::data(&table.to_string());
+    if !status.topics.is_empty() {
+        output::data(&topics_table(&status).to_string());
+    }
     let positions = &status.positions;
     output::data(&format!(
         "log {} rows, {} applied, {} in the lake; {} entities in memory",

@@ -157,6 +157,7 @@ impl Case {
             event_id: Some(ID.to_owned()),
             time_zone: None,
             max_clock_skew: 0,
+            kafka: None,
             meta: Meta::default(),
         };
         let entity = Entity { name: "entity".to_owned(), keys: keys.clone(), meta: Meta::default() };

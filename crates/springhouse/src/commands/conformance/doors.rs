@@ -235,6 +235,7 @@ async fn open(place: &Place, clock: &Arc<SettableClock>) -> anyhow::Result<Arc<N
             ..Default::default()
         },
         online: Default::default(),
+        kafka: springhouse_node::KafkaSettings::default(),
         redis: place.redis.clone(),
         memory_budget: 64 << 20,
         clock,

@@ -1,0 +1,11 @@
+//! Topics of Kafka as streams: one reader a source, which gives messages to ingestion and remembers nothing itself. How far a
+//! topic has been read is in the push log, with the rows, so that each message counts once whatever stops when.
+
+mod context;
+mod reader;
+mod settings;
+mod status;
+
+pub use reader::TopicReader;
+pub use settings::KafkaSettings;
+pub use status::{PartitionStatus, TopicStatus};

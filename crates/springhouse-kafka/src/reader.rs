@@ -1,0 +1,477 @@
+//! The thread that reads one topic: fetches, gathers, hands over, and reads again what was not taken.
+
+use crate::context::Context;
+use crate::settings::KafkaSettings;
+use crate::status::{Notes, SharedClock, TopicStatus};
+use bytes::Bytes;
+use rdkafka::Message as _;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use springhouse_core::Micros;
+use springhouse_core::definition::{Isolation, KafkaStream, TopicStart};
+use springhouse_ingest::{Ingest, Message, Messages, OffsetRange, PushError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+
+/// First and longest wait before something that failed is tried again.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_LONGEST: Duration = Duration::from_secs(2);
+/// Longest wait for messages before other things are looked after.
+const POLL: Duration = Duration::from_millis(50);
+/// The client tells how far it is this often, in milliseconds.
+const STATISTICS_MS: u32 = 100;
+
+/// Reads the topic of one source until it is dropped.
+#[derive(Debug)]
+pub struct TopicReader {
+    stream: KafkaStream,
+    notes: Arc<Notes>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl TopicReader {
+    /// Begins to read where `ingest` says that the topic has been read to. What goes wrong is in [`Self::status`], and is
+    /// tried again. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// When the operating system gives no thread.
+    pub fn start(
+        source: &str,
+        stream: &KafkaStream,
+        settings: &KafkaSettings,
+        ingest: Arc<Ingest>,
+        clock: SharedClock,
+    ) -> std::io::Result<Self> {
+        let told_late = Micros::from(settings.fetch_wait_ms + STATISTICS_MS) * 1_000;
+        let notes = Arc::new(Notes::new(source, &stream.topic, told_late));
+        for (partition, position) in ingest.topic_positions(source, &stream.topic) {
+            notes.begin(partition, position.next, (position.newest > Micros::MIN).then_some(position.newest));
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let reading = Reading {
+            source: source.to_owned(),
+            stream: stream.clone(),
+            settings: settings.clone(),
+            ingest,
+            clock,
+            notes: notes.clone(),
+            stop: stop.clone(),
+            runtime: Handle::current(),
+        };
+        let thread =
+            std::thread::Builder::new().name(format!("topic-{source}")).spawn(move || reading.run())?;
+        Ok(Self { stream: stream.clone(), notes, stop, thread: Some(thread) })
+    }
+
+    /// What is read.
+    pub fn stream(&self) -> &KafkaStream {
+        &self.stream
+    }
+
+    /// How far it is.
+    pub fn status(&self) -> TopicStatus {
+        self.notes.status()
+    }
+
+    /// Everything visible before this moment is applied; the least number when that is not known.
+    pub fn frontier(&self) -> Micros {
+        self.notes.frontier()
+    }
+
+    /// Asks it to stop; dropping it waits until it has.
+    pub fn stop(&self) {
+        self.stop.store(true, SeqCst);
+    }
+}
+
+impl Drop for TopicReader {
+    fn drop(&mut self) {
+        self.stop();
+        if let Some(thread) = self.thread.take() {
+            // A thread that panicked has said so.
+            drop(thread.join());
+        }
+    }
+}
+
+/// Why reading ended.
+enum End {
+    Stopped,
+    Failed(String),
+}
+
+impl From<KafkaError> for End {
+    fn from(error: KafkaError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+type Consuming = BaseConsumer<Context>;
+type Handover = tokio::task::JoinHandle<Result<(), End>>;
+
+struct Reading {
+    source: String,
+    stream: KafkaStream,
+    settings: KafkaSettings,
+    ingest: Arc<Ingest>,
+    clock: SharedClock,
+    notes: Arc<Notes>,
+    stop: Arc<AtomicBool>,
+    runtime: Handle,
+}
+
+impl Reading {
+    fn run(self) {
+        let mut wait = RETRY_FIRST;
+        while !self.stop.load(SeqCst) {
+            let begun = Instant::now();
+            match self.read() {
+                Ok(()) | Err(End::Stopped) => return,
+                Err(End::Failed(why)) => self.notes.fail(why),
+            }
+            if begun.elapsed() > RETRY_LONGEST {
+                wait = RETRY_FIRST;
+            }
+            let until = Instant::now() + wait;
+            while !self.stop.load(SeqCst) && Instant::now() < until {
+                self.runtime.block_on(async { tokio::time::sleep(RETRY_FIRST).await });
+            }
+            wait = (wait * 2).min(RETRY_LONGEST);
+        }
+    }
+
+    fn timeout(&self) -> Duration {
+        Duration::from_millis(u64::from(self.settings.socket_timeout_ms))
+    }
+
+    fn consumer(&self) -> Result<Consuming, End> {
+        let brokers = match self.stream.brokers.as_slice() {
+            [] => self.settings.brokers.join(","),
+            brokers => brokers.join(","),
+        };
+        if brokers.is_empty() {
+            return Err(End::Failed(
+                "no broker is named; set `stream.kafka.brokers` of the source, or `kafka.brokers` of springhouse.yaml"
+                    .to_owned(),
+            ));
+        }
+        let settings = &self.settings;
+        let mut config = ClientConfig::new();
+        for (name, value) in &settings.client {
+            config.set(name, value);
+        }
+        config
+            .set("bootstrap.servers", brokers)
+            .set("client.id", format!("springhouse-{}", self.source))
+            // Never joined: partitions are assigned by hand, positions are in the log.
+            .set("group.id", format!("springhouse-{}", self.source))
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("enable.partition.eof", "false")
+            .set("auto.offset.reset", "error")
+            .set("allow.auto.create.topics", "false")
+            .set("check.crcs", "true")
+            .set("queued.max.messages.kbytes", settings.queue_kilobytes_max.to_string())
+            .set("fetch.wait.max.ms", settings.fetch_wait_ms.to_string())
+            .set("fetch.error.backoff.ms", "50")
+            .set("reconnect.backoff.max.ms", "1000")
+            .set("socket.timeout.ms", settings.socket_timeout_ms.to_string())
+            .set("statistics.interval.ms", STATISTICS_MS.to_string())
+            .set(
+                "isolation.level",
+                match self.stream.isolation {
+                    Isolation::ReadCommitted => "read_committed",
+                    Isolation::ReadUncommitted => "read_uncommitted",
+                },
+            );
+        let context = Context {
+            notes: self.notes.clone(),
+            clock: self.clock.clone(),
+            topic: self.stream.topic.clone(),
+            isolation: self.stream.isolation,
+        };
+        Ok(config.create_with_context(context)?)
+    }
+
+    /// The topic's partitions.
+    fn partitions(&self, consumer: &Consuming) -> Result<Vec<i32>, End> {
+        let topic = &self.stream.topic;
+        let metadata = consumer.fetch_metadata(Some(topic), self.timeout())?;
+        let found = metadata.topics().iter().find(|found| found.name() == topic);
+        match found.filter(|found| found.error().is_none() && !found.partitions().is_empty()) {
+            Some(found) => Ok(found.partitions().iter().map(|partition| partition.id()).collect()),
+            None => Err(End::Failed(format!(
+                "the brokers have no topic `{topic}`, or don't show it to this user; create it, or correct `topic`"
+            ))),
+        }
+    }
+
+    /// Where to begin in a partition. Messages that should still be there and are not are counted as lost.
+    fn begin(&self, consumer: &Consuming, partition: i32, is_first_look: bool) -> Result<i64, End> {
+        let topic = &self.stream.topic;
+        let (low, high) = consumer.fetch_watermarks(topic, partition, self.timeout())?;
+        let known = self.ingest.topic_positions(&self.source, topic).get(&partition).copied();
+        let next = match known {
+            Some(position) if position.next > high => {
+                return Err(End::Failed(format!(
+                    "partition {partition} ends at offset {high}, but it has been read up to {}: the topic was made anew or \
+                     has lost messages; give the new topic another name, or the source",
+                    position.next
+                )));
+            }
+            Some(position) if position.next < low => {
+                let lost = (low - position.next) as u64;
+                tracing::error!(
+                    source = self.source,
+                    topic,
+                    partition,
+                    lost,
+                    "messages were deleted from the topic before they were read; its retention is too short"
+                );
+                self.notes.lost(lost);
+                low
+            }
+            Some(position) => position.next,
+            // A partition that came later is new as a whole.
+            None if !is_first_look => low,
+            None => match self.stream.start {
+                TopicStart::Earliest => low,
+                TopicStart::Latest => high,
+                TopicStart::At(moment) => self.offset_at(consumer, partition, moment)?.unwrap_or(high),
+            },
+        };
+        self.notes.begin(partition, next, known.map(|p| p.newest).filter(|newest| *newest > Micros::MIN));
+        Ok(next)
+    }
+
+    fn offset_at(&self, consumer: &Consuming, partition: i32, moment: Micros) -> Result<Option<i64>, End> {
+        let mut wanted = TopicPartitionList::new();
+        // Rounded up: a message of the millisecond before is not wanted.
+        let millis = moment.saturating_add(999).div_euclid(1_000);
+        wanted.add_partition_offset(&self.stream.topic, partition, Offset::Offset(millis))?;
+        let found = consumer.offsets_for_times(wanted, self.timeout())?;
+        Ok(found.elements().first().and_then(|element| match element.offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        }))
+    }
+
+    /// The partitions with where to begin, as the client takes them.
+    fn places(&self, consumer: &Consuming, partitions: &[i32]) -> Result<TopicPartitionList, End> {
+        let known = self.ingest.topic_positions(&self.source, &self.stream.topic);
+        let mut list = TopicPartitionList::new();
+        let mut first_looks = Vec::new();
+        for partition in partitions {
+            let next = self.begin(consumer, *partition, known.is_empty())?;
+            if !known.contains_key(partition) {
+                first_looks.push(OffsetRange {
+                    partition: *partition,
+                    from: next,
+                    to: next,
+                    newest: Micros::MIN,
+                });
+            }
+            list.add_partition_offset(&self.stream.topic, *partition, Offset::Offset(next))?;
+        }
+        // Where the first look found them is where they begin, also after a stop before the first message.
+        if !first_looks.is_empty() {
+            let empty = Messages {
+                source: self.source.clone(),
+                topic: self.stream.topic.clone(),
+                ranges: first_looks,
+                messages: Vec::new(),
+            };
+            let handover = self.hand_over(empty);
+            self.runtime.block_on(handover)?;
+        }
+        Ok(list)
+    }
+
+    fn read(&self) -> Result<(), End> {
+        let consumer = self.consumer()?;
+        let mut partitions = self.partitions(&consumer)?;
+        consumer.assign(&self.places(&consumer, &partitions)?)?;
+        self.notes.works();
+        let mut handover = None;
+        let ended = self.consume(&consumer, &mut partitions, &mut handover);
+        // What is under way is finished first: the next reading begins behind it.
+        if let Some(handover) = handover {
+            self.finish(handover)?;
+        }
+        ended
+    }
+
+    fn finish(&self, handover: Handover) -> Result<(), End> {
+        self.runtime.block_on(handover).map_err(|error| End::Failed(error.to_string()))?
+    }
+
+    fn consume(
+        &self,
+        consumer: &Consuming,
+        partitions: &mut Vec<i32>,
+        handover: &mut Option<Handover>,
+    ) -> Result<(), End> {
+        let mut looked_at = Instant::now();
+        let mut batch = Batch::default();
+        let mut is_paused = false;
+        let delay = Duration::from_millis(self.settings.batch_delay_ms);
+        loop {
+            if self.stop.load(SeqCst) {
+                return Ok(());
+            }
+            if let Some(done) = handover.take_if(|handover| handover.is_finished()) {
+                self.finish(done)?;
+            }
+            let is_full = batch.is_full(&self.settings);
+            let waited = batch.begun.map(|begun| begun.elapsed());
+            if handover.is_none() && (is_full || waited.is_some_and(|waited| waited >= delay)) {
+                let messages = std::mem::take(&mut batch).finish(&self.source, &self.stream.topic);
+                *handover = Some(self.runtime.spawn(self.hand_over(messages)));
+                continue;
+            }
+            // A store or log that is slow slows fetching down; what was fetched waits here and in the client, both bounded.
+            if is_full != is_paused {
+                let assigned = consumer.assignment()?;
+                if is_full {
+                    consumer.pause(&assigned)?
+                } else {
+                    consumer.resume(&assigned)?
+                }
+                is_paused = is_full;
+            }
+            if looked_at.elapsed() >= Duration::from_millis(self.settings.metadata_interval_ms) {
+                looked_at = Instant::now();
+                let new: Vec<i32> =
+                    self.partitions(consumer)?.into_iter().filter(|p| !partitions.contains(p)).collect();
+                if !new.is_empty() {
+                    tracing::info!(
+                        source = self.source,
+                        topic = self.stream.topic,
+                        ?new,
+                        "the topic has grown"
+                    );
+                    consumer.incremental_assign(&self.places(consumer, &new)?)?;
+                    partitions.extend(new);
+                }
+            }
+            let patience = match (handover.is_some(), waited) {
+                (true, Some(waited)) if !is_full => {
+                    delay.saturating_sub(waited).max(Duration::from_millis(1))
+                }
+                (true, _) => Duration::from_millis(1),
+                (false, Some(waited)) => delay.saturating_sub(waited),
+                (false, None) => POLL,
+            };
+            match consumer.poll(patience) {
+                None => {}
+                Some(Ok(message)) => {
+                    self.notes.handed(message.partition(), message.offset() + 1);
+                    batch.add(&message, &self.stream.headers);
+                }
+                Some(Err(error)) => self.take_error(error)?,
+            }
+        }
+    }
+
+    /// Errors that pass by themselves are noted; others end the reading, and it begins again from what is in the log.
+    fn take_error(&self, error: KafkaError) -> Result<(), End> {
+        match error.rdkafka_error_code() {
+            Some(
+                RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::Resolve
+                | RDKafkaErrorCode::OperationTimedOut
+                | RDKafkaErrorCode::RequestTimedOut
+                | RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::NotLeaderForPartition,
+            ) => {
+                self.notes.fail(error.to_string());
+                Ok(())
+            }
+            _ => Err(error.into()),
+        }
+    }
+
+    /// Gives messages to ingestion, as often as it takes.
+    fn hand_over(&self, messages: Messages) -> impl Future<Output = Result<(), End>> + Send + 'static {
+        let (ingest, notes, stop) = (self.ingest.clone(), self.notes.clone(), self.stop.clone());
+        async move {
+            let mut wait = RETRY_FIRST;
+            loop {
+                match ingest.submit_messages(messages.clone()).await {
+                    Ok(_) => break,
+                    Err(_) if stop.load(SeqCst) => return Err(End::Stopped),
+                    Err(PushError { code: "shutting_down", .. }) => return Err(End::Stopped),
+                    Err(error) if error.code == "invalid_request" => {
+                        return Err(End::Failed(error.to_string()));
+                    }
+                    Err(error) => notes.fail(format!("nothing more is taken: {error}")),
+                }
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(RETRY_LONGEST);
+            }
+            let tombstones = messages.messages.iter().filter(|message| message.value.is_none()).count();
+            notes.applied(&messages.ranges, messages.messages.len() as u64, tombstones as u64);
+            Ok(())
+        }
+    }
+}
+
+/// Messages on their way.
+#[derive(Default)]
+struct Batch {
+    /// When the first came.
+    begun: Option<Instant>,
+    messages: Vec<Message>,
+    bytes: usize,
+    ranges: BTreeMap<i32, OffsetRange>,
+}
+
+impl Batch {
+    fn is_full(&self, settings: &KafkaSettings) -> bool {
+        self.messages.len() >= settings.batch_messages_max || self.bytes >= settings.batch_bytes_max
+    }
+
+    fn add(&mut self, message: &BorrowedMessage<'_>, headers: &BTreeMap<String, String>) {
+        self.begun.get_or_insert_with(Instant::now);
+        let (partition, offset) = (message.partition(), message.offset());
+        let timestamp = message.timestamp().to_millis().filter(|millis| *millis >= 0);
+        let timestamp = timestamp.map(|millis| millis.saturating_mul(1_000));
+        let range = self.ranges.entry(partition).or_insert(OffsetRange {
+            partition,
+            from: offset,
+            to: offset,
+            newest: Micros::MIN,
+        });
+        range.to = offset + 1;
+        range.newest = range.newest.max(timestamp.unwrap_or(Micros::MIN));
+        let key = message.key().map(Bytes::copy_from_slice);
+        let value = message.payload().map(Bytes::copy_from_slice);
+        let wanted = |name: &str| headers.values().any(|header| header == name);
+        let headers = message.headers().filter(|_| !headers.is_empty());
+        let headers = headers.into_iter().flat_map(|headers| headers.iter());
+        let headers = headers.filter(|header| wanted(header.key)).filter_map(|header| {
+            header.value.map(|value| (header.key.to_owned(), Bytes::copy_from_slice(value)))
+        });
+        self.bytes += value.as_ref().map_or(0, Bytes::len) + key.as_ref().map_or(0, Bytes::len) + 64;
+        let headers = headers.collect();
+        self.messages.push(Message { partition, offset, timestamp, key, value, headers });
+    }
+
+    fn finish(self, source: &str, topic: &str) -> Messages {
+        Messages {
+            source: source.to_owned(),
+            topic: topic.to_owned(),
+            ranges: self.ranges.into_values().collect(),
+            messages: self.messages,
+        }
+    }
+}

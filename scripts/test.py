@@ -119,7 +119,7 @@ def package():
 
 def built_program():
     """The program that the tests drive."""
-    if subprocess.run(["cargo", "build", "--quiet", "--locked", "--package", "springhouse", "--bins"], cwd=ROOT).returncode != 0:
+    if subprocess.run(["cargo", "build", "--quiet", "--locked", "--workspace", "--bins"], cwd=ROOT).returncode != 0:
         print("the program does not build: the Python package's tests will say so", flush=True)
     sys.path.insert(0, str(ROOT / "tests"))
     import springhouse_testing

@@ -9,7 +9,7 @@ from springhouse_testing import ROOT, program
 class SmokeTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        subprocess.run(["cargo", "build", "--quiet", "--locked", "--package", "springhouse", "--example", "load"], cwd=ROOT,
+        subprocess.run(["cargo", "build", "--quiet", "--locked", "--workspace", "--example", "load"], cwd=ROOT,
                        check=True)
 
     def smoke(self, name):

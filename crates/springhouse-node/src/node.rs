@@ -12,7 +12,7 @@ use serde::Serialize;
 use springhouse_core::definition::FeatureView;
 use springhouse_core::{Clock, Definitions, Micros};
 use springhouse_ingest::{Feeding, Ingest, IngestPositions, PushSettings, StartAt, ViewFeed};
-use springhouse_kafka::{KafkaSettings, TopicStatus};
+use springhouse_kafka::{KafkaSettings, TopicReader, TopicStatus};
 use springhouse_kernel::ViewPlan;
 use springhouse_lake::{Lake, MaterializeRequest, Progress};
 use springhouse_online::{Condition, OnlineStore, StoreStatistics, ViewHandle};
@@ -237,7 +237,7 @@ impl Node {
     /// # Errors
     /// When the operating system gives no threads.
     pub fn read_topics(&self) -> Result<(), NodeError> {
-        self.topics.begin();
+        self.topics.begin(TopicReader::start);
         self.follow_topics()
     }
 

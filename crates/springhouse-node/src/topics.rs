@@ -2,20 +2,29 @@
 
 use crate::NodeError;
 use parking_lot::Mutex;
+use springhouse_core::definition::KafkaStream;
 use springhouse_core::{Clock, Definitions};
 use springhouse_ingest::Ingest;
 use springhouse_kafka::{KafkaSettings, TopicReader, TopicStatus};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// How a reader is started: [`TopicReader::start`]. Kept as a pointer that only [`crate::Node::read_topics`] sets, so that a
+/// program that never reads topics is linked without the client of Kafka: it has more thread-local data than a Python
+/// process has room for in a module that it loads.
+pub(crate) type Start =
+    fn(&str, &KafkaStream, &KafkaSettings, Arc<Ingest>, Arc<dyn Clock>) -> std::io::Result<TopicReader>;
+
+type Readers = BTreeMap<String, Arc<TopicReader>>;
+
 /// The readers, once they have been asked for.
 #[derive(Debug, Default)]
-pub(crate) struct Topics(Mutex<Option<BTreeMap<String, Arc<TopicReader>>>>);
+pub(crate) struct Topics(Mutex<Option<(Start, Readers)>>);
 
 impl Topics {
     /// From now on topics are read.
-    pub(crate) fn begin(&self) {
-        self.0.lock().get_or_insert_default();
+    pub(crate) fn begin(&self, start: Start) {
+        self.0.lock().get_or_insert_with(|| (start, Readers::new()));
     }
 
     /// Reads what the definitions say, if topics are read at all: readers that are no longer wanted end, new ones begin.
@@ -27,7 +36,7 @@ impl Topics {
         clock: &Arc<dyn Clock>,
     ) -> Result<(), NodeError> {
         let mut readers = self.0.lock();
-        let Some(readers) = readers.as_mut() else { return Ok(()) };
+        let Some((start, readers)) = readers.as_mut() else { return Ok(()) };
         let wanted = |name: &String| definitions.sources.get(name).and_then(|source| source.kafka.as_ref());
         let (kept, ended) = std::mem::take(readers)
             .into_iter()
@@ -38,15 +47,10 @@ impl Topics {
             let Some(stream) = source.kafka.as_ref().filter(|_| !readers.contains_key(name)) else {
                 continue;
             };
-            let reader = TopicReader::start(name, stream, settings, ingest.clone(), clock.clone()).map_err(
-                |error| {
-                    NodeError::new(
-                        "log_io",
-                        format!("no thread for topic `{}`: {error}", stream.topic),
-                        "look at the machine's limits",
-                    )
-                },
-            )?;
+            let reader = start(name, stream, settings, ingest.clone(), clock.clone()).map_err(|error| {
+                let message = format!("no thread for topic `{}`: {error}", stream.topic);
+                NodeError::new("log_io", message, "look at the machine's limits")
+            })?;
             readers.insert(name.clone(), Arc::new(reader));
         }
         Ok(())
@@ -57,22 +61,22 @@ impl Topics {
     }
 
     pub(crate) fn reader(&self, source: &str) -> Option<Arc<TopicReader>> {
-        self.0.lock().as_ref()?.get(source).cloned()
+        self.0.lock().as_ref()?.1.get(source).cloned()
     }
 
     pub(crate) fn status(&self) -> Vec<TopicStatus> {
-        self.0.lock().iter().flat_map(BTreeMap::values).map(|reader| reader.status()).collect()
+        self.0.lock().iter().flat_map(|(_, readers)| readers.values()).map(|reader| reader.status()).collect()
     }
 
     /// Ends all of them, and waits for it.
     pub(crate) fn end(&self) {
-        let readers = self.0.lock().take().unwrap_or_default();
-        end(readers);
+        let readers = self.0.lock().take();
+        end(readers.map(|(_, readers)| readers).unwrap_or_default());
     }
 }
 
 /// All at once: each may take a while.
-fn end(readers: BTreeMap<String, Arc<TopicReader>>) {
+fn end(readers: Readers) {
     readers.values().for_each(|reader| reader.stop());
     drop(readers);
 }

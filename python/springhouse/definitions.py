@@ -195,6 +195,34 @@ class Column:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Kafka:
+    """A topic of Kafka: one message, one event."""
+
+    topic: str
+    """Its name."""
+    brokers: str | Sequence[str] | None = None
+    """``host:port``, one or several; ``kafka.brokers`` of springhouse.yaml when absent."""
+    format: Literal["json"] | None = None
+    """What a message's value is: an object with the source's columns."""
+    start: str | None = None
+    """Where reading begins the first time: ``earliest``, ``latest`` or a moment."""
+    isolation: Literal["read_committed", "read_uncommitted"] | None = None
+    """Whether messages of aborted transactions are left out."""
+    key: str | None = None
+    """The column that gets the message's key."""
+    headers: Mapping[str, str] | None = None
+    """Columns that get headers: column to header."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stream:
+    """A stream that is read."""
+
+    kafka: Kafka
+    """A topic of Kafka."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Source(_Named):
     """Where events or rows come from: a ``table`` read in place, or a ``stream`` with an optional ``history`` table.
 
@@ -214,8 +242,8 @@ class Source(_Named):
     """Its columns, each a type or a :class:`Column`."""
     table: Table | str | None = None
     """A table read in place: a path, glob or URL, or a :class:`Table`."""
-    stream: Literal["push"] | None = None
-    """``"push"``: events arrive over HTTP."""
+    stream: Stream | Literal["push"] | None = None
+    """``"push"``: events arrive over HTTP; or a :class:`Stream` that is read."""
     history: Table | str | None = None
     """A table of the same events from before the stream began."""
     known_at: str | None = None

@@ -2,7 +2,7 @@
 
 use crate::dead_letters;
 use crate::dedup::{self, Dedup, SegmentIds};
-use crate::log::{Log, LogReader, Record};
+use crate::log::{Log, LogReader, Record, replace_file};
 use crate::outcome::{DeadLetter, PushError};
 use crate::progress::Progress;
 use crate::rows::{Piece, StampedRows};
@@ -394,15 +394,7 @@ fn read_sources(directory: &Path) -> Result<BTreeMap<String, Arc<Source>>, PushE
 }
 
 fn write_sources(directory: &Path, sources: &BTreeMap<String, Arc<Source>>) -> Result<(), PushError> {
-    let failed = |e: std::io::Error| {
-        PushError::new("log_io", format!("writing {SOURCES_FILE} in {} failed: {e}", directory.display()))
-    };
     let text = serde_json::to_vec_pretty(sources)
         .map_err(|e| PushError::new("invalid_definition", e.to_string()))?;
-    let temporary = directory.join(format!("{SOURCES_FILE}.tmp"));
-    let mut file = std::fs::File::create(&temporary).map_err(failed)?;
-    std::io::Write::write_all(&mut file, &text).map_err(failed)?;
-    file.sync_all().map_err(failed)?;
-    std::fs::rename(&temporary, directory.join(SOURCES_FILE)).map_err(failed)?;
-    Ok(crate::log::sync_directory(directory)?)
+    Ok(replace_file(directory, SOURCES_FILE, &text)?)
 }

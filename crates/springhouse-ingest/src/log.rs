@@ -18,7 +18,7 @@ mod segment;
 
 pub(crate) use reader::LogReader;
 pub(crate) use record::{Record, RefusedRow, decode_rows, encode_rows};
-pub(crate) use segment::sync_directory;
+pub(crate) use segment::{replace_file, sync_directory};
 
 use parking_lot::Mutex;
 use springhouse_core::Micros;

@@ -3,13 +3,11 @@
 //! A record of the log says which messages it was made from ([`Origin`]). What is read again after a stop or a failure is
 //! known by that, so that each message counts once. Before a segment is deleted the positions go to a file beside it.
 
-use crate::log::{LogError, Record, sync_directory};
+use crate::log::{LogError, Record, replace_file};
 use crate::outcome::PushError;
 use serde::{Deserialize, Serialize};
 use springhouse_core::Micros;
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Write;
 use std::path::Path;
 
 const FILE: &str = "topic-positions.json";
@@ -127,13 +125,7 @@ impl TopicPositions {
         if self.0.is_empty() {
             return Ok(());
         }
-        let (path, temporary) = (directory.join(FILE), directory.join(format!("{FILE}.tmp")));
-        let text = serde_json::to_vec_pretty(self).expect("numbers and names");
-        let mut file = File::create(&temporary).map_err(LogError::io("writing", &temporary))?;
-        file.write_all(&text).map_err(LogError::io("writing", &temporary))?;
-        file.sync_all().map_err(LogError::io("writing", &temporary))?;
-        std::fs::rename(&temporary, &path).map_err(LogError::io("writing", &path))?;
-        sync_directory(directory)
+        replace_file(directory, FILE, &serde_json::to_vec_pretty(self).expect("numbers and names"))
     }
 }
 

@@ -212,11 +212,8 @@ impl Writer {
         }
         let (origin, places) = origin.unzip();
         // A message was appended at its own moment, a pushed row with its push.
-        let appended = |times: &Option<Vec<Micros>>| match (&places, times) {
-            (Some(_), Some(times)) => Appended::Each(times.clone()),
-            _ => Appended::AtOnce(known_at),
-        };
-        let at = appended(&row_known_at);
+        let is_read = places.is_some();
+        let at = Appended::of_rows(known_at, row_known_at.as_deref().filter(|_| is_read));
         let fates = self.fates(schema, &rows, ids.as_deref(), known_at, &at, dedup);
         let mut duplicates = Vec::new();
         if let Some(fates) = &fates {
@@ -236,7 +233,8 @@ impl Writer {
                 row_known_at =
                     row_known_at.map(|times| (0..times.len()).filter(kept).map(|row| times[row]).collect());
             }
-            rows = clamp(schema, rows, &appended(&row_known_at)).map_err(internal)?;
+            let at = Appended::of_rows(known_at, row_known_at.as_deref().filter(|_| is_read));
+            rows = clamp(schema, rows, &at).map_err(internal)?;
             encoded =
                 if rows.num_rows() == 0 { Bytes::new() } else { encode_rows(&rows).map_err(internal)? };
         }
@@ -298,7 +296,7 @@ impl Writer {
         rows: &RecordBatch,
         ids: Option<&[u128]>,
         known_at: Micros,
-        appended: &Appended,
+        appended: &Appended<'_>,
         dedup: &mut Dedup,
     ) -> Option<Vec<Fate>> {
         let times = timestamps(rows.column(schema.event_time)).values();
@@ -367,14 +365,18 @@ fn log_failed(why: &str) -> PushError {
 }
 
 /// When rows were appended.
-enum Appended {
+enum Appended<'a> {
     /// All at one moment.
     AtOnce(Micros),
     /// Each at its own.
-    Each(Vec<Micros>),
+    Each(&'a [Micros]),
 }
 
-impl Appended {
+impl<'a> Appended<'a> {
+    fn of_rows(at_once: Micros, each: Option<&'a [Micros]>) -> Self {
+        each.map_or(Self::AtOnce(at_once), Self::Each)
+    }
+
     fn of(&self, row: usize) -> Micros {
         match self {
             Self::AtOnce(moment) => *moment,
@@ -387,7 +389,7 @@ impl Appended {
 fn clamp(
     schema: &SourceSchema,
     rows: RecordBatch,
-    appended: &Appended,
+    appended: &Appended<'_>,
 ) -> Result<RecordBatch, arrow::error::ArrowError> {
     let times = timestamps(rows.column(schema.event_time));
     if times.values().iter().enumerate().all(|(row, time)| *time <= appended.of(row)) {

@@ -1,11 +1,10 @@
 //! The ids files: identities of log segments that are gone, and of history.
 
 use super::{Dedup, SegmentIds};
-use crate::log::{LogError, sync_directory};
+use crate::log::{LogError, replace_file, sync_directory};
 use crate::outcome::{PushOutcome, RowOutcome, known_code};
 use springhouse_core::Micros;
 use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 const MAGIC: [u8; 8] = *b"SPHSIDS\x01";
@@ -127,13 +126,7 @@ fn write(directory: &Path, name: &str, ids: &SegmentIds) -> Result<(), LogError>
     let crc = crc32c::crc32c(&out);
     out.extend_from_slice(&crc.to_le_bytes());
 
-    let path = directory.join(name);
-    let temporary = directory.join(format!("{name}.tmp"));
-    let mut file = File::create(&temporary).map_err(LogError::io("creating a file", &temporary))?;
-    file.write_all(&out).map_err(LogError::io("writing", &temporary))?;
-    file.sync_all().map_err(LogError::io("syncing", &temporary))?;
-    std::fs::rename(&temporary, &path).map_err(LogError::io("renaming", &temporary))?;
-    sync_directory(directory)
+    replace_file(directory, name, &out)
 }
 
 fn put_outcome(out: &mut Vec<u8>, outcome: &PushOutcome) {

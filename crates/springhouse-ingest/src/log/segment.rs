@@ -58,6 +58,16 @@ pub(crate) fn sync_directory(directory: &Path) -> Result<(), LogError> {
     File::open(directory).and_then(|d| d.sync_all()).map_err(LogError::io("syncing the directory", directory))
 }
 
+/// Puts a file in the place of the one of that name, whole or not at all, durable when it returns.
+pub(crate) fn replace_file(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), LogError> {
+    let temporary = directory.join(format!("{name}.tmp"));
+    let mut file = File::create(&temporary).map_err(LogError::io("creating a file", &temporary))?;
+    file.write_all(bytes).map_err(LogError::io("writing", &temporary))?;
+    file.sync_all().map_err(LogError::io("syncing", &temporary))?;
+    std::fs::rename(&temporary, directory.join(name)).map_err(LogError::io("renaming", &temporary))?;
+    sync_directory(directory)
+}
+
 fn header(first: i64, known_at: Micros) -> [u8; HEADER_BYTES as usize] {
     let mut bytes = [0; HEADER_BYTES as usize];
     bytes[..8].copy_from_slice(&MAGIC);

@@ -10,6 +10,7 @@ import pathlib
 import queue
 import re
 import shutil
+import socket
 import signal
 import subprocess
 import sys
@@ -33,6 +34,13 @@ def program():
     metadata = subprocess.run(["cargo", "metadata", "--format-version", "1", "--no-deps", "--locked"], cwd=ROOT, check=True,
                               stdout=subprocess.PIPE)
     return pathlib.Path(json.loads(metadata.stdout)["target_directory"]) / "debug" / "springhouse"
+
+
+def free_port():
+    """A loopback port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 class Failed(Exception):

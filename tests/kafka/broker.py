@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 
-from springhouse_testing import ROOT
+from springhouse_testing import ROOT, free_port
 
 HERE = pathlib.Path(__file__).parent
 VERSION = "3.9.1"
@@ -41,12 +41,6 @@ def jars():
                         "-DincludeScope=runtime", f"-DoutputDirectory={folder}"], cwd=work, check=True)
     (folder / "ready").touch()
     return folder
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 class Broker:

@@ -19,7 +19,7 @@ import unittest
 
 from conformance import test_conformance
 from kill import test_kill
-from springhouse_testing import LONG, SEED, Client, Failed, Project, program
+from springhouse_testing import LONG, SEED, Client, Failed, Project, free_port, program
 
 ACCIDENTS = int(os.environ.get("SPRINGHOUSE_TEST_ACCIDENTS", "120" if LONG else "14"))
 RECOVERY_SECONDS_MAX = 60
@@ -46,9 +46,7 @@ class Redis:
 
     def __init__(self, *arguments):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="springhouse-redis-"))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.arguments = arguments
         self.start()
 

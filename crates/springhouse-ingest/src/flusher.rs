@@ -299,12 +299,16 @@ impl Flusher {
             let kept = earlier.front().filter(|(at, _)| at.elapsed() >= LOG_KEPT).map_or(0, |(_, end)| *end);
             needless = needless.min(kept);
         }
-        for segment in self.progress.log.segments_below(needless) {
+        let segments = self.progress.log.segments_below(needless);
+        if !segments.is_empty() {
+            // What is deleted is applied, so they hold at least its positions; the log still has what comes later.
+            let (log, positions) = (self.progress.log.clone(), self.positions.lock().clone());
+            let saved = blocking(move || log.while_held(|| positions.save(log.directory()))).await?;
+            saved.transpose()?;
+        }
+        for segment in segments {
             let log = self.progress.log.clone();
-            // Read before the file is written: the log still has what comes later.
-            let positions = self.positions.lock().clone();
-            let work = move || log.while_held(|| delete_segment(&log, segment.first, &positions));
-            let deleted = blocking(work).await?;
+            let deleted = blocking(move || log.while_held(|| delete_segment(&log, segment.first))).await?;
             deleted.transpose()?;
         }
         let (dedup, log) = (self.dedup.clone(), self.progress.log.clone());
@@ -326,7 +330,7 @@ impl Flusher {
     }
 }
 
-fn delete_segment(log: &Log, first: i64, positions: &TopicPositions) -> Result<(), PushError> {
+fn delete_segment(log: &Log, first: i64) -> Result<(), PushError> {
     if log.first() != first {
         // Someone who was given up did it meanwhile.
         return Ok(());
@@ -336,7 +340,6 @@ fn delete_segment(log: &Log, first: i64, positions: &TopicPositions) -> Result<(
     if !ids.is_empty() {
         Dedup::keep_segment(log.directory(), first, &ids)?;
     }
-    positions.save(log.directory())?;
     crash_point("before_segment_delete");
     log.delete_first_segment(first)?;
     Ok(())

@@ -105,11 +105,11 @@ impl Resolver<'_> {
             None => KnownAt::Delay(decl.delay.map_or(0, |d| d.0)),
         };
         let kafka = match &decl.stream {
-            Some(ShortOr::Long(stream)) => match &stream.kafka {
-                Some(kafka) => Some(self.kafka(&format!("{path}.stream.kafka"), kafka, &columns)),
-                // Wrongly declared, which was reported.
-                None => Some(None),
-            },
+            Some(ShortOr::Long(stream)) => {
+                let read = |kafka| self.kafka(&format!("{path}.stream.kafka"), kafka, &columns);
+                // Without it: wrongly declared, which was reported.
+                Some(stream.kafka.as_ref().and_then(read))
+            }
             _ => None,
         };
         Some(Source {

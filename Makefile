@@ -17,7 +17,7 @@ demo: release            ## builds Springhouse and shows it on real flights
 
 .PHONY: release
 release:                 ## the optimised program, target/release/springhouse
-	cargo build --release --locked --package springhouse
+	cargo build --release --locked --workspace --bins
 
 .PHONY: test
 test:                    ## all tests, the short way
@@ -53,10 +53,10 @@ tools:                   ## installs cargo-deny below the cache folder, once
 advisories:              ## known vulnerabilities; needs the advisory database from the network
 	cargo deny check advisories
 
-.PHONY: bench bench-build bench-serving bench-training bench-materialize bench-push bench-python
-bench: bench-serving bench-training bench-materialize bench-push bench-python  ## all benchmarks; results in target/bench/*.json
+.PHONY: bench bench-build bench-serving bench-training bench-materialize bench-push bench-stream bench-redis bench-python
+bench: bench-serving bench-training bench-materialize bench-push bench-stream bench-redis bench-python  ## all benchmarks; results in target/bench/*.json
 bench-build:
-	cargo build --release --locked --package springhouse --bin springhouse --example load
+	cargo build --release --locked --workspace --bins
 bench-serving: bench-build   ## one entity x 50 features over HTTP/JSON
 	scripts/python.sh benches/serving.py --program $(RELEASE) $(ARGS)
 bench-training: bench-build  ## training sets beside DuckDB, Polars, pandas, DataFusion and Spark; ARGS="--size M"
@@ -65,6 +65,10 @@ bench-materialize: bench-build  ## history into the online store
 	scripts/python.sh benches/materialize.py --program $(RELEASE) $(ARGS)
 bench-push: bench-build      ## durable events a second and the time until they are served
 	scripts/python.sh benches/push.py --program $(RELEASE) $(ARGS)
+bench-stream: bench-build    ## topics of a real Kafka broker: throughput, event to servable, catching up
+	scripts/python.sh benches/stream.py --program $(RELEASE) $(ARGS)
+bench-redis: bench-build     ## the online store on a real Redis, beside redis-benchmark and an answer from memory
+	scripts/python.sh benches/redis_store.py --program $(RELEASE) $(ARGS)
 bench-python: bench-build wheel  ## what a call from Python costs beside the program
 	scripts/python.sh benches/python.py --program $(RELEASE) $(ARGS)
 

@@ -103,9 +103,8 @@ def drain(stream):
 
 
 def load(program, kind, address, **options):
-    """Runs the load client beside `program`; its JSON line."""
-    client = program.resolve().parent / "examples" / "load"
-    words = [client, kind, "--address", address]
+    """Runs `springhouse bench KIND`; what it measured."""
+    words = [program.resolve(), "bench", kind, "--address", address, "--format", "json"]
     for name, value in options.items():
         words += [f"--{name.replace('_', '-')}", str(value)]
     return json.loads(subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout)

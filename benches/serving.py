@@ -72,7 +72,7 @@ def main():
                 for connections in (1, 16):
                     case = f"50x{entities}"
                     before = cpu_seconds(project.process.pid)
-                    got = load(options.program, "features", address, bodies=bodies, connections=connections,
+                    got = load(options.program, "serve", address, replay=bodies, connections=connections,
                                seconds=seconds, warm_up=seconds / 4)
                     if got["failed"]:
                         raise SystemExit(f"{got['failed']} requests failed")
@@ -82,7 +82,7 @@ def main():
                                 got["requests_per_second"], "req/s", peer and "Feast (recorded)", peer,
                                 peer and got["requests_per_second"] / peer, p50_us=got["p50_us"], p99_us=got["p99_us"],
                                 server_cpu_us=round(cpu, 1))
-        got = load(options.program, "features", address, bodies=project.folder / "bodies-1.txt", rate=rate,
+        got = load(options.program, "serve", address, replay=project.folder / "bodies-1.txt", rate=rate,
                    connections=32, seconds=seconds, warm_up=seconds / 4)
         results.add(f"serving: 50x1, open loop at {rate:,.0f}/s", got["requests_per_second"], "req/s")
         results.add("serving: 50x1, open loop, p50", got["p50_us"], "us")

@@ -327,19 +327,23 @@ class Store:
         *,
         idempotency_key: str | None = None,
         backfill: bool = False,
+        dry_run: bool = False,
         on_refused: Literal["raise", "return"] = "raise",
     ) -> PushOutcome:
         """Pushes events; returns when they are durable and served.
 
         ``rows``: dicts (one or a list), or a table. Rows with an id that was seen count once; with ``idempotency_key`` the
         same call can be made again after any failure and changes nothing. ``backfill``: old events, known by the source's
-        table rule instead of from now on. Over :data:`PUSH_ROWS_MAX` rows are sent in parts.
+        table rule instead of from now on. ``dry_run``: only says what would become of the
+        rows; it can't tell duplicates. Over :data:`PUSH_ROWS_MAX` rows are sent in parts.
 
         Raises :class:`RowsRefused` when a row was refused (the others are taken) unless ``on_refused="return"``.
         """
         parts = [_push_part(part) for part in _push_parts(rows)]
         outcomes = []
-        path = f"/v1/push/{quote(source, safe='')}" + ("?backfill=true" if backfill else "")
+        options = [name for name, wanted in (("backfill", backfill), ("dry_run", dry_run)) if wanted]
+        query = "&".join(f"{name}=true" for name in options)
+        path = f"/v1/push/{quote(source, safe='')}" + (f"?{query}" if query else "")
         for number, (body, kind, size) in enumerate(parts):
             headers = {"content-type": kind}
             if idempotency_key is not None:

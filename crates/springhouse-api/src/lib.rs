@@ -1,10 +1,11 @@
-//! The HTTP/JSON contract of Springhouse: wire types, exact parsing and writing of values, error codes, the OpenAPI
-//! document. Knows JSON and the Arrow stream format; knows nothing of sockets, files, clocks or async.
+//! The HTTP/JSON and gRPC contracts of Springhouse: wire types, exact parsing and writing of values, error codes, the
+//! OpenAPI document. Knows JSON, protobuf and the Arrow stream format; knows nothing of sockets, files or clocks.
 
 mod catalog;
 mod definitions;
 mod error;
 mod features;
+pub mod grpc;
 mod job;
 mod json;
 mod openapi;
@@ -42,7 +43,7 @@ pub use query::{QueryPair, parse_query, value_from_text};
 pub use routes::{Method, ROUTES, Route, RouteName};
 pub use status::{
     DeadLetterBody, DeadLetterList, ExplainBody, ExplainedFeature, HealthBody, PartitionBody, PositionsBody,
-    ReadyBody, ReadyCheck, StatusBody, StoreBody, TopicBody, ViewStatusBody,
+    ReadyBody, ReadyCheck, StatusBody, StoreBody, StreamBody, TopicBody, ViewStatusBody,
 };
 pub use text::{
     format_date, format_decimal, format_timestamp, parse_date, parse_timestamp, push_date, push_timestamp,

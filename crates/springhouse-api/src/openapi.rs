@@ -229,7 +229,14 @@ fn about(route: RouteName, schemas: &mut SchemaGenerator) -> About {
                     "known_at": "2013-01-01T05:00:01.250000Z",
                 })),
             ),
-            query: &[("backfill", false, "`true`: old events, known by the source's table rule")],
+            query: &[
+                ("backfill", false, "`true`: old events, known by the source's table rule"),
+                (
+                    "dry_run",
+                    false,
+                    "`true`: only says what would become of the rows; it can't tell duplicates",
+                ),
+            ],
         },
         RouteName::Status => {
             plain("The node at a glance", "Views, frontiers, ages, positions.", schema!(StatusBody))

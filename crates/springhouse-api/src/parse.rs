@@ -17,8 +17,9 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use table::{Kind, parse_table};
+use table::parse_table;
 
+pub(crate) use table::Kind;
 pub(crate) use typed::type_name_of;
 
 /// How the caller wants the answer.
@@ -89,19 +90,7 @@ pub fn parse_features(
     signature: impl FnOnce(&Selection) -> Result<Arc<Signature>, ApiError>,
 ) -> Result<ParsedFeatures, ApiError> {
     let envelope: Envelope<'_> = from_object(body)?;
-    let selection = match (envelope.service, envelope.features) {
-        (Some(service), None) => Selection::Service(service.into_owned()),
-        (None, Some(features)) if !features.is_empty() => Selection::Features(features),
-        (None, Some(_)) => return Err(ApiError::new("invalid_request", "`features` is empty")),
-        (Some(_), Some(_)) => {
-            return Err(ApiError::new("invalid_request", "both `service` and `features` are given")
-                .hint("ask for a service or for features by name, not both"));
-        }
-        (None, None) => {
-            return Err(ApiError::new("invalid_request", "neither `service` nor `features` is given")
-                .hint(r#"name what you want: {"service": "..."} or {"features": ["view:feature"]}"#));
-        }
-    };
+    let selection = selection(envelope.service.map(Cow::into_owned), envelope.features)?;
     let max_age = match envelope.max_age {
         None => None,
         Some(text) => Some(
@@ -144,6 +133,27 @@ pub fn parse_features(
             int64: envelope.int64,
         },
     })
+}
+
+/// What is asked for: a service or features by name.
+///
+/// # Errors
+/// `invalid_request`.
+pub(crate) fn selection(
+    service: Option<String>,
+    features: Option<Vec<String>>,
+) -> Result<Selection, ApiError> {
+    match (service, features) {
+        (Some(service), None) => Ok(Selection::Service(service)),
+        (None, Some(features)) if !features.is_empty() => Ok(Selection::Features(features)),
+        (None, Some(_)) => Err(ApiError::new("invalid_request", "`features` is empty")),
+        (Some(_), Some(_)) => {
+            Err(ApiError::new("invalid_request", "both `service` and `features` are given")
+                .hint("ask for a service or for features by name, not both"))
+        }
+        (None, None) => Err(ApiError::new("invalid_request", "neither `service` nor `features` is given")
+            .hint(r#"name what you want: {"service": "..."} or {"features": ["view:feature"]}"#)),
+    }
 }
 
 #[cfg(test)]

@@ -60,6 +60,25 @@ pub struct StatusBody {
     /// The topics of Kafka that are read.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub topics: Vec<TopicBody>,
+    /// Sources of which events were applied since the start.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub streams: Vec<StreamBody>,
+}
+
+/// How long the events of a source took from their event time until reads saw them, since the start. Quantiles are upper
+/// bounds; null: more than three hours.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct StreamBody {
+    /// The source.
+    pub source: String,
+    /// Events applied.
+    pub events: u64,
+    /// Half of them were servable within this, seconds.
+    pub p50_s: Option<f64>,
+    /// 95 of 100.
+    pub p95_s: Option<f64>,
+    /// 99 of 100.
+    pub p99_s: Option<f64>,
 }
 
 /// One topic that is read.

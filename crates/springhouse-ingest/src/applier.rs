@@ -231,6 +231,7 @@ impl Applier {
                 }
             }
             let known_at = records.last().map_or(Micros::MIN, |record| record.known_at);
+            // These events may have been servable before: how long it took says nothing.
             self.write(pieces, reader.position(), known_at)?;
         }
         Ok(())
@@ -310,7 +311,15 @@ impl Applier {
             }
         }
         crash_point("after_ack_before_apply");
-        let result = self.write(pieces, end, known_at);
+        let result = self.write(pieces, end, known_at).map(|written| {
+            let now = self.progress.clock.now();
+            for (source, rows) in &written {
+                if let Some(feeds) = self.feeds.sources.get(&**source) {
+                    let event_times = rows.event_times(&feeds.event_time).unwrap_or_default();
+                    self.progress.latencies.add(source, event_times, now);
+                }
+            }
+        });
         if result.is_ok() {
             // Else the frontier stays where it is: rows are missing behind it.
             self.progress.groups_applied.fetch_add(groups, SeqCst);
@@ -331,32 +340,34 @@ impl Applier {
         end_message
     }
 
-    /// Writes rows of the log up to `end`, all that there are between the store's position and it.
+    /// Writes rows of the log up to `end`, all that there are between the store's position and it; gives back what it wrote.
     fn write(
         &self,
         pieces: BTreeMap<Arc<str>, Vec<Piece>>,
         end: i64,
         known_at: Micros,
-    ) -> Result<(), PushError> {
+    ) -> Result<Vec<(Arc<str>, StampedRows)>, PushError> {
         if end <= self.progress.applied_end.load(SeqCst) {
-            return Ok(());
+            return Ok(Vec::new());
         }
         if let Some(why) = &*self.progress.store_error.lock() {
             return Err(why.clone());
         }
         let now = self.progress.clock.now().max(known_at);
         let mut writes = Vec::new();
-        for (name, pieces) in &pieces {
-            let Some(source) = self.feeds.sources.get(&**name) else { continue };
-            let rows = StampedRows::join(&source.schema, pieces).map_err(damaged)?;
+        let mut written = Vec::new();
+        for (name, pieces) in pieces {
+            let Some(source) = self.feeds.sources.get(&*name) else { continue };
+            let rows = StampedRows::join(&source.schema, &pieces).map_err(damaged)?;
             for feed in &source.feeds {
                 writes.extend(fold(source, feed, &rows, now));
             }
+            written.push((name, rows));
         }
         self.write_lane(writes, Lane { name: LOG_LANE.into(), position: end }, now)?;
         self.progress.applied_known_at.fetch_max(known_at, SeqCst);
         self.progress.applied_end.store(end, SeqCst);
-        Ok(())
+        Ok(written)
     }
 
     fn write_lane(&self, writes: Vec<Write>, lane: Lane, now: Micros) -> Result<(), PushError> {

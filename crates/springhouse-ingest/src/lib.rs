@@ -10,6 +10,7 @@ mod dead_letters;
 mod dedup;
 mod flusher;
 mod given;
+mod latency;
 mod log;
 mod messages;
 mod outcome;
@@ -23,6 +24,7 @@ mod writer;
 
 pub use applier::StartAt;
 pub use given::{GivenRows, GivenSource, given_rows};
+pub use latency::LatencyHistogram;
 pub use messages::{Message, Messages};
 pub use outcome::{
     DeadLetter, IngestPositions, PushError, PushOutcome, PushRequest, PushRows, ROW_CODES, RowOutcome,

@@ -1,6 +1,7 @@
 //! How far each part is, shared by all of them.
 
 use crate::PushError;
+use crate::latency::Latencies;
 use crate::log::Log;
 use parking_lot::Mutex;
 use springhouse_core::{Clock, Micros};
@@ -29,6 +30,8 @@ pub(crate) struct Progress {
     pub(crate) queued_bytes: AtomicUsize,
     /// Told after each applied group.
     pub(crate) applied: Notify,
+    /// From event to servable.
+    pub(crate) latencies: Latencies,
     /// Why the last flush failed.
     pub(crate) flush_error: Mutex<Option<String>>,
     /// Why the store takes no more rows.
@@ -50,6 +53,7 @@ impl Progress {
             checking: AtomicUsize::new(0),
             queued_bytes: AtomicUsize::new(0),
             applied: Notify::new(),
+            latencies: Latencies::default(),
             flush_error: Mutex::new(None),
             store_error: Mutex::new(None),
             is_stopping: AtomicBool::new(false),

@@ -4,9 +4,12 @@ use crate::applier::{Applier, Feeds, LOG_LANE, ToApplier};
 use crate::dead_letters::{self, RecentLetters};
 use crate::dedup::{self, Dedup};
 use crate::flusher::{Flusher, blocking};
+use crate::latency::LatencyHistogram;
 use crate::log::{Log, encode_rows};
 use crate::messages::{self, Messages};
-use crate::outcome::{DeadLetter, IngestPositions, PushError, PushOutcome, PushRequest, PushRows};
+use crate::outcome::{
+    DeadLetter, IngestPositions, PushError, PushOutcome, PushRequest, PushRows, RowOutcome,
+};
 use crate::progress::{Permit, Progress};
 use crate::settings::PushSettings;
 use crate::topics::{PartitionPosition, TopicPositions};
@@ -190,14 +193,7 @@ impl Ingest {
     /// restart; after `store_failed` it is in the log and will be applied.
     pub async fn push(&self, request: PushRequest) -> Result<PushOutcome, PushError> {
         let schema = self.open_schema(&request.source)?;
-        let bytes = size_of(&request);
-        if bytes > self.settings.batch_bytes_max {
-            return Err(PushError::new(
-                "too_large",
-                format!("the push has {bytes} bytes; at most {} are taken", self.settings.batch_bytes_max),
-            )
-            .hint("push smaller batches, or raise push.batch_bytes_max"));
-        }
+        let bytes = self.bytes_of(&request)?;
         self.submit(bytes, move |permit, settings| {
             let checked =
                 schema.check(&request.rows, request.row_keys.as_deref(), request.backfill, settings)?;
@@ -207,6 +203,44 @@ impl Ingest {
             Ok(prepared)
         })
         .await
+    }
+
+    /// What [`Self::push`] would say of each row, except that it can't tell duplicates: nothing is logged, and no dead letter
+    /// is kept.
+    ///
+    /// # Errors
+    /// As [`Self::push`], of those about the request.
+    pub async fn check(&self, request: PushRequest) -> Result<PushOutcome, PushError> {
+        let schema = self.schema(&request.source)?;
+        let permit = self.admit(self.bytes_of(&request)?)?;
+        let settings = self.settings.clone();
+        let check =
+            move || schema.check(&request.rows, request.row_keys.as_deref(), request.backfill, &settings);
+        let checked = blocking(check).await??;
+        drop(permit);
+        let refused = checked.refused.into_iter().map(|refused| {
+            (refused.row as usize, RowOutcome::Refused { code: refused.code, reason: refused.reason })
+        });
+        let mut exceptions: Vec<_> = refused.collect();
+        exceptions.sort_by_key(|(row, _)| *row);
+        Ok(PushOutcome {
+            accepted: checked.rows.num_rows(),
+            refused: exceptions.len(),
+            exceptions,
+            ..PushOutcome::nothing(self.positions().log_end, self.progress.clock.now())
+        })
+    }
+
+    fn bytes_of(&self, request: &PushRequest) -> Result<usize, PushError> {
+        let bytes = size_of(request);
+        if bytes > self.settings.batch_bytes_max {
+            return Err(PushError::new(
+                "too_large",
+                format!("the push has {bytes} bytes; at most {} are taken", self.settings.batch_bytes_max),
+            )
+            .hint("push smaller batches, or raise push.batch_bytes_max"));
+        }
+        Ok(bytes)
     }
 
     /// Messages of a topic, as [`Self::push`]. Those that are in the log already change nothing: after an error the same
@@ -383,6 +417,11 @@ impl Ingest {
     /// clock stepped back. Reads use it as `now`.
     pub fn read_now(&self) -> Micros {
         self.progress.read_now()
+    }
+
+    /// How long events took until they were servable, by source, since the start.
+    pub fn latencies(&self) -> BTreeMap<Arc<str>, LatencyHistogram> {
+        self.progress.latencies.all()
     }
 
     /// The newest dead letters of a source, at most `limit`, newest last: those not in the lake yet, and those in it.

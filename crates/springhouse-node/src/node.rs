@@ -11,7 +11,9 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use springhouse_core::definition::FeatureView;
 use springhouse_core::{Clock, Definitions, Micros};
-use springhouse_ingest::{Feeding, Ingest, IngestPositions, PushSettings, StartAt, ViewFeed};
+use springhouse_ingest::{
+    Feeding, Ingest, IngestPositions, LatencyHistogram, PushSettings, StartAt, ViewFeed,
+};
 use springhouse_kafka::{KafkaSettings, TopicReader, TopicStatus};
 use springhouse_kernel::ViewPlan;
 use springhouse_lake::{Lake, MaterializeRequest, Progress};
@@ -134,6 +136,8 @@ pub struct NodeStatus {
     pub store_is_elsewhere: bool,
     /// The topics that are read.
     pub topics: Vec<TopicStatus>,
+    /// By source: how long events took until they were servable.
+    pub latencies: BTreeMap<Arc<str>, LatencyHistogram>,
 }
 
 /// What is served: one registry snapshot and the generation of each of its views.
@@ -443,6 +447,7 @@ impl Node {
             store_condition: self.store_condition(),
             store_is_elsewhere: !self.store.is_local(),
             topics: self.topics.status(),
+            latencies: self.ingest.latencies(),
         })
     }
 

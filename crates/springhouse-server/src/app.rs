@@ -1,5 +1,6 @@
 //! What all requests share, and the way of one request: name it, route it, catch what goes wrong, measure it.
 
+use crate::grpc_status;
 use crate::jobs::Jobs;
 use crate::metrics::Metrics;
 use crate::peer::Peer;
@@ -9,11 +10,11 @@ use crate::settings::ServerSettings;
 use crate::trace::TraceIds;
 use axum::body::{Bytes, HttpBody};
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use axum::{BoxError, Router};
 use futures::FutureExt;
-use springhouse_api::{ApiError, RouteName};
+use springhouse_api::{ApiError, ROUTES, RouteName, http_status};
 use springhouse_node::Node;
 use std::convert::Infallible;
 use std::future::Future;
@@ -41,8 +42,54 @@ pub(crate) struct App {
 }
 
 /// Left on a response by the route that made it.
-#[derive(Clone, Copy)]
-pub(crate) struct Routed(pub(crate) RouteName);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Routed {
+    Http(RouteName),
+    Grpc(GrpcMethod),
+}
+
+/// What gRPC offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GrpcMethod {
+    GetFeatures,
+    Push,
+    Health,
+    Reflection,
+}
+
+impl Routed {
+    /// How many there are.
+    pub(crate) const COUNT: usize = ROUTES.len() + 4;
+
+    /// Below [`Self::COUNT`].
+    pub(crate) fn index(self) -> usize {
+        match self {
+            Self::Http(route) => route as usize,
+            Self::Grpc(method) => ROUTES.len() + method as usize,
+        }
+    }
+
+    /// Its name in metrics and logs.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Http(route) => route.label(),
+            Self::Grpc(GrpcMethod::GetFeatures) => "grpc_get_features",
+            Self::Grpc(GrpcMethod::Push) => "grpc_push",
+            Self::Grpc(GrpcMethod::Health) => "grpc_health",
+            Self::Grpc(GrpcMethod::Reflection) => "grpc_reflection",
+        }
+    }
+}
+
+/// True for requests of gRPC clients: `application/grpc`, with or without the name of an encoding.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| {
+        value
+            .as_bytes()
+            .strip_prefix(b"application/grpc")
+            .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+    })
+}
 
 /// Left on an empty response by whoever refused a request; becomes the body where the trace id is known.
 #[derive(Clone)]
@@ -84,9 +131,10 @@ impl App {
     {
         let started = Instant::now();
         let trace_id = self.traces.of(request.headers());
+        let grpc = is_grpc(request.headers());
         let mut response = if headers_bytes(request.headers()) > self.settings.header_bytes_max {
             let message = format!("the headers are larger than {} bytes", self.settings.header_bytes_max);
-            self.refuse(&ApiError::new("headers_too_large", message), &trace_id)
+            self.refuse(&ApiError::new("headers_too_large", message), &trace_id, grpc)
         } else {
             let mut request = request;
             request.extensions_mut().insert(Peer(peer));
@@ -95,27 +143,31 @@ impl App {
                 Err(panic) => {
                     self.metrics.panics.inc();
                     tracing::error!(trace_id, panic, "a request's handler panicked");
-                    self.refuse(&ApiError::internal(), &trace_id)
+                    self.refuse(&ApiError::internal(), &trace_id, grpc)
                 }
             }
         };
-        let route = response.extensions().get::<Routed>().map(|routed| routed.0);
+        let route = response.extensions().get::<Routed>().copied();
         if let Some(Refused(error)) = response.extensions_mut().remove::<Refused>() {
-            response = self.refuse(&error, &trace_id);
+            response = self.refuse(&error, &trace_id, grpc);
         }
-        if response.status().is_server_error() {
-            let code = response.status().as_u16();
-            let route = route.map_or("unknown", RouteName::label);
-            tracing::warn!(trace_id, route, status = code, "a request failed");
+        let status = meant_status(&response);
+        if status >= 500 {
+            let route = route.map_or("unknown", Routed::label);
+            tracing::warn!(trace_id, route, status, "a request failed");
         }
         if let Ok(value) = HeaderValue::from_str(&trace_id) {
             response.headers_mut().insert("x-trace-id", value);
         }
-        self.metrics.request(route, response.status().as_u16(), started.elapsed());
+        self.metrics.request(route, status, started.elapsed());
         response
     }
 
-    fn refuse(&self, error: &ApiError, trace_id: &str) -> Response {
+    fn refuse(&self, error: &ApiError, trace_id: &str, grpc: bool) -> Response {
+        if grpc {
+            let retry_after_ms = self.settings.retry_after_s.saturating_mul(1000);
+            return grpc_status::status(error, retry_after_ms).into_http();
+        }
         problem::respond(error, trace_id, self.settings.retry_after_s)
     }
 }
@@ -123,6 +175,19 @@ impl App {
 /// The router over `app`.
 pub(crate) fn router(app: &Arc<App>) -> Router {
     routes::router(app.clone())
+}
+
+/// The HTTP status that an answer means: gRPC sends 200 with everything and says what it means in a status of its own.
+fn meant_status(response: &Response) -> u16 {
+    let Some(status) = response.extensions().get::<tonic::Status>() else {
+        return response.status().as_u16();
+    };
+    match status.metadata().get(grpc_status::CODE) {
+        Some(code) => http_status(code.to_str().unwrap_or_default()),
+        // Of a standard service.
+        None if status.code() == tonic::Code::Ok => 200,
+        None => 400,
+    }
 }
 
 fn headers_bytes(headers: &HeaderMap) -> usize {

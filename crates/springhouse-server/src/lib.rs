@@ -1,9 +1,10 @@
-//! The HTTP side of `springhouse serve`: binds the contract of `springhouse-api` to a socket, on top of one open node.
+//! The HTTP and gRPC side of `springhouse serve`: binds the contracts of `springhouse-api` to a socket, on top of one open node.
 //! Decides nothing about features: it parses, asks the node, writes, measures, and stops in good order.
 
 mod app;
 mod body;
 mod connection;
+mod grpc_status;
 mod in_process;
 mod jobs;
 mod metrics;

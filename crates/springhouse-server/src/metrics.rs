@@ -3,20 +3,26 @@
 
 mod guard;
 
+use crate::app::Routed;
 use guard::{GUARD_METRICS, GuardMetrics};
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, NoLabelSet,
+};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
-use springhouse_api::{ROUTES, RouteName};
 use springhouse_core::{Micros, ValueStatus};
+use springhouse_ingest::LatencyHistogram;
 use springhouse_node::{Condition, NodeStatus};
 use springhouse_serving::{DegradationLevel, FeatureAnswer, ServingStatistics};
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// A metric's name (as it is scraped) and what it says.
@@ -91,6 +97,10 @@ const STORE_CONNECTIONS: Metric = metric(
     "springhouse_store_connections_opened",
     "Connections opened to the store's servers since the start; a steady rise means that they break",
 );
+const EVENT_TO_SERVABLE: Metric = metric(
+    "springhouse_ingest_event_to_servable_seconds",
+    "Time from an event's own time until reads see it, of every event applied since the start, by source",
+);
 const TOPIC_LAG: Metric =
     metric("springhouse_topic_lag_messages", "Messages that wait to be applied, by partition");
 const TOPIC_LAG_SECONDS: Metric = metric(
@@ -111,7 +121,7 @@ const TOPIC_FAILING: Metric =
     metric("springhouse_topic_failing", "1 while the topic is not read; the server's log says why");
 const JOBS_RUNNING: Metric = metric("springhouse_jobs_running", "Jobs at work");
 
-const OWN: [Metric; 30] = [
+const OWN: [Metric; 31] = [
     REQUEST_DURATION,
     CONNECTIONS,
     PANICS,
@@ -135,6 +145,7 @@ const OWN: [Metric; 30] = [
     STORE_CALLS_MAX,
     STORE_CALLS_REFUSED,
     STORE_CONNECTIONS,
+    EVENT_TO_SERVABLE,
     TOPIC_LAG,
     TOPIC_LAG_SECONDS,
     TOPIC_AGE,
@@ -226,6 +237,7 @@ pub(crate) struct Metrics {
     store_calls_max: Gauge,
     store_calls_refused: Gauge,
     store_connections: Gauge,
+    servable: Arc<Mutex<Servable>>,
     topic_lag: Family<PartitionLabels, Gauge>,
     topic_lag_seconds: Family<SourceLabels, FloatGauge>,
     topic_age: Family<SourceLabels, FloatGauge>,
@@ -266,7 +278,7 @@ impl Metrics {
             Histogram::new(edges)
         };
         let by_route = Durations::new_with_constructor(histogram);
-        let requests = (0..=ROUTES.len()).map(|_| Default::default()).collect();
+        let requests = (0..=Routed::COUNT).map(|_| Default::default()).collect();
         register(&mut registry, REQUEST_DURATION, &by_route);
         macro_rules! new {
             ($about:expr) => {{
@@ -307,6 +319,11 @@ impl Metrics {
             store_calls_max: new!(STORE_CALLS_MAX),
             store_calls_refused: new!(STORE_CALLS_REFUSED),
             store_connections: new!(STORE_CONNECTIONS),
+            servable: {
+                let servable = Arc::new(Mutex::new(Servable::default()));
+                registry.register_collector(Box::new(ServableCollector(servable.clone())));
+                servable
+            },
             topic_lag: new!(TOPIC_LAG),
             topic_lag_seconds: new!(TOPIC_LAG_SECONDS),
             topic_age: new!(TOPIC_AGE),
@@ -319,11 +336,11 @@ impl Metrics {
     }
 
     /// Notes a request.
-    pub(crate) fn request(&self, route: Option<RouteName>, status: u16, took: Duration) {
-        let index = route.map_or(ROUTES.len(), |route| route as usize);
+    pub(crate) fn request(&self, route: Option<Routed>, status: u16, took: Duration) {
+        let index = route.map_or(Routed::COUNT, Routed::index);
         let class = (usize::from(status) / 100).clamp(2, 5) - 2;
         let histogram = self.requests[index][class].get_or_init(|| {
-            let name = route.map_or("unknown", RouteName::label);
+            let name = route.map_or("unknown", Routed::label);
             let labels = RouteLabels { route: word(name), status: word(STATUS_CLASSES[class]) };
             self.by_route.get_or_create_owned(&labels)
         });
@@ -412,6 +429,7 @@ impl Metrics {
             }
             self.view_slo.get_or_create(&labels).set(seconds(view.slo_p99));
         }
+        self.servable.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&status.latencies);
         self.refresh_topics(status);
     }
 
@@ -443,6 +461,32 @@ impl Metrics {
     }
 }
 
+type Servable = BTreeMap<Arc<str>, LatencyHistogram>;
+
+/// Histograms that are counted where events are applied.
+#[derive(Debug)]
+struct ServableCollector(Arc<Mutex<Servable>>);
+
+impl Collector for ServableCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let name = EVENT_TO_SERVABLE.name.trim_end_matches("_seconds");
+        let unit = Some(&Unit::Seconds);
+        let mut family =
+            encoder.encode_descriptor(name, EVENT_TO_SERVABLE.help, unit, MetricType::Histogram)?;
+        for (source, latencies) in &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            let labels = SourceLabels { source: Word(source.clone()) };
+            let buckets: Vec<_> = latencies.buckets().collect();
+            family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
+                latencies.sum_seconds(),
+                latencies.count(),
+                &buckets,
+                None,
+            )?;
+        }
+        Ok(())
+    }
+}
+
 fn status_word(status: usize) -> Word {
     const ALL: [(ValueStatus, &str); STATUSES] = [
         (ValueStatus::Fresh, "fresh"),
@@ -469,6 +513,7 @@ fn status_word(status: usize) -> Word {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use springhouse_api::{ROUTES, RouteName};
     use springhouse_core::{Value, ValueType};
     use springhouse_ingest::IngestPositions;
     use springhouse_node::{PartitionStatus, TopicStatus, ViewLine};
@@ -541,13 +586,14 @@ mod tests {
                 frontier: 2,
                 error: Some("no broker answers".to_owned()),
             }],
+            latencies: BTreeMap::from([("events".into(), LatencyHistogram::default())]),
         }
     }
 
     #[test]
     fn names_follow_the_rule_and_are_scraped_as_written() {
         let metrics = Metrics::new();
-        metrics.request(Some(RouteName::Features), 200, Duration::from_millis(1));
+        metrics.request(Some(Routed::Http(RouteName::Features)), 200, Duration::from_millis(1));
         metrics.request(None, 404, Duration::from_millis(1));
         metrics.pushed(1, 2, 3);
         metrics.push_refused("overloaded");

@@ -1,10 +1,11 @@
-//! The router: one line a route, the same routes as in the document (a test compares).
+//! The router: one line a route, the same routes as in the document (a test compares), and gRPC beside them.
 
 mod admin;
 mod catalog;
 mod definitions;
 mod explain;
 mod features;
+mod grpc;
 mod health;
 mod push;
 mod training;
@@ -31,6 +32,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         router = router.route(route.path, method_router(route.method, route.name, &app));
     }
     router
+        .merge(grpc::router(&app))
         .fallback(|| async {
             refused(
                 ApiError::new("unknown_route", "there is no such path")
@@ -86,7 +88,7 @@ fn method_router(method: Method, name: RouteName, app: &Arc<App>) -> MethodRoute
 
 fn routed(name: RouteName, answer: Answer) -> Response {
     let mut response = answer.unwrap_or_else(refused);
-    response.extensions_mut().insert(Routed(name));
+    response.extensions_mut().insert(Routed::Http(name));
     response
 }
 

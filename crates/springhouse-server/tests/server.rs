@@ -11,6 +11,8 @@ mod support;
 mod errors;
 #[path = "server/features.rs"]
 mod features;
+#[path = "server/grpc.rs"]
+mod grpc;
 #[path = "server/lifecycle.rs"]
 mod lifecycle;
 #[path = "server/operate.rs"]

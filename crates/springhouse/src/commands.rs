@@ -1,7 +1,9 @@
 //! One file a subcommand: its `clap` arguments and one function that runs it.
 
 pub(crate) mod apply;
+pub(crate) mod bench;
 pub(crate) mod conformance;
+pub(crate) mod dead_letters;
 pub(crate) mod demo;
 pub(crate) mod get;
 pub(crate) mod init;

@@ -59,6 +59,10 @@ enum Command {
     Verify(commands::verify::VerifyArgs),
     /// Show how far each view is.
     Status(commands::status::StatusArgs),
+    /// Show refused rows and why, and try them once more.
+    DeadLetters(commands::dead_letters::DeadLettersArgs),
+    /// Send load to a running server and measure what its callers would see.
+    Bench(commands::bench::BenchArgs),
     /// Show a day of real flights, from definitions to live features.
     Demo(commands::demo::DemoArgs),
     /// Run cases with known answers through every door of the product and compare bit for bit.
@@ -112,6 +116,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Get(args) => commands::get::run(args, project).await,
         Command::Verify(args) => commands::verify::run(args, project).await,
         Command::Status(args) => commands::status::run(args, project).await,
+        Command::DeadLetters(args) => commands::dead_letters::run(args, project).await,
+        Command::Bench(args) => commands::bench::run(args).await,
         Command::Demo(args) => commands::demo::run(args).await,
         Command::Conformance(args) => commands::conformance::run(args).await,
     }

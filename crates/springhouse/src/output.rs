@@ -9,7 +9,7 @@ use springhouse_core::Value;
 use springhouse_lake::{LakeError, Progress};
 use springhouse_node::NodeError;
 use springhouse_registry::RegistryError;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 /// How a command prints its data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -74,6 +74,13 @@ pub(crate) fn data(text: &str) {
         let enough = error.kind() == std::io::ErrorKind::BrokenPipe;
         std::process::exit(if enough { 0 } else { 1 });
     }
+}
+
+/// Data that takes the place of what was shown before; one after the other where stdout is no terminal.
+pub(crate) fn page(text: &str) {
+    const HOME_AND_CLEAR: &str = "\x1b[H\x1b[2J";
+    let clear = if std::io::stdout().is_terminal() { HOME_AND_CLEAR } else { "" };
+    data(&format!("{clear}{text}"));
 }
 
 /// Talk: what is being done.

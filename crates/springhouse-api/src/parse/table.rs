@@ -13,13 +13,13 @@ use std::fmt;
 
 /// Which part of the request it is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Entities,
     Request,
 }
 
 impl Kind {
-    fn noun(self) -> &'static str {
+    pub(crate) fn noun(self) -> &'static str {
         match self {
             Self::Entities => "entity key",
             Self::Request => "request field",
@@ -40,7 +40,7 @@ impl Kind {
         }
     }
 
-    fn column(self, signature: &Signature, index: usize) -> (&str, &ValueType, bool) {
+    pub(crate) fn column(self, signature: &Signature, index: usize) -> (&str, &ValueType, bool) {
         match self {
             Self::Entities => (&signature.keys[index].0, &signature.keys[index].1, true),
             Self::Request => {
@@ -55,6 +55,27 @@ impl Kind {
             Self::Entities => signature.keys.len(),
             Self::Request => signature.fields.len(),
         }
+    }
+
+    /// Which of the declared columns `name` is.
+    pub(crate) fn index_of(self, signature: &Signature, name: &str) -> Result<usize, ApiError> {
+        let count = self.count(signature);
+        (0..count).find(|index| self.column(signature, *index).0 == name).ok_or_else(|| {
+            let known: Vec<_> =
+                (0..count).map(|index| format!("`{}`", self.column(signature, index).0)).collect();
+            let noun = self.noun();
+            let short: String = name.chars().take(NAME_CHARS_MAX).collect();
+            let error = ApiError::new(self.unknown_code(), format!("unknown {noun} `{short}`"));
+            if known.is_empty() {
+                error.hint(format!("these features take no {noun}"))
+            } else {
+                error.hint(format!("these features take {}", known.join(", ")))
+            }
+        })
+    }
+
+    pub(crate) fn null_key(self, name: &str, row: usize) -> ApiError {
+        ApiError::new("invalid_entity_key", format!("{} `{name}` is null in row {row}", self.noun()))
     }
 }
 
@@ -99,19 +120,7 @@ impl<'a> Context<'a> {
     }
 
     fn index_of<E: de::Error>(&self, name: &str) -> Result<usize, E> {
-        let count = self.kind.count(self.signature);
-        (0..count).find(|index| self.kind.column(self.signature, *index).0 == name).ok_or_else(|| {
-            let known: Vec<_> =
-                (0..count).map(|index| format!("`{}`", self.kind.column(self.signature, index).0)).collect();
-            let noun = self.kind.noun();
-            let short: String = name.chars().take(NAME_CHARS_MAX).collect();
-            let error = ApiError::new(self.kind.unknown_code(), format!("unknown {noun} `{short}`"));
-            self.fail(if known.is_empty() {
-                error.hint(format!("these features take no {noun}"))
-            } else {
-                error.hint(format!("these features take {}", known.join(", ")))
-            })
-        })
+        self.kind.index_of(self.signature, name).map_err(|error| self.fail(error))
     }
 
     fn value<'s>(&self, index: usize, row: usize) -> Cell<'s>
@@ -309,10 +318,9 @@ impl<'de> DeserializeSeed<'de> for Cell<'_> {
         let (name, value_type, _) = kind.column(signature, self.index);
         let reason = Reason::default();
         match (TypedValue { value_type, reason: &reason }).deserialize(deserializer) {
-            Ok(Value::Null) if kind == Kind::Entities => Err(self.context.fail(ApiError::new(
-                "invalid_entity_key",
-                format!("entity key `{name}` is null in row {}", self.row),
-            ))),
+            Ok(Value::Null) if kind == Kind::Entities => {
+                Err(self.context.fail(kind.null_key(name, self.row)))
+            }
             Ok(value) => Ok(value),
             Err(error) => Err(match reason.take() {
                 Some(reason) => {

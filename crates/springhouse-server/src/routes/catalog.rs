@@ -7,9 +7,10 @@ use axum::extract::Request;
 use axum::http::StatusCode;
 use springhouse_api::{
     ApiError, DeadLetterBody, DeadLetterList, PartitionBody, PositionsBody, ServiceList, StatusBody,
-    StoreBody, TopicBody, ViewList, ViewStatusBody, format_timestamp, parse_query, tier_name,
+    StoreBody, StreamBody, TopicBody, ViewList, ViewStatusBody, format_timestamp, parse_query, tier_name,
 };
 use springhouse_core::{Definitions, Micros};
+use springhouse_ingest::LatencyHistogram;
 use springhouse_node::{NodeStatus, PartitionStatus, TopicStatus, ViewLine};
 use std::sync::Arc;
 
@@ -136,5 +137,17 @@ fn status_body(status: &NodeStatus, definitions: &Definitions) -> StatusBody {
             dirty_entities: status.store.dirty_entities,
         },
         topics: status.topics.iter().map(|topic| topic_body(topic, status.now)).collect(),
+        streams: status.latencies.iter().map(|(source, latencies)| stream_body(source, latencies)).collect(),
+    }
+}
+
+fn stream_body(source: &str, latencies: &LatencyHistogram) -> StreamBody {
+    let quantile = |share| latencies.quantile_seconds(share).filter(|seconds| seconds.is_finite());
+    StreamBody {
+        source: source.to_owned(),
+        events: latencies.count(),
+        p50_s: quantile(0.5),
+        p95_s: quantile(0.95),
+        p99_s: quantile(0.99),
     }
 }

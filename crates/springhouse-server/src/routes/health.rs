@@ -18,6 +18,12 @@ pub(super) async fn health(_: Arc<App>, _: Request) -> Answer {
 }
 
 pub(super) async fn ready(app: Arc<App>, _: Request) -> Answer {
+    let body = readiness(&app).await;
+    json(if body.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body)
+}
+
+/// Whether requests should be sent here, and what is not as it should be.
+pub(super) async fn readiness(app: &App) -> ReadyBody {
     let status = app.node.status().await;
     let definitions = app.node.definitions();
     let mut checks = vec![
@@ -30,12 +36,11 @@ pub(super) async fn ready(app: Arc<App>, _: Request) -> Answer {
     ];
     checks.extend(state_checks(&status, app.settings.frontier_lag_max_ms));
     checks.extend(guard_check(&app.node.serving().statistics()));
-    let body = ReadyBody {
+    ReadyBody {
         ready: checks.iter().all(|check| check.ok || !check.required),
         degraded: checks.iter().any(|check| !check.ok),
         checks,
-    };
-    json(if body.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body)
+    }
 }
 
 fn check(name: impl Into<String>, required: bool, why: Option<String>) -> ReadyCheck {

@@ -12,7 +12,16 @@ use springhouse_api::{
     format_timestamp, parse_push, parse_query,
 };
 use springhouse_ingest::{PushOutcome, PushRequest, PushRows, RowOutcome};
+use std::future::Future;
 use std::sync::Arc;
+
+/// What is wanted with rows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Intent {
+    Push,
+    /// Only what would become of them.
+    Check,
+}
 
 /// The body's forms.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -22,19 +31,31 @@ enum Form {
 }
 
 pub(super) async fn push(app: Arc<App>, request: Request) -> Answer {
-    let result = take(&app, request).await;
-    if let Err(error) = &result {
-        app.metrics.push_refused(error.code);
-    }
-    let outcome = result?;
-    app.metrics.pushed(outcome.accepted, outcome.duplicates, outcome.refused);
+    let outcome = measured(&app, read(&app, request)).await?;
     json(StatusCode::OK, &push_body(outcome))
 }
 
-async fn take(app: &Arc<App>, request: Request) -> Result<PushOutcome, ApiError> {
+/// Pushes the rows, once they are read, and counts what became of them.
+pub(super) async fn measured(
+    app: &App,
+    rows: impl Future<Output = Result<(PushRequest, Intent), ApiError>>,
+) -> Result<PushOutcome, ApiError> {
+    let result = match rows.await {
+        Ok((push, Intent::Push)) => take(app, push).await,
+        Ok((push, Intent::Check)) => return app.node.ingest().check(push).await.map_err(from_push),
+        Err(error) => Err(error),
+    };
+    match &result {
+        Ok(outcome) => app.metrics.pushed(outcome.accepted, outcome.duplicates, outcome.refused),
+        Err(error) => app.metrics.push_refused(error.code),
+    }
+    result
+}
+
+async fn read(app: &App, request: Request) -> Result<(PushRequest, Intent), ApiError> {
     let source = last_segment(&request)?;
     let form = form(request.headers())?;
-    let backfill = backfill(request.uri().query())?;
+    let (backfill, intent) = options(request.uri().query())?;
     let key = header_key(request.headers())?;
     let bytes = body::read(request, app.settings.push_body_bytes_max, &app.settings).await?;
     let mut push = match form {
@@ -48,6 +69,10 @@ async fn take(app: &Arc<App>, request: Request) -> Result<PushOutcome, ApiError>
         },
     };
     push.backfill |= backfill;
+    Ok((push, intent))
+}
+
+async fn take(app: &App, push: PushRequest) -> Result<PushOutcome, ApiError> {
     // In a task of its own: a caller who hangs up must not stop a push halfway.
     let node = app.node.clone();
     let pushed = tokio::spawn(async move { node.ingest().push(push).await });
@@ -60,7 +85,7 @@ async fn take(app: &Arc<App>, request: Request) -> Result<PushOutcome, ApiError>
     }
 }
 
-fn json_push(source: String, bytes: &Bytes, key: Option<&str>) -> Result<PushRequest, ApiError> {
+pub(super) fn json_push(source: String, bytes: &Bytes, key: Option<&str>) -> Result<PushRequest, ApiError> {
     let envelope = parse_push(bytes, key)?;
     Ok(PushRequest {
         source,
@@ -94,21 +119,28 @@ fn header_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
         .transpose()
 }
 
-fn backfill(query: Option<&str>) -> Result<bool, ApiError> {
-    let mut backfill = false;
+fn options(query: Option<&str>) -> Result<(bool, Intent), ApiError> {
+    let (mut backfill, mut intent) = (false, Intent::Push);
     for pair in parse_query(query.unwrap_or_default())? {
-        backfill = match (pair.name.as_str(), pair.value.as_str()) {
-            ("backfill", "true") => true,
-            ("backfill", "false") => false,
-            ("backfill", _) => {
-                return Err(ApiError::new("invalid_query", "`backfill` is `true` or `false`"));
-            }
+        let value = match pair.value.as_str() {
+            "true" => true,
+            "false" => false,
             _ => {
-                return Err(ApiError::new("invalid_query", "the only query parameter here is `backfill`"));
+                let message = format!("`{}` is `true` or `false`", pair.name);
+                return Err(ApiError::new("invalid_query", message));
             }
         };
+        match pair.name.as_str() {
+            "backfill" => backfill = value,
+            "dry_run" if value => intent = Intent::Check,
+            "dry_run" => {}
+            _ => {
+                let message = "the query parameters here are `backfill` and `dry_run`";
+                return Err(ApiError::new("invalid_query", message));
+            }
+        }
     }
-    Ok(backfill)
+    Ok((backfill, intent))
 }
 
 fn push_body(outcome: PushOutcome) -> PushBody {

@@ -32,6 +32,9 @@ pub(crate) struct PushArgs {
     /// Old events: known by the source's table rule instead of from now on.
     #[arg(long)]
     backfill: bool,
+    /// Only says what would become of the rows (it can't tell duplicates).
+    #[arg(long)]
+    dry_run: bool,
 }
 
 pub(crate) async fn run(args: PushArgs, project: &Path) -> anyhow::Result<ExitCode> {
@@ -63,11 +66,13 @@ async fn push_all(session: &Session, args: &PushArgs, rows: &[&RawValue]) -> any
     if rows.is_empty() {
         bail!("there is no row to push");
     }
+    let dry_run = if args.dry_run { "?dry_run=true" } else { "" };
+    let path = format!("/v1/push/{}{dry_run}", args.source);
     let bar = output::bar();
     let (mut accepted, mut duplicates, mut refused, mut done) = (0, 0, 0, 0);
     for batch in rows.chunks(BATCH_ROWS) {
         let body = serde_json::to_vec(&Body { rows: batch, backfill: args.backfill })?;
-        let answer = session.client.post_text(&format!("/v1/push/{}", args.source), body.into()).await?;
+        let answer = session.client.post_text(&path, body.into()).await?;
         let answer: PushBody = serde_json::from_value(answer).context("the answer is no push outcome")?;
         for exception in answer.exceptions.iter().filter(|e| e.code.is_some()) {
             output::note(&format!(

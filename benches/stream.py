@@ -1,0 +1,160 @@
+#!/usr/bin/env python3
+"""Topics of Kafka: events a second from a real broker to durable, servable rows; how soon an event is served; catching up.
+
+Broker, producer and server share the machine, so the figure to compare is events a second *and core of the server*. Events are
+JSON with a key and an event time, 100,000 users (Zipf), in order of event time; each is in the log on disk and in the online store
+before it counts as applied.
+"""
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+import json
+
+from bench import ROOT, Project, Results, arguments, cpu_seconds, peak_bytes
+
+sys.path.insert(0, str(ROOT / "tests"))
+from kafka.broker import HERE as KAFKA, Broker, Kafka  # noqa: E402
+
+DEFINITIONS = """
+entities:
+  user: {keys: {user_id: int64}}
+sources:
+  events:
+    stream: {kafka: {topic: TOPIC}}
+    event_time: at
+    columns: {at: timestamp!, user_id: int64!, amount: float64}
+feature_views:
+  activity:
+    entity: user
+    source: events
+    ttl: 36500d
+    aggregate:
+      amount: {fn: [count, sum, mean, max], column: amount, windows: WINDOWS}
+"""
+# Flink SQL 2.3, exact OVER windows of count, sum, avg and max, from CSV in memory to nowhere, without durability: recorded on a
+# machine like this, not measured again here.
+FLINK = {"1h": 130_000, "30d": 22_000}
+
+
+def producer(address, topic, count, rate=0.0, users=100_000, span=1.0):
+    environment = os.environ | {"REQUIREMENTS": str(KAFKA / "requirements.txt")}
+    return subprocess.Popen(["sh", ROOT / "scripts/python.sh", ROOT / "benches/stream_producer.py", address, topic,
+                             str(count), str(rate), str(users), str(span)], env=environment, text=True,
+                            stdout=subprocess.PIPE)
+
+
+def produce(*words, **more):
+    process = producer(*words, **more)
+    seconds, _ = process.communicate()
+    if process.returncode:
+        sys.exit("the events could not be produced")
+    return float(seconds)
+
+
+def status(project):
+    with urllib.request.urlopen(f"http://{project.address}/v1/status", timeout=60) as answer:
+        return json.load(answer)
+
+
+def applied(project):
+    streams = status(project).get("streams") or [{"events": 0}]
+    return streams[0]["events"]
+
+
+def wait_applied(project, events):
+    """Until so many events are applied."""
+    end = time.monotonic() + 600
+    while (seen := applied(project)) < events:
+        if time.monotonic() > end or project.process.poll() is not None:
+            sys.exit(f"{seen} of {events} events were applied in ten minutes")
+        time.sleep(0.02)
+
+
+def project_of(options, broker, topic, windows):
+    text = DEFINITIONS.replace("TOPIC", topic).replace("WINDOWS", windows)
+    return Project(options.program, text, f"project: bench\nkafka: {{brokers: ['{broker.address}']}}\n", options.keep)
+
+
+def throughput(options, results, broker, kafka, windows, flink, partitions):
+    topic = f"throughput-{partitions}-{len(windows)}"
+    kafka.create(topic, partitions)
+    took = produce(broker.address, topic, options.events, span=35 * 86_400)
+    print(f"({options.events:,} events produced in {took:.1f} s)")
+    with project_of(options, broker, topic, windows) as project:
+        project.run("apply")
+        project.serve()
+        # What is read before the server is ready counts too: the clock starts with the process.
+        wait_applied(project, options.events // 10)
+        before, began, cpu = applied(project), time.monotonic(), cpu_seconds(project.process.pid)
+        wait_applied(project, options.events)
+        seconds, cpu = time.monotonic() - began, cpu_seconds(project.process.pid) - cpu
+        events = options.events - before
+        per_core = events / max(cpu, 0.01)
+        results.add(f"stream: {windows}, {partitions} partitions", events / seconds, "events/s", cpu_s=round(cpu, 2))
+        results.add(f"stream: {windows}, {partitions} partitions, a core", per_core, "events/s",
+                    "Flink, not durable (recorded)", flink, per_core / flink)
+        results.add(f"stream: {windows}, peak memory of the server", peak_bytes(project.process.pid) / 2**20, "MiB")
+
+
+def latency(options, results, broker, kafka, rate, seconds, stall):
+    topic = f"latency-{int(rate)}"
+    kafka.create(topic, 2)
+    count = int(rate * seconds)
+    with project_of(options, broker, topic, "[1h, 1d, 7d, 30d]") as project:
+        project.run("apply")
+        project.serve()
+        # A first second warms everything up; the histogram counts from a new start.
+        process = producer(broker.address, topic, count, rate)
+        process.wait()
+        wait_applied(project, count)
+        stream = status(project)["streams"][0]
+        for name in ("p50", "p95", "p99"):
+            results.add(f"stream: event to servable at {rate:,.0f}/s, {name} (upper bound)",
+                        (stream[f"{name}_s"] or float("inf")) * 1000, "ms", events=stream["events"])
+        if stall:
+            process = producer(broker.address, topic, int(rate * (stall + 10)), rate)
+            time.sleep(2)
+            project.process.send_signal(signal.SIGSTOP)
+            time.sleep(stall)
+            project.process.send_signal(signal.SIGCONT)
+            resumed = time.monotonic()
+            behind = None
+            while True:
+                lag = status(project)["topics"][0]["lag_messages"]
+                behind = lag if behind is None else behind
+                if lag <= rate / 10:
+                    break
+                time.sleep(0.02)
+            results.add(f"stream: caught up after a stall of {stall:.0f} s at {rate:,.0f}/s",
+                        time.monotonic() - resumed, "s", lag_messages=behind)
+            process.wait()
+            wait_applied(project, count + int(rate * (stall + 10)))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--events", type=int, default=3_000_000)
+    parser.add_argument("--rate", type=float, default=20_000.0, help="events a second of the open loop")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of the open loop")
+    parser.add_argument("--stall", type=float, default=60.0, help="seconds for which the server is stopped")
+    options = arguments(parser)
+    if options.smoke:
+        options.events, options.rate, options.seconds, options.stall = 2_000, 500.0, 1.0, 0.5
+    results = Results("stream", options.smoke)
+    broker = Broker()
+    try:
+        kafka = Kafka(broker.address)
+        throughput(options, results, broker, kafka, "[1h]", FLINK["1h"], 4)
+        throughput(options, results, broker, kafka, "[1h, 1d, 7d, 30d]", FLINK["30d"], 4)
+        latency(options, results, broker, kafka, options.rate, options.seconds, options.stall)
+        kafka.close()
+    finally:
+        broker.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+//! A feature answer as a `GetFeaturesResponse`.
+
+use super::column::column;
+use super::v1;
+use springhouse_core::{Value, ValueStatus, ValueType};
+use springhouse_serving::{DegradationLevel, FeatureAnswer, FeatureColumn, Origin};
+
+/// The answer, saying as much as `detail` asks for.
+pub fn response(answer: &FeatureAnswer, detail: v1::Detail) -> v1::GetFeaturesResponse {
+    let full = detail == v1::Detail::Full;
+    let position =
+        |(view, cut): &(std::sync::Arc<str>, i64)| v1::Position { view: view.to_string(), cut: *cut };
+    v1::GetFeaturesResponse {
+        at_us: answer.at,
+        level: level(answer.level).into(),
+        definition: answer.definition_hash.to_string(),
+        row_count: u32::try_from(answer.row_count).unwrap_or(u32::MAX),
+        features: answer.columns.iter().map(|column| feature(column, detail)).collect(),
+        positions: if full { answer.cuts.iter().map(position).collect() } else { Vec::new() },
+    }
+}
+
+fn feature(from: &FeatureColumn, detail: v1::Detail) -> v1::Feature {
+    let mut feature = v1::Feature {
+        name: from.name.to_string(),
+        values: Some(column(from.values.iter(), &from.value_type)),
+        ..Default::default()
+    };
+    if detail != v1::Detail::Values {
+        feature.r#type = from.value_type.to_string();
+        feature.statuses = from.statuses.iter().map(|status| self::status(*status).into()).collect();
+        feature.ages_us = from.ages.iter().map(|age| age.unwrap_or(-1)).collect();
+    }
+    if detail == v1::Detail::Full {
+        let times: Vec<_> =
+            from.event_times.iter().map(|at| at.map_or(Value::Null, Value::Timestamp)).collect();
+        feature.event_times = Some(column(times.iter(), &ValueType::Timestamp));
+        feature.origins = from.origins.iter().map(|origin| self::origin(*origin).into()).collect();
+    }
+    feature
+}
+
+fn level(level: DegradationLevel) -> v1::Level {
+    match level {
+        DegradationLevel::Healthy => v1::Level::Healthy,
+        DegradationLevel::Stale => v1::Level::Stale,
+        DegradationLevel::Degraded => v1::Level::Degraded,
+        DegradationLevel::Critical => v1::Level::Critical,
+    }
+}
+
+fn status(status: ValueStatus) -> v1::Status {
+    match status {
+        ValueStatus::Fresh => v1::Status::Fresh,
+        ValueStatus::Stale => v1::Status::Stale,
+        ValueStatus::Expired => v1::Status::Expired,
+        ValueStatus::Missing => v1::Status::Missing,
+        ValueStatus::Null => v1::Status::Null,
+        ValueStatus::Overflow => v1::Status::Overflow,
+        ValueStatus::OverCap => v1::Status::OverCap,
+        ValueStatus::Unavailable => v1::Status::Unavailable,
+        ValueStatus::Denied => v1::Status::Denied,
+    }
+}
+
+fn origin(origin: Origin) -> v1::Origin {
+    match origin {
+        Origin::Store => v1::Origin::Store,
+        Origin::HotCache => v1::Origin::HotCache,
+        Origin::StaleCache => v1::Origin::Stale,
+        Origin::LastKnown => v1::Origin::LastKnown,
+        Origin::Default => v1::Origin::Default,
+        Origin::Computed => v1::Origin::Computed,
+    }
+}

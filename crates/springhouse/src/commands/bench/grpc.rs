@@ -1,0 +1,109 @@
+//! The same requests over gRPC.
+
+use super::run::{Outcome, Target};
+use anyhow::{Context, bail};
+use hyper::http::uri::PathAndQuery;
+use springhouse_api::grpc::v1::column::Kind;
+use springhouse_api::grpc::{GET_FEATURES, v1};
+use springhouse_api::{EntityRows, FeaturesRequestBody};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tonic::transport::{Channel, Endpoint};
+use tonic_prost::ProstCodec;
+
+/// One caller among those on its connection.
+#[derive(Debug)]
+pub(super) struct Grpc {
+    client: tonic::client::Grpc<Channel>,
+    messages: Arc<Vec<v1::GetFeaturesRequest>>,
+}
+
+impl Grpc {
+    pub(super) fn new(channel: Channel, messages: Arc<Vec<v1::GetFeaturesRequest>>) -> Self {
+        let client = tonic::client::Grpc::new(channel).max_decoding_message_size(usize::MAX);
+        Self { client, messages }
+    }
+}
+
+impl Target for Grpc {
+    async fn call(&mut self, number: u64) -> Outcome {
+        let message = self.messages[(number % self.messages.len() as u64) as usize].clone();
+        if self.client.ready().await.is_err() {
+            return Err("connection broken".to_owned());
+        }
+        let codec = ProstCodec::<v1::GetFeaturesRequest, v1::GetFeaturesResponse>::default();
+        let path = PathAndQuery::from_static(GET_FEATURES);
+        match self.client.unary(tonic::Request::new(message), path, codec).await {
+            Ok(answer) => {
+                Ok(answer.get_ref().level().as_str_name().trim_start_matches("LEVEL_").to_ascii_lowercase())
+            }
+            Err(status) => {
+                Err(match status.metadata().get("springhouse-code").and_then(|code| code.to_str().ok()) {
+                    Some(code) => code.to_owned(),
+                    None => format!("gRPC {:?}", status.code()),
+                })
+            }
+        }
+    }
+}
+
+pub(super) async fn connect(address: SocketAddr, connections: usize) -> anyhow::Result<Vec<Channel>> {
+    let mut channels = Vec::new();
+    for _ in 0..connections {
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))?.tcp_nodelay(true);
+        let channel = endpoint.connect().await;
+        channels.push(channel.with_context(|| format!("the server at {address} does not answer"))?);
+    }
+    Ok(channels)
+}
+
+/// The JSON bodies as messages.
+pub(super) fn messages(bodies: &[String]) -> anyhow::Result<Vec<v1::GetFeaturesRequest>> {
+    bodies.iter().map(|body| message(serde_json::from_str(body)?)).collect()
+}
+
+fn message(body: FeaturesRequestBody) -> anyhow::Result<v1::GetFeaturesRequest> {
+    let detail = match (body.metadata, body.full) {
+        (_, true) => v1::Detail::Full,
+        (Some(false), false) => v1::Detail::Values,
+        _ => v1::Detail::Status,
+    };
+    Ok(v1::GetFeaturesRequest {
+        service: body.service.unwrap_or_default(),
+        features: body.features.unwrap_or_default(),
+        entities: columns(body.entities)?,
+        request: columns(body.request)?,
+        drop_stale: body.drop_stale,
+        timeout_ms: body.timeout_ms,
+        detail: detail.into(),
+        ..Default::default()
+    })
+}
+
+fn columns(rows: Option<EntityRows>) -> anyhow::Result<BTreeMap<String, v1::Column>> {
+    match rows {
+        None => Ok(BTreeMap::new()),
+        Some(EntityRows::Columns(columns)) => {
+            columns.into_iter().map(|(name, values)| Ok((name, column(&values)?))).collect()
+        }
+        Some(EntityRows::Rows(_)) => bail!("over gRPC only columns of entities are sent, not rows"),
+    }
+}
+
+fn column(values: &[serde_json::Value]) -> anyhow::Result<v1::Column> {
+    use serde_json::Value as Json;
+    fn all<T>(values: &[Json], read: impl Fn(&Json) -> Option<T>) -> Option<Vec<T>> {
+        values.iter().map(read).collect()
+    }
+    let kind = all(values, Json::as_i64)
+        .map(|values| Kind::Integers(v1::Integers { values }))
+        .or_else(|| all(values, Json::as_f64).map(|values| Kind::Doubles(v1::Doubles { values })))
+        .or_else(|| all(values, Json::as_bool).map(|values| Kind::Bools(v1::Bools { values })))
+        .or_else(|| {
+            all(values, |value| value.as_str().map(str::to_owned))
+                .map(|values| Kind::Strings(v1::Strings { values }))
+        });
+    let kind = kind.context("over gRPC only numbers, booleans and strings are sent")?;
+    Ok(v1::Column { kind: Some(kind), nulls: Vec::new() })
+}

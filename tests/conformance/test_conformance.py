@@ -1,4 +1,4 @@
-"""Cases with known answers through the four doors of the product: training set, history materialised, pushed, and all of it
+"""Cases with known answers through the five doors of the product: training set, history materialised, pushed, messages of a topic, and all of it
 with a restart, redeliveries and a hand-over. The shipped cases always; fresh ones where the reference program is at hand.
 """
 import gzip

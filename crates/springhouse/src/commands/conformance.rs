@@ -1,4 +1,4 @@
-//! `springhouse conformance FILE`: cases with known answers, through four doors of the product.
+//! `springhouse conformance FILE`: cases with known answers, through five doors of the product.
 //!
 //! A case is one JSON object a line: a view, events in their order of arrival, questions, and the expected answers. Each
 //! case becomes a real project in a temporary folder: definitions in a registry, Parquet files, a log, an online store.
@@ -7,6 +7,7 @@ mod case;
 mod doors;
 mod exact;
 mod files;
+mod topic;
 
 use crate::output;
 use anyhow::{Context, bail};
@@ -28,7 +29,8 @@ const CASES_AT_ONCE: usize = 8;
 pub(crate) struct ConformanceArgs {
     /// Cases, one JSON object a line.
     file: PathBuf,
-    /// Only these doors: 1 training set, 2 history materialised, 3 pushed, 4 history, stream and a restart.
+    /// Only these doors: 1 training set, 2 history materialised, 3 pushed, 4 history, stream and a restart,
+    /// 5 messages of a topic with redeliveries and restarts.
     #[arg(long, value_delimiter = ',')]
     doors: Vec<u8>,
     /// Seed of what is random: where history is handed to the stream, the restart, redeliveries.

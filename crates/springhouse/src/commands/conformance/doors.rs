@@ -1,14 +1,14 @@
-//! The four doors through which a case's answers come.
+//! The five doors through which a case's answers come.
 
 use super::DoorResult;
 use super::case::{
     Case, CaseAnswer, CaseAvailability, CaseEvent, CaseQuery, EVENT_TIME, ID, KNOWN_AT, SERVICE, SOURCE, VIEW,
 };
 use super::exact::Exact;
-use super::files;
+use super::{files, topic};
 use anyhow::{Context, bail, ensure};
 use springhouse_core::definition::SourceKind;
-use springhouse_core::{Clock, Micros, Value, ValueStatus};
+use springhouse_core::{Clock, Definitions, Micros, Value, ValueStatus};
 use springhouse_ingest::{PushRequest, PushRows, PushSettings};
 use springhouse_lake::{Availability, Lake, OutputFormat, Silent, TrainingOutput, TrainingRequest};
 use springhouse_node::{Node, NodeError, NodeOptions, NodePaths, SettableClock, open_registry};
@@ -31,14 +31,16 @@ pub(crate) enum Door {
     Materialized,
     Pushed,
     HandedOver,
+    Topic,
 }
 
 impl Door {
-    pub(crate) const ALL: [Self; 4] = [Self::Training, Self::Materialized, Self::Pushed, Self::HandedOver];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Training, Self::Materialized, Self::Pushed, Self::HandedOver, Self::Topic];
 
     pub(crate) fn by_number(number: u8) -> anyhow::Result<Self> {
         let door = Self::ALL.into_iter().find(|door| door.number() == number);
-        door.with_context(|| format!("there is no door {number}; the doors are 1 to 4"))
+        door.with_context(|| format!("there is no door {number}; the doors are 1 to 5"))
     }
 
     pub(crate) fn number(self) -> u8 {
@@ -47,6 +49,7 @@ impl Door {
             Self::Materialized => 2,
             Self::Pushed => 3,
             Self::HandedOver => 4,
+            Self::Topic => 5,
         }
     }
 
@@ -56,6 +59,7 @@ impl Door {
             Self::Materialized => "history materialised, read online",
             Self::Pushed => "pushed event by event, read online",
             Self::HandedOver => "history, then stream, restart, redeliveries",
+            Self::Topic => "messages of a topic, redeliveries, restarts",
         }
     }
 }
@@ -81,15 +85,16 @@ pub(crate) async fn run(door: Door, case: &Case, place: &Place, seed: u64) -> an
             let history = dice.below(case.events.len() + 1);
             online(case, place, history, Some(dice)).await
         }
+        Door::Topic => topic::answers(case, place, Dice(seed)).await,
     }
 }
 
 /// A small deterministic generator (splitmix64): where to hand over, restart and redeliver.
 #[derive(Debug)]
-struct Dice(u64);
+pub(super) struct Dice(u64);
 
 impl Dice {
-    fn below(&mut self, bound: usize) -> usize {
+    pub(super) fn below(&mut self, bound: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -146,17 +151,9 @@ async fn online(
         let events: Vec<CaseEvent> = past.iter().map(|arrival| known(arrival.event)).collect();
         files::write_events(case, &events, &place.join("events.parquet"))?;
     }
-    let clock = Arc::new(SettableClock::default());
-    let moments = case.queries.iter().map(|query| query.at).chain(arrivals.iter().map(|arrival| arrival.at));
-    clock.set(moments.min().unwrap_or_default());
-    open_registry(&NodePaths::in_project(place).registry)?
-        .put(&definitions, None, Default::default())
-        .await
-        .context("the definitions can't be applied")?;
-    let mut session = Session { node: Some(open(at, &clock).await?), clock, place: at };
+    let mut session = Session::begin(case, at, &definitions, &arrivals).await?;
     let handed_over_at = past.last().map_or(Micros::MIN, |arrival| arrival.at);
-    let mut questions: Vec<usize> = (0..case.queries.len()).collect();
-    questions.sort_by_key(|index| case.queries[*index].at);
+    let questions = questions(case);
 
     let restart_after = dice.as_mut().map(|dice| dice.below(live.len() + questions.len() + 1));
     let mut steps = 0;
@@ -194,14 +191,21 @@ async fn online(
     Ok(result)
 }
 
+/// The numbers of the questions in the order of their moments.
+pub(super) fn questions(case: &Case) -> Vec<usize> {
+    let mut questions: Vec<usize> = (0..case.queries.len()).collect();
+    questions.sort_by_key(|index| case.queries[*index].at);
+    questions
+}
+
 /// An event and the moment it arrives.
-struct Arrival<'a> {
-    event: &'a CaseEvent,
-    at: Micros,
+pub(super) struct Arrival<'a> {
+    pub(super) event: &'a CaseEvent,
+    pub(super) at: Micros,
 }
 
 /// The events in order of arrival; a redelivery arrives when what stands before it has arrived.
-fn arrivals(case: &Case) -> Vec<Arrival<'_>> {
+pub(super) fn arrivals(case: &Case) -> Vec<Arrival<'_>> {
     let mut events: Vec<&CaseEvent> = case.events.iter().collect();
     if case.availability == CaseAvailability::Event {
         // Only the event time counts, so an event arrives when it happens.
@@ -217,10 +221,22 @@ fn arrivals(case: &Case) -> Vec<Arrival<'_>> {
         .collect()
 }
 
+/// An event as a row of its source.
+pub(super) fn row(case: &Case, event: &CaseEvent) -> anyhow::Result<BTreeMap<String, Exact>> {
+    let mut row = event.row.clone();
+    for ((name, _), part) in case.keys().iter().zip(&event.key) {
+        row.insert(name.clone(), part.clone());
+    }
+    row.insert(ID.to_owned(), Exact::int(event.id)?);
+    row.insert(EVENT_TIME.to_owned(), Exact::int(event.event_time)?);
+    row.insert(KNOWN_AT.to_owned(), Exact::null());
+    Ok(row)
+}
+
 /// One open project.
-struct Session<'a> {
+pub(super) struct Session<'a> {
     node: Option<Arc<Node>>,
-    clock: Arc<SettableClock>,
+    pub(super) clock: Arc<SettableClock>,
     place: &'a Place,
 }
 
@@ -243,12 +259,30 @@ async fn open(place: &Place, clock: &Arc<SettableClock>) -> anyhow::Result<Arc<N
     Ok(Node::open(options).await?)
 }
 
-impl Session<'_> {
-    fn node(&self) -> anyhow::Result<&Node> {
+impl<'a> Session<'a> {
+    /// Applies the definitions and opens the project, at the first moment of the case.
+    pub(super) async fn begin(
+        case: &Case,
+        place: &'a Place,
+        definitions: &Definitions,
+        arrivals: &[Arrival<'_>],
+    ) -> anyhow::Result<Self> {
+        let clock = Arc::new(SettableClock::default());
+        let moments =
+            case.queries.iter().map(|query| query.at).chain(arrivals.iter().map(|arrival| arrival.at));
+        clock.set(moments.min().unwrap_or_default());
+        open_registry(&NodePaths::in_project(&place.folder).registry)?
+            .put(definitions, None, Default::default())
+            .await
+            .context("the definitions can't be applied")?;
+        Ok(Self { node: Some(open(place, &clock).await?), clock, place })
+    }
+
+    pub(super) fn node(&self) -> anyhow::Result<&Node> {
         self.node.as_deref().context("the project is closed")
     }
 
-    async fn restart(&mut self) -> anyhow::Result<()> {
+    pub(super) async fn restart(&mut self) -> anyhow::Result<()> {
         self.node()?.shutdown().await?;
         // The lock of the old node must be gone before the new one asks for it.
         self.node = None;
@@ -274,13 +308,7 @@ impl Session<'_> {
 
     async fn push(&self, case: &Case, event: &CaseEvent, at: Micros) -> anyhow::Result<()> {
         self.clock.set(self.clock.now().max(at));
-        let mut row = event.row.clone();
-        for ((name, _), part) in case.keys().iter().zip(&event.key) {
-            row.insert(name.clone(), part.clone());
-        }
-        row.insert(ID.to_owned(), Exact::int(event.id)?);
-        row.insert(EVENT_TIME.to_owned(), Exact::int(event.event_time)?);
-        row.insert(KNOWN_AT.to_owned(), Exact::null());
+        let row = row(case, event)?;
         let request = PushRequest {
             source: SOURCE.to_owned(),
             rows: PushRows::Json(serde_json::to_vec(&[row])?.into()),
@@ -295,7 +323,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    async fn ask(
+    pub(super) async fn ask(
         &self,
         case: &Case,
         query: &CaseQuery,

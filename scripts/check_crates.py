@@ -25,7 +25,7 @@ MAY_USE = {
     "springhouse-kafka": ["core", "ingest"],
     "springhouse-serving": ["core", "kernel", "expr", "online"],
     "springhouse-node": ["core", "kernel", "expr", "registry", "online", "online-embedded", "online-redis", "lake", "ingest", "kafka", "serving"],
-    "springhouse-api": ["core", "serving"],
+    "springhouse-api": ["core", "kernel", "serving"],
     "springhouse-server": ["core", "api", "node", "serving", "ingest", "lake", "registry"],
     "springhouse-python": ["core", "api", "registry", "lake", "ingest", "serving", "node", "server", "online-embedded"],
     "springhouse": ["core", "kernel", "expr", "registry", "online", "online-embedded", "online-redis", "lake", "ingest", "serving", "node", "api", "server"],

@@ -5,7 +5,7 @@ import subprocess
 import time
 import unittest
 
-from springhouse_testing import Client, Project, program
+from springhouse_testing import Client, Failed, Project, program
 
 DEFINITIONS = """
 entities:
@@ -156,6 +156,34 @@ class CommandsTest(unittest.TestCase):
         self.assertEqual((self.count(server, 1), self.count(server, 2)), (2, 1))
         self.assertEqual(len(json.loads(project.run("dead-letters", "list", "events", "--format", "json").stdout)), 4)
         self.assertEqual(project.run("verify", timeout=120).returncode, 0)
+
+    def test_a_hangup_takes_up_what_was_applied_without_dropping_a_request(self):
+        project, server = self.start()
+        with Client(server) as client:
+            client.push("events", [event(1, 5, note="a")])
+        more = DEFINITIONS.replace("TYPE", "string!").replace("feature_services:", "  also:\n    fields: {x: int64!}\n"
+                                                              "    features: {twice: x * 2}\nfeature_services:")
+        (project.folder / "features" / "definitions.yaml").write_text(more)
+        project.run("apply")
+        cities = project.folder / "cities.txt"
+        cities.write_text("Köln\n")
+        load = subprocess.Popen(
+            [program(), "bench", "serve", "--address", server.address, "--service", "all", "--key", "user_id=0..10",
+             "--key", f"city=@{cities}", "--field", "limit=1", "--seconds", "2", "--warm-up", "0.1", "--format", "json"],
+            text=True, stdout=subprocess.PIPE)
+        time.sleep(0.5)
+        server.process.send_signal(signal.SIGHUP)
+        answer, end = None, time.monotonic() + 30
+        with Client(server) as client:
+            while answer is None and time.monotonic() < end:
+                try:
+                    answer = client.call("POST", "/v1/features", {"features": ["also"], "entities": {}, "request": {"x": [21]}})
+                except Failed:
+                    time.sleep(0.05)
+        self.assertEqual(answer["features"]["twice"]["values"], [42])
+        got = json.loads(load.communicate()[0])
+        self.assertEqual(got["failed"], 0, got["failures"])
+        self.assertEqual(server.stop(), 0, server.tail())
 
     def test_a_status_is_watched_until_enough(self):
         project, server = self.start()

@@ -1,6 +1,7 @@
 //! The HTTP/JSON and gRPC contracts of Springhouse: wire types, exact parsing and writing of values, error codes, the
 //! OpenAPI document. Knows JSON, protobuf and the Arrow stream format; knows nothing of sockets, files or clocks.
 
+mod arrow_answer;
 mod catalog;
 mod definitions;
 mod error;
@@ -18,6 +19,7 @@ mod status;
 mod text;
 mod write;
 
+pub use arrow_answer::{AT_KEY, DEFINITION_KEY, LEVEL_KEY, arrow_answer};
 pub use catalog::{
     EntityEntry, FeatureEntry, RequestField, ServiceEntry, ServiceList, ViewEntry, ViewList, tier_name,
 };

@@ -89,6 +89,10 @@ fn operation(route: &Route, error_schema: &Json, about: About) -> Json {
         }
         operation["requestBody"] = json!({"required": true, "content": content});
     }
+    if route.name == RouteName::Features {
+        operation["responses"]["200"]["content"][ARROW_STREAM] =
+            json!({"schema": {"type": "string", "contentMediaType": ARROW_STREAM}});
+    }
     if route.name == RouteName::AdminTrainingSet {
         let stream = json!({"schema": {"type": "string", "contentMediaType": ARROW_STREAM}});
         operation["requestBody"] = json!({"required": true, "content": {ARROW_STREAM: stream}});
@@ -184,7 +188,8 @@ fn about(route: RouteName, schemas: &mut SchemaGenerator) -> About {
     match route {
         RouteName::Features => About {
             summary: "Features of entities, now",
-            description: "By service or by name, for one or many entity rows, with the status and age of every value.",
+            description: "By service or by name, for one or many entity rows, with the status and age of every value. \
+                          With the Arrow stream's media type in `Accept`: a column per feature and one each for `__status` and `__age_s`.",
             request: Some((
                 schema!(FeaturesRequestBody),
                 json!({"service": "delay_model", "entities": {"origin": ["JFK", "EWR"]}, "max_age": "30s"}),

@@ -142,7 +142,7 @@ fn write_status(out: &mut Vec<u8>, status: ValueStatus) {
     out.push(b'"');
 }
 
-fn level_name(level: DegradationLevel) -> &'static str {
+pub(crate) fn level_name(level: DegradationLevel) -> &'static str {
     match level {
         DegradationLevel::Healthy => "healthy",
         DegradationLevel::Stale => "stale",
@@ -151,15 +151,21 @@ fn level_name(level: DegradationLevel) -> &'static str {
     }
 }
 
+pub(crate) fn origin_name(origin: Origin) -> &'static str {
+    match origin {
+        Origin::Store => "store",
+        Origin::HotCache => "hot_cache",
+        Origin::StaleCache => "stale",
+        Origin::LastKnown => "last_known",
+        Origin::Default => "default",
+        Origin::Computed => "computed",
+    }
+}
+
 fn write_origin(out: &mut Vec<u8>, origin: Origin) {
-    out.extend_from_slice(match origin {
-        Origin::Store => b"\"store\"".as_slice(),
-        Origin::HotCache => b"\"hot_cache\"",
-        Origin::StaleCache => b"\"stale\"",
-        Origin::LastKnown => b"\"last_known\"",
-        Origin::Default => b"\"default\"",
-        Origin::Computed => b"\"computed\"",
-    });
+    out.push(b'"');
+    out.extend_from_slice(origin_name(origin).as_bytes());
+    out.push(b'"');
 }
 
 /// Microseconds as seconds with only the digits needed, exact: `1500000` is `1.5`.

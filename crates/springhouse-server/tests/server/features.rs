@@ -1,4 +1,5 @@
 use crate::support::{NOON, Server};
+use arrow::ipc::reader::StreamReader;
 use insta::assert_snapshot;
 use springhouse_api::FeaturesBody;
 
@@ -104,4 +105,55 @@ async fn an_explanation_shows_what_is_inside_a_number() {
     let nobody = server.get("/v1/explain?view=profile&key.user=77").await;
     assert_eq!(nobody.status, 200);
     assert!(nobody.text.contains("\"missing\""), "{}", nobody.text);
+}
+
+#[tokio::test]
+async fn an_arrow_answer_says_what_json_says() {
+    let server = Server::start().await;
+    server.push("events", HARD_ROW).await;
+    server.clock.set(NOON + 1_000_000);
+    let ask = r#"{"service":"everything","entities":{"user":[9007199254740993,5]},"full":true}"#;
+    let json = server.features(ask).await.json();
+    let accept = ("accept", "text/html, application/vnd.apache.arrow.stream;q=0.9");
+    let (headers, bytes) = server.send_bytes("POST", "/v1/features", &[accept], ask).await;
+    assert_eq!(headers["content-type"], "application/vnd.apache.arrow.stream");
+    let mut reader = StreamReader::try_new(bytes.as_ref(), None).unwrap();
+    let schema = reader.schema();
+    assert_eq!(schema.metadata()["springhouse.at"], json["at"].as_str().unwrap());
+    assert_eq!(schema.metadata()["springhouse.level"], "healthy");
+    let batch = reader.next().unwrap().unwrap();
+    assert!(reader.next().is_none());
+    let features = json["features"].as_object().unwrap();
+    assert_eq!(batch.num_columns(), features.len() * 5);
+    // Arrow's own writer of JSON is the other reader of the values.
+    let mut lines = arrow::json::LineDelimitedWriter::new(Vec::new());
+    lines.write(&batch).unwrap();
+    lines.finish().unwrap();
+    let rows: Vec<serde_json::Value> = lines
+        .into_inner()
+        .split(|b| *b == b'\n')
+        .filter(|l| !l.is_empty())
+        .map(|l| serde_json::from_slice(l).unwrap())
+        .collect();
+    assert_eq!(rows.len(), 2);
+    for (name, column) in features {
+        for (row, said) in rows.iter().enumerate() {
+            let got = |what: &str| said.get(format!("{name}__{what}")).cloned().unwrap_or_default();
+            assert_eq!(got("status"), column["status"][row], "{name}");
+            assert_eq!(got("age_s").as_f64(), column["age_s"][row].as_f64(), "{name}");
+            assert_eq!(got("origin"), column["origin"][row], "{name}");
+            if matches!(column["type"].as_str().unwrap(), "float64" | "int64" | "string" | "bool") {
+                assert_eq!(said.get(name).cloned().unwrap_or_default(), column["values"][row], "{name}");
+            }
+        }
+    }
+    // Only values, no rows.
+    let ask = r#"{"service":"everything","entities":{"user":[]},"metadata":false}"#;
+    let (_, bytes) = server.send_bytes("POST", "/v1/features", &[accept], ask).await;
+    let batch = StreamReader::try_new(bytes.as_ref(), None).unwrap().next().unwrap().unwrap();
+    assert_eq!((batch.num_rows(), batch.num_columns()), (0, features.len()));
+    // A refusal is JSON all the same.
+    let (headers, bytes) = server.send_bytes("POST", "/v1/features", &[accept], r#"{"service":"x"}"#).await;
+    assert_eq!(headers["content-type"], "application/json");
+    assert!(bytes.starts_with(b"{\"error\""));
 }

@@ -248,18 +248,42 @@ impl Server {
         headers: &[(&str, &str)],
         body: impl Into<Bytes>,
     ) -> Reply {
+        let (status, headers, bytes) = self.exchange(method, path, headers, body.into()).await;
+        let text = String::from_utf8(bytes.to_vec()).unwrap();
+        Reply { status, headers, text }
+    }
+
+    /// JSON in, whatever it is out.
+    pub(crate) async fn send_bytes(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> (hyper::HeaderMap, Bytes) {
+        let headers = [headers, &[(header::CONTENT_TYPE.as_str(), "application/json")]].concat();
+        let (_, headers, bytes) = self.exchange(method, path, &headers, body.to_owned().into()).await;
+        (headers, bytes)
+    }
+
+    async fn exchange(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> (StatusCode, hyper::HeaderMap, Bytes) {
         let mut request = Request::builder()
             .method(Method::from_bytes(method.as_bytes()).unwrap())
             .uri(format!("http://{}{path}", self.address));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request.body(Full::new(body.into())).unwrap();
+        let request = request.body(Full::new(body)).unwrap();
         let response = tokio::time::timeout(PATIENCE, self.client.request(request)).await.unwrap().unwrap();
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
-        let text = String::from_utf8(bytes.to_vec()).unwrap();
-        Reply { status: parts.status, headers: parts.headers, text }
+        (parts.status, parts.headers, bytes)
     }
 
     pub(crate) async fn get(&self, path: &str) -> Reply {

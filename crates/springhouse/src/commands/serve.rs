@@ -10,6 +10,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinHandle;
 
 /// What is logged: the Delta reader tells of every snapshot it opens.
 const LOG_FILTER: &str = "info,buoyant_kernel=warn,buoyant_kernel_engine=warn,deltalake_core=warn";
@@ -35,6 +37,7 @@ pub(crate) async fn run(args: ServeArgs, project: &Path) -> anyhow::Result<ExitC
     }
     let node = Node::open(project.node_options(Arc::new(SystemClock))).await?;
     node.read_topics()?;
+    let _reloading = AbortOnDrop(tokio::spawn(reload_on_hangup(node.clone(), signal(SignalKind::hangup())?)));
     let announcer = node.clone();
     let on_ready = move |address: SocketAddr| {
         if let Err(error) = announcer.announce(&address.to_string()) {
@@ -46,4 +49,23 @@ pub(crate) async fn run(args: ServeArgs, project: &Path) -> anyhow::Result<ExitC
     serve(node, server, on_ready, shutdown_signal()?).await?;
     output::note("stopped: everything acknowledged is in the lake");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Takes up what was applied whenever SIGHUP comes. Requests under way finish with what they began with.
+async fn reload_on_hangup(node: Arc<Node>, mut hangups: Signal) {
+    while hangups.recv().await.is_some() {
+        match node.reload().await {
+            Ok(snapshot) => tracing::info!(snapshot, "took up the applied definitions"),
+            Err(error) => tracing::error!(%error, "the applied definitions could not be taken up"),
+        }
+    }
+}
+
+/// A task that ends with its owner.
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }

@@ -1,13 +1,14 @@
 //! Messages of a topic as rows of its source: checked like pushed rows, one by one, so that a bad one stops nobody.
 
 use crate::log::RefusedRow;
-use crate::outcome::{PushError, PushRows};
+use crate::outcome::PushError;
 use crate::settings::PushSettings;
 use crate::topics::{OffsetRange, Origin};
 use crate::validate::{CheckedRows, SourceSchema};
 use bytes::Bytes;
 use serde_json::value::RawValue;
 use springhouse_core::{Micros, ValueType};
+use std::borrow::Cow;
 
 /// Longest piece of a message that is no row which its dead letter keeps, in bytes.
 const LETTER_BYTES_MAX: usize = 4 << 10;
@@ -62,32 +63,29 @@ pub(crate) fn check(
     messages: &Messages,
     settings: &PushSettings,
 ) -> Result<CheckedRows, PushError> {
-    let mut body = Vec::with_capacity(messages.bytes());
-    body.push(b'[');
+    let mut texts = Vec::with_capacity(messages.messages.len());
     let mut numbers = Vec::with_capacity(messages.messages.len());
     let mut refused = Vec::new();
     let columns = MessageColumns::of(schema);
     for (number, message) in (0u32..).zip(&messages.messages) {
         let Some(value) = &message.value else { continue };
-        let before = body.len();
-        if !numbers.is_empty() {
-            body.push(b',');
-        }
-        match columns.add_row(message, value, settings.batch_bytes_max, &mut body) {
-            Ok(()) => numbers.push(number),
+        match columns.row(message, value, settings.batch_bytes_max) {
+            Ok(text) => {
+                texts.push(text);
+                numbers.push(number);
+            }
             Err((code, reason)) => {
-                body.truncate(before);
                 refused.push(RefusedRow { row: number, code, reason, text: start_of(value) });
             }
         }
     }
-    body.push(b']');
-    // Each message was measured by itself.
-    let unbounded =
-        PushSettings { batch_bytes_max: usize::MAX, batch_rows_max: u32::MAX as usize, ..settings.clone() };
-    let mut checked = schema.check(&PushRows::Json(body.into()), None, false, &unbounded)?;
+    let mut checked = schema.check_texts(texts.iter().map(AsRef::as_ref).collect())?;
     for row in &mut checked.refused {
         row.row = numbers[row.row as usize];
+        if row.code == "malformed_row" {
+            // It can't be tried again, however much is kept of it.
+            row.text = start_of(row.text.as_bytes());
+        }
     }
     checked.refused.extend(refused);
     let kept: Vec<u32> = match &checked.numbers {
@@ -131,14 +129,13 @@ impl<'a> MessageColumns<'a> {
         }
     }
 
-    /// Appends the message's value with its key and headers as further members.
-    fn add_row(
+    /// The message's value as the text of a row, with its key and headers as further members.
+    fn row<'m>(
         &self,
         message: &Message,
-        value: &[u8],
+        value: &'m [u8],
         bytes_max: usize,
-        out: &mut Vec<u8>,
-    ) -> Result<(), (&'static str, String)> {
+    ) -> Result<Cow<'m, str>, (&'static str, String)> {
         if value.len() > bytes_max {
             let why = format!("the message has {} bytes; at most {bytes_max} are taken", value.len());
             return Err(("out_of_range", why));
@@ -146,27 +143,26 @@ impl<'a> MessageColumns<'a> {
         let text = std::str::from_utf8(value).map_err(|error| {
             ("malformed_row", format!("the message is not UTF-8 from byte {}", error.valid_up_to()))
         })?;
-        let raw: &RawValue = serde_json::from_str(text)
-            .map_err(|error| ("malformed_row", format!("the message is no JSON: {error}")))?;
-        let object = raw.get().strip_prefix('{');
-        let (Some(members), false) = (object, self.key.is_none() && self.headers.is_empty()) else {
+        let text = text.trim_matches([' ', '\n', '\r', '\t']);
+        let (Some(members), false) = (text.strip_prefix('{'), self.key.is_none() && self.headers.is_empty())
+        else {
             // What is no object is refused with the other checks.
-            out.extend_from_slice(raw.get().as_bytes());
-            return Ok(());
+            return Ok(Cow::Borrowed(text));
         };
-        out.push(b'{');
+        let mut out = String::with_capacity(text.len() + 64);
+        out.push('{');
         let mut is_first = true;
         let mut add = |name: &str, is_text: bool, value: &[u8], what: &str| {
             let value = std::str::from_utf8(value)
                 .map_err(|_| ("malformed_value", format!("{what} of the message is not UTF-8")))?;
             if !std::mem::take(&mut is_first) {
-                out.push(b',');
+                out.push(',');
             }
-            out.extend_from_slice(name.as_bytes());
+            out.push_str(name);
             let number = (!is_text).then(|| serde_json::from_str::<&RawValue>(value).ok()).flatten();
             match number.filter(|raw| !raw.get().starts_with(['{', '['])) {
-                Some(raw) => out.extend_from_slice(raw.get().as_bytes()),
-                None => out.extend_from_slice(serde_json::Value::from(value).to_string().as_bytes()),
+                Some(raw) => out.push_str(raw.get()),
+                None => out.push_str(&serde_json::Value::from(value).to_string()),
             }
             Ok::<_, (&'static str, String)>(())
         };
@@ -180,9 +176,9 @@ impl<'a> MessageColumns<'a> {
             }
         }
         if !is_first && !members.trim_start().starts_with('}') {
-            out.push(b',');
+            out.push(',');
         }
-        out.extend_from_slice(members.as_bytes());
-        Ok(())
+        out.push_str(members);
+        Ok(Cow::Owned(out))
     }
 }

@@ -156,7 +156,7 @@ impl SourceSchema {
             )
             .hint("add it to the source's columns, then push as backfill"));
         }
-        let mut table = match rows {
+        let table = match rows {
             PushRows::Json(body) => json_rows::read(self, body, settings)?,
             PushRows::Arrow(batches) => arrow_rows::read(self, batches, settings)?,
         };
@@ -169,6 +169,23 @@ impl SourceSchema {
                 format!("{} row keys for {count} rows", keys.len()),
             ));
         }
+        self.check_table(table, row_keys, backfill)
+    }
+
+    /// Checks rows that are JSON texts of their own.
+    ///
+    /// # Errors
+    /// What is wrong with all of them; a wrong row is in [`CheckedRows::refused`].
+    pub(crate) fn check_texts(&self, rows: Vec<&str>) -> Result<CheckedRows, PushError> {
+        self.check_table(json_rows::read_rows(self, rows), None, false)
+    }
+
+    fn check_table(
+        &self,
+        mut table: Table<'_>,
+        row_keys: Option<&[Option<String>]>,
+        backfill: bool,
+    ) -> Result<CheckedRows, PushError> {
         self.check_nulls(&mut table, backfill);
         self.check_event_times(&mut table);
         self.check_key_lengths(&mut table);

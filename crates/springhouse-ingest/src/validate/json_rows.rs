@@ -1,4 +1,4 @@
-//! JSON rows into columns: one pass over the body for its rows, one over each row for its values.
+//! JSON rows into columns: one pass over a body for its rows, one over each row for its values.
 
 use super::columns::ColumnBuilder;
 use super::{Flaw, SourceSchema, Table};
@@ -25,13 +25,18 @@ pub(super) fn read<'a>(
         .hint("push smaller batches, or raise push.batch_bytes_max"));
     }
     let rows = split_rows(body, settings.batch_rows_max)?;
+    Ok(read_rows(schema, rows.into_iter().map(RawValue::get).collect()))
+}
+
+/// Reads rows that are texts of their own, each an object or not.
+pub(super) fn read_rows<'a>(schema: &SourceSchema, rows: Vec<&'a str>) -> Table<'a> {
     let mut columns: Vec<ColumnBuilder> =
         schema.columns.iter().map(|c| ColumnBuilder::new(&c.value_type, rows.len())).collect();
     let mut flaws = Vec::with_capacity(rows.len());
     let mut cells: Vec<Option<&str>> = vec![None; columns.len()];
     for row in &rows {
         cells.fill(None);
-        let mut flaw = read_cells(schema, row.get(), &mut cells);
+        let mut flaw = read_cells(schema, row, &mut cells);
         for ((builder, cell), rule) in columns.iter_mut().zip(&cells).zip(&schema.columns) {
             let Some(raw) = cell else {
                 builder.push_null();
@@ -52,7 +57,7 @@ pub(super) fn read<'a>(
         flaws.push(flaw);
     }
     let columns = columns.into_iter().map(ColumnBuilder::finish).collect();
-    Ok(Table { columns, flaws, text_of: Box::new(move |row| rows[row].get().to_owned()) })
+    Table { columns, flaws, text_of: Box::new(move |row| rows[row].to_owned()) }
 }
 
 /// The start of a value, for a message.
@@ -125,7 +130,7 @@ fn read_cells<'a>(schema: &SourceSchema, row: &'a str, cells: &mut [Option<&'a s
     }
     let mut flaw = None;
     let mut input = serde_json::Deserializer::from_str(row);
-    let read = Cells { schema, cells, flaw: &mut flaw }.deserialize(&mut input);
+    let read = Cells { schema, cells, flaw: &mut flaw }.deserialize(&mut input).and_then(|()| input.end());
     if let Err(error) = read {
         flaw.get_or_insert_with(|| Flaw {
             code: "malformed_row",

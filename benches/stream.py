@@ -116,23 +116,23 @@ def latency(options, results, broker, kafka, rate, seconds, stall):
             results.add(f"stream: event to servable at {rate:,.0f}/s, {name} (upper bound)",
                         (stream[f"{name}_s"] or float("inf")) * 1000, "ms", events=stream["events"])
         if stall:
-            process = producer(broker.address, topic, int(rate * (stall + 10)), rate)
+            process = producer(broker.address, topic, int(rate * (stall + 15)), rate)
+            while applied(project) < count + rate / 10:
+                time.sleep(0.02)
             time.sleep(2)
             project.process.send_signal(signal.SIGSTOP)
             time.sleep(stall)
             project.process.send_signal(signal.SIGCONT)
             resumed = time.monotonic()
-            behind = None
-            while True:
-                lag = status(project)["topics"][0]["lag_messages"]
-                behind = lag if behind is None else behind
-                if lag <= rate / 10:
-                    break
+            began = resumed - stall - 2
+            behind = applied(project)
+            # What was produced by now, but for the last tenth of a second.
+            while applied(project) < count + rate * (time.monotonic() - began - 0.1):
                 time.sleep(0.02)
             results.add(f"stream: caught up after a stall of {stall:.0f} s at {rate:,.0f}/s",
-                        time.monotonic() - resumed, "s", lag_messages=behind)
+                        time.monotonic() - resumed, "s", applied_before=behind - count)
             process.wait()
-            wait_applied(project, count + int(rate * (stall + 10)))
+            wait_applied(project, count + int(rate * (stall + 15)))
 
 
 def main():

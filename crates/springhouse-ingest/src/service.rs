@@ -23,6 +23,7 @@ use springhouse_core::{Clock, Micros};
 use springhouse_lake::Lake;
 use springhouse_online::OnlineStore;
 use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -249,15 +250,28 @@ impl Ingest {
     /// # Errors
     /// See [`PushError::code`]; `invalid_request` when some of them are in the log and others are not.
     pub async fn submit_messages(&self, messages: Messages) -> Result<PushOutcome, PushError> {
+        self.begin_messages(Arc::new(messages)).await?.await
+    }
+
+    /// As [`Self::submit_messages`], but returns when the messages are on their way to the log, so that the next ones can be
+    /// checked while these are written and applied. Messages of later calls come behind them. What is returned then
+    /// waits until they are applied; when it fails, later messages of their partitions fail too.
+    ///
+    /// # Errors
+    /// As [`Self::submit_messages`]; after an error from this call nothing was begun.
+    pub async fn begin_messages(
+        &self,
+        messages: Arc<Messages>,
+    ) -> Result<impl Future<Output = Result<PushOutcome, PushError>> + Send + use<>, PushError> {
         let schema = self.open_schema(&messages.source)?;
-        self.submit(messages.bytes(), move |permit, settings| {
+        let begun = self.begin(messages.bytes(), move |permit, settings| {
             let checked = messages::check(&schema, &messages, settings)?;
             let places = messages.messages.iter().map(|m| (m.partition, m.offset)).collect();
             let mut prepared = prepare(schema, checked, permit)?;
             prepared.0.origin = Some((messages.origin(), places));
             Ok(prepared)
-        })
-        .await
+        });
+        begun.await.map(answered)
     }
 
     /// How far a source's topic has been read, by partition: the messages below are in the log.
@@ -270,6 +284,15 @@ impl Ingest {
         bytes: usize,
         check: impl FnOnce(Permit, &PushSettings) -> Result<Prepared, PushError> + Send + 'static,
     ) -> Result<PushOutcome, PushError> {
+        answered(self.begin(bytes, check).await?).await
+    }
+
+    /// Checks and sends to the log; the answer comes when it is applied.
+    async fn begin(
+        &self,
+        bytes: usize,
+        check: impl FnOnce(Permit, &PushSettings) -> Result<Prepared, PushError> + Send + 'static,
+    ) -> Result<oneshot::Receiver<Result<PushOutcome, PushError>>, PushError> {
         let permit = self.admit(bytes)?;
         let checking = Checking::begin(&self.progress);
         let settings = self.settings.clone();
@@ -279,7 +302,7 @@ impl Ingest {
         let sent = self.writer.send(ToWriter::Push(Box::new(submission)));
         drop(checking);
         sent.map_err(|_| shutting_down())?;
-        answer.await.map_err(|_| shutting_down())?
+        Ok(answer)
     }
 
     /// The schema of a source that can be written to now.
@@ -497,6 +520,12 @@ impl Drop for Checking {
 }
 
 type Prepared = (Submission, oneshot::Receiver<Result<PushOutcome, PushError>>);
+
+async fn answered(
+    answer: oneshot::Receiver<Result<PushOutcome, PushError>>,
+) -> Result<PushOutcome, PushError> {
+    answer.await.map_err(|_| shutting_down())?
+}
 
 fn prepare(schema: Arc<SourceSchema>, checked: CheckedRows, permit: Permit) -> Result<Prepared, PushError> {
     let encoded = if checked.rows.num_rows() == 0 {

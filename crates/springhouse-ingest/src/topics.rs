@@ -81,8 +81,8 @@ impl TopicPositions {
     }
 
     /// # Errors
-    /// `invalid_request` when some of the messages are in the log and others are not: whoever reads the topic must begin
-    /// at its position.
+    /// `invalid_request` when some of the messages are in the log and others are not, or when what stands before them is not:
+    /// whoever reads the topic must begin at its position, and leave nothing out.
     pub(crate) fn place(&self, source: &str, origin: &Origin) -> Result<Known, PushError> {
         let partitions = self.of(source, &origin.topic);
         let next = |range: &OffsetRange| partitions.get(&range.partition).map_or(i64::MIN, |p| p.next);
@@ -91,8 +91,20 @@ impl TopicPositions {
         if origin.ranges.iter().all(is_read) {
             return Ok(Known::Read);
         }
-        match origin.ranges.iter().find(|range| range.from < next(range)) {
+        let stray =
+            |range: &&OffsetRange| partitions.contains_key(&range.partition) && range.from != next(range);
+        match origin.ranges.iter().find(stray) {
             None => Ok(Known::New),
+            Some(range) if range.from > next(range) => Err(PushError::new(
+                "invalid_request",
+                format!(
+                    "topic `{}`, partition {}: offset {} was given, but {} comes next",
+                    origin.topic,
+                    range.partition,
+                    range.from,
+                    next(range)
+                ),
+            )),
             Some(range) => Err(PushError::new(
                 "invalid_request",
                 format!(
@@ -145,8 +157,9 @@ mod tests {
         positions.advance("s", &origin(&[(0, 5, 9), (1, 0, 0)]));
         assert_eq!(positions.place("s", &origin(&[(0, 5, 9)])).expect("read"), Known::Read);
         assert_eq!(positions.place("s", &origin(&[(0, 6, 8), (1, 0, 0)])).expect("read"), Known::Read);
-        // Offsets may be left out: compaction, marks of transactions.
-        assert_eq!(positions.place("s", &origin(&[(0, 12, 14)])).expect("new"), Known::New);
+        // Offsets without a message (compaction, marks of transactions) belong to the range; a gap is what was lost on the way.
+        assert_eq!(positions.place("s", &origin(&[(0, 9, 14)])).expect("new"), Known::New);
+        assert!(positions.place("s", &origin(&[(0, 12, 14)])).is_err());
         assert_eq!(positions.place("other", &origin(&[(0, 5, 9)])).expect("new"), Known::New);
         assert!(positions.place("s", &origin(&[(0, 8, 10)])).is_err());
         assert!(positions.place("s", &origin(&[(0, 5, 9), (1, 0, 3)])).is_err());

@@ -13,7 +13,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use springhouse_core::Micros;
 use springhouse_core::definition::{Isolation, KafkaStream, TopicStart};
 use springhouse_ingest::{Ingest, Message, Messages, OffsetRange, PushError};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::JoinHandle;
@@ -25,6 +25,13 @@ const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LONGEST: Duration = Duration::from_secs(2);
 /// Longest wait for messages before other things are looked after.
 const POLL: Duration = Duration::from_millis(50);
+/// Most batches that are logged and applied at once.
+const APPLYING_MAX: usize = 3;
+/// When nothing can be handed on for this long, fetching is told to stop. (That throws away what was fetched ahead, so not
+/// for every little wait.)
+const PAUSE_AFTER: Duration = Duration::from_millis(500);
+/// How long the client waits before it fetches on, once it has fetched enough ahead, in milliseconds. More leaves it idle.
+const FETCH_ON_AFTER_MS: &str = "5";
 /// The client tells how far it is this often, in milliseconds.
 const STATISTICS_MS: u32 = 100;
 
@@ -115,7 +122,19 @@ impl From<KafkaError> for End {
 }
 
 type Consuming = BaseConsumer<Context>;
-type Handover = tokio::task::JoinHandle<Result<(), End>>;
+/// Messages that are being checked; done when they are on their way to the log.
+type Checking = tokio::task::JoinHandle<Result<Applying, End>>;
+/// Messages that are being logged and applied.
+type Applying = tokio::task::JoinHandle<Result<(), End>>;
+/// By partition: the offset after the last message that was gathered, or after what the log has.
+type Gathered = BTreeMap<i32, i64>;
+
+/// Batches under way: one is checked while others are logged and applied, in the order of their messages.
+#[derive(Default)]
+struct UnderWay {
+    checking: Option<Checking>,
+    applying: VecDeque<Applying>,
+}
 
 struct Reading {
     source: String,
@@ -182,6 +201,7 @@ impl Reading {
             .set("queued.max.messages.kbytes", settings.queue_kilobytes_max.to_string())
             .set("fetch.wait.max.ms", settings.fetch_wait_ms.to_string())
             .set("fetch.error.backoff.ms", "50")
+            .set("fetch.queue.backoff.ms", FETCH_ON_AFTER_MS)
             .set("reconnect.backoff.max.ms", "1000")
             .set("socket.timeout.ms", settings.socket_timeout_ms.to_string())
             .set("statistics.interval.ms", STATISTICS_MS.to_string())
@@ -265,7 +285,12 @@ impl Reading {
     }
 
     /// The partitions with where to begin, as the client takes them.
-    fn places(&self, consumer: &Consuming, partitions: &[i32]) -> Result<TopicPartitionList, End> {
+    fn places(
+        &self,
+        consumer: &Consuming,
+        partitions: &[i32],
+        gathered: &mut Gathered,
+    ) -> Result<TopicPartitionList, End> {
         let known = self.ingest.topic_positions(&self.source, &self.stream.topic);
         let mut list = TopicPartitionList::new();
         let mut first_looks = Vec::new();
@@ -280,6 +305,8 @@ impl Reading {
                 });
             }
             list.add_partition_offset(&self.stream.topic, *partition, Offset::Offset(next))?;
+            // What was deleted unread counts as gathered with the first message behind it.
+            gathered.insert(*partition, known.get(partition).map_or(next, |position| position.next));
         }
         // Where the first look found them is where they begin, also after a stop before the first message.
         if !first_looks.is_empty() {
@@ -289,8 +316,8 @@ impl Reading {
                 ranges: first_looks,
                 messages: Vec::new(),
             };
-            let handover = self.hand_over(empty);
-            self.runtime.block_on(handover)?;
+            let applying = self.runtime.block_on(self.check(empty))?;
+            self.finish(applying)?;
         }
         Ok(list)
     }
@@ -298,54 +325,100 @@ impl Reading {
     fn read(&self) -> Result<(), End> {
         let consumer = self.consumer()?;
         let mut partitions = self.partitions(&consumer)?;
-        consumer.assign(&self.places(&consumer, &partitions)?)?;
+        let mut gathered = Gathered::new();
+        consumer.assign(&self.places(&consumer, &partitions, &mut gathered)?)?;
         self.notes.works();
-        let mut handover = None;
-        let ended = self.consume(&consumer, &mut partitions, &mut handover);
+        let mut under_way = UnderWay::default();
+        let mut ended = self.consume(&consumer, &mut partitions, &mut gathered, &mut under_way);
         // What is under way is finished first: the next reading begins behind it.
-        if let Some(handover) = handover {
-            self.finish(handover)?;
+        if let Some(checking) = under_way.checking {
+            match self.finish(checking) {
+                Ok(applying) => under_way.applying.push_back(applying),
+                Err(error) => ended = ended.and(Err(error)),
+            }
+        }
+        for applying in under_way.applying {
+            ended = ended.and(self.finish(applying));
         }
         ended
     }
 
-    fn finish(&self, handover: Handover) -> Result<(), End> {
-        self.runtime.block_on(handover).map_err(|error| End::Failed(error.to_string()))?
+    fn finish<T>(&self, task: tokio::task::JoinHandle<Result<T, End>>) -> Result<T, End> {
+        self.runtime.block_on(task).map_err(|error| End::Failed(error.to_string()))?
+    }
+
+    /// Takes note of what is finished.
+    fn look_after(&self, under_way: &mut UnderWay) -> Result<(), End> {
+        if let Some(checked) = under_way.checking.take_if(|checking| checking.is_finished()) {
+            under_way.applying.push_back(self.finish(checked)?);
+        }
+        while under_way.applying.front().is_some_and(|applying| applying.is_finished()) {
+            if let Some(applied) = under_way.applying.pop_front() {
+                self.finish(applied)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for a moment, or until one of them is finished.
+    fn wait_for(&self, under_way: &mut UnderWay) {
+        const MOMENT: Duration = Duration::from_millis(5);
+        self.runtime.block_on(async {
+            // The result is taken by who looks after them.
+            let progress = async {
+                while !under_way.checking.as_ref().is_some_and(|checking| checking.is_finished())
+                    && !under_way.applying.front().is_some_and(|applying| applying.is_finished())
+                {
+                    tokio::time::sleep(Duration::from_micros(200)).await;
+                }
+            };
+            drop(tokio::time::timeout(MOMENT, progress).await);
+        });
     }
 
     fn consume(
         &self,
         consumer: &Consuming,
         partitions: &mut Vec<i32>,
-        handover: &mut Option<Handover>,
+        gathered: &mut Gathered,
+        under_way: &mut UnderWay,
     ) -> Result<(), End> {
         let mut looked_at = Instant::now();
         let mut batch = Batch::default();
+        let mut full_since = None;
         let mut is_paused = false;
         let delay = Duration::from_millis(self.settings.batch_delay_ms);
         loop {
             if self.stop.load(SeqCst) {
                 return Ok(());
             }
-            if let Some(done) = handover.take_if(|handover| handover.is_finished()) {
-                self.finish(done)?;
-            }
+            self.look_after(under_way)?;
             let is_full = batch.is_full(&self.settings);
             let waited = batch.begun.map(|begun| begun.elapsed());
-            if handover.is_none() && (is_full || waited.is_some_and(|waited| waited >= delay)) {
+            let has_room = under_way.checking.is_none() && under_way.applying.len() < APPLYING_MAX;
+            if has_room && (is_full || waited.is_some_and(|waited| waited >= delay)) {
                 let messages = std::mem::take(&mut batch).finish(&self.source, &self.stream.topic);
-                *handover = Some(self.runtime.spawn(self.hand_over(messages)));
+                under_way.checking = Some(self.runtime.spawn(self.check(messages)));
                 continue;
             }
             // A store or log that is slow slows fetching down; what was fetched waits here and in the client, both bounded.
-            if is_full != is_paused {
+            if !is_full {
+                full_since = None;
+            }
+            let since = is_full.then(|| *full_since.get_or_insert_with(Instant::now));
+            let must_pause = since.is_some_and(|since| since.elapsed() >= PAUSE_AFTER);
+            if must_pause != is_paused {
                 let assigned = consumer.assignment()?;
-                if is_full {
+                if must_pause {
                     consumer.pause(&assigned)?
                 } else {
                     consumer.resume(&assigned)?
                 }
-                is_paused = is_full;
+                is_paused = must_pause;
+            }
+            if is_full && !is_paused {
+                self.wait_for(under_way);
+                continue;
             }
             if looked_at.elapsed() >= Duration::from_millis(self.settings.metadata_interval_ms) {
                 looked_at = Instant::now();
@@ -358,11 +431,12 @@ impl Reading {
                         ?new,
                         "the topic has grown"
                     );
-                    consumer.incremental_assign(&self.places(consumer, &new)?)?;
+                    consumer.incremental_assign(&self.places(consumer, &new, gathered)?)?;
                     partitions.extend(new);
                 }
             }
-            let patience = match (handover.is_some(), waited) {
+            let is_busy = under_way.checking.is_some() || !under_way.applying.is_empty();
+            let patience = match (is_busy, waited) {
                 (true, Some(waited)) if !is_full => {
                     delay.saturating_sub(waited).max(Duration::from_millis(1))
                 }
@@ -374,7 +448,7 @@ impl Reading {
                 None => {}
                 Some(Ok(message)) => {
                     self.notes.handed(message.partition(), message.offset() + 1);
-                    batch.add(&message, &self.stream.headers);
+                    batch.add(&message, &self.stream, gathered);
                 }
                 Some(Err(error)) => self.take_error(error)?,
             }
@@ -400,14 +474,15 @@ impl Reading {
         }
     }
 
-    /// Gives messages to ingestion, as often as it takes.
-    fn hand_over(&self, messages: Messages) -> impl Future<Output = Result<(), End>> + Send + 'static {
+    /// Gives messages to ingestion, as often as it takes until they are on their way to the log.
+    fn check(&self, messages: Messages) -> impl Future<Output = Result<Applying, End>> + Send + 'static {
         let (ingest, notes, stop) = (self.ingest.clone(), self.notes.clone(), self.stop.clone());
+        let messages = Arc::new(messages);
         async move {
             let mut wait = RETRY_FIRST;
-            loop {
-                match ingest.submit_messages(messages.clone()).await {
-                    Ok(_) => break,
+            let applied = loop {
+                match ingest.begin_messages(messages.clone()).await {
+                    Ok(applied) => break applied,
                     Err(_) if stop.load(SeqCst) => return Err(End::Stopped),
                     Err(PushError { code: "shutting_down", .. }) => return Err(End::Stopped),
                     Err(error) if error.code == "invalid_request" => {
@@ -417,10 +492,19 @@ impl Reading {
                 }
                 tokio::time::sleep(wait).await;
                 wait = (wait * 2).min(RETRY_LONGEST);
-            }
-            let tombstones = messages.messages.iter().filter(|message| message.value.is_none()).count();
-            notes.applied(&messages.ranges, messages.messages.len() as u64, tombstones as u64);
-            Ok(())
+            };
+            Ok(tokio::spawn(async move {
+                match applied.await {
+                    Ok(_) => {}
+                    Err(_) if stop.load(SeqCst) => return Err(End::Stopped),
+                    Err(PushError { code: "shutting_down", .. }) => return Err(End::Stopped),
+                    // Reading begins again where the log ends.
+                    Err(error) => return Err(End::Failed(format!("nothing more is taken: {error}"))),
+                }
+                let tombstones = messages.messages.iter().filter(|message| message.value.is_none()).count();
+                notes.applied(&messages.ranges, messages.messages.len() as u64, tombstones as u64);
+                Ok(())
+            }))
         }
     }
 }
@@ -440,23 +524,25 @@ impl Batch {
         self.messages.len() >= settings.batch_messages_max || self.bytes >= settings.batch_bytes_max
     }
 
-    fn add(&mut self, message: &BorrowedMessage<'_>, headers: &BTreeMap<String, String>) {
+    fn add(&mut self, message: &BorrowedMessage<'_>, stream: &KafkaStream, gathered: &mut Gathered) {
         self.begun.get_or_insert_with(Instant::now);
         let (partition, offset) = (message.partition(), message.offset());
         let timestamp = message.timestamp().to_millis().filter(|millis| *millis >= 0);
         let timestamp = timestamp.map(|millis| millis.saturating_mul(1_000));
+        // Offsets between two messages are of messages that are not there: compacted or aborted.
+        let from = gathered.insert(partition, offset + 1).unwrap_or(offset);
         let range = self.ranges.entry(partition).or_insert(OffsetRange {
             partition,
-            from: offset,
-            to: offset,
+            from,
+            to: from,
             newest: Micros::MIN,
         });
         range.to = offset + 1;
         range.newest = range.newest.max(timestamp.unwrap_or(Micros::MIN));
-        let key = message.key().map(Bytes::copy_from_slice);
+        let key = message.key().filter(|_| stream.key.is_some()).map(Bytes::copy_from_slice);
         let value = message.payload().map(Bytes::copy_from_slice);
-        let wanted = |name: &str| headers.values().any(|header| header == name);
-        let headers = message.headers().filter(|_| !headers.is_empty());
+        let wanted = |name: &str| stream.headers.values().any(|header| header == name);
+        let headers = message.headers().filter(|_| !stream.headers.is_empty());
         let headers = headers.into_iter().flat_map(|headers| headers.iter());
         let headers = headers.filter(|header| wanted(header.key)).filter_map(|header| {
             header.value.map(|value| (header.key.to_owned(), Bytes::copy_from_slice(value)))

@@ -5,6 +5,7 @@ use springhouse_core::Micros;
 use springhouse_core::time::SECOND;
 use springhouse_ingest::{Message, Messages, OffsetRange};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 fn message(partition: i32, offset: i64, value: Option<String>, timestamp: Option<Micros>) -> Message {
     let value = value.map(|text| text.into_bytes().into());
@@ -12,10 +13,16 @@ fn message(partition: i32, offset: i64, value: Option<String>, timestamp: Option
 }
 
 fn messages(all: Vec<Message>) -> Messages {
+    messages_from(&[], all)
+}
+
+/// The ranges begin at `starts`, by partition; else with the first message.
+fn messages_from(starts: &[i64], all: Vec<Message>) -> Messages {
     let mut ranges: BTreeMap<i32, OffsetRange> = BTreeMap::new();
     for message in &all {
         let Message { partition, offset, .. } = *message;
-        let new = OffsetRange { partition, from: offset, to: offset, newest: Micros::MIN };
+        let from = starts.get(partition as usize).copied().unwrap_or(offset);
+        let new = OffsetRange { partition, from, to: from, newest: Micros::MIN };
         let range = ranges.entry(partition).or_insert(new);
         range.to = offset + 1;
         range.newest = range.newest.max(message.timestamp.unwrap_or(Micros::MIN));
@@ -62,6 +69,7 @@ async fn each_message_counts_once_whatever_is_given_again() {
                 }
                 _ => {
                     let mut all = Vec::new();
+                    let starts = next;
                     for _ in 0..=random.below(6) {
                         let partition = random.below(3) as i32;
                         let offset = next[partition as usize] + random.below(3) as i64;
@@ -77,9 +85,25 @@ async fn each_message_counts_once_whatever_is_given_again() {
                         };
                         all.push(message(partition, offset, value, Some(START)));
                     }
-                    let batch = messages(all);
-                    ingest.submit_messages(batch.clone()).await.unwrap();
-                    last = Some(batch);
+                    // In two batches, the second begun while the first is under way.
+                    let later = all.split_off(random.below(all.len() as u64 + 1) as usize);
+                    let mut between = starts;
+                    for message in &all {
+                        between[message.partition as usize] = message.offset + 1;
+                    }
+                    let batch = messages_from(&starts, all);
+                    let first = ingest.begin_messages(Arc::new(batch.clone())).await.unwrap();
+                    let later = messages_from(&between, later);
+                    let second = ingest.begin_messages(Arc::new(later.clone())).await.unwrap();
+                    second.await.unwrap();
+                    first.await.unwrap();
+                    last = Some(if later.ranges.is_empty() { batch } else { later });
+                    // What skips messages is refused, and nothing of it is taken.
+                    let skipping = message(0, next[0] + 1, Some(click(None, "a", START, 1.0)), Some(START));
+                    if ingest.topic_positions("clicks", "t").contains_key(&0) {
+                        let error = ingest.submit_messages(messages(vec![skipping])).await.unwrap_err();
+                        assert_eq!(error.code, "invalid_request");
+                    }
                 }
             }
             for (user, count) in &expected {

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Serving over HTTP/JSON: 5 views x 10 latest features of 100,000 users, random users, server and client on one machine.
+"""Serving over HTTP/JSON and gRPC: 5 views x 10 latest features of 100,000 users, random users, server and client on one machine.
 
 The layout is that of a Feast comparison made with the same kind of client: tuned `feast serve` on Redis answered, on two
 cores of this class, 187 requests/s (1 connection) and 267 (16 connections) for 50 features of one entity, 150 for ten
@@ -81,6 +81,16 @@ def main():
                     results.add(f"serving: {case}, {connections} conn{'' if metadata else ', values only'}",
                                 got["requests_per_second"], "req/s", peer and "Feast (recorded)", peer,
                                 peer and got["requests_per_second"] / peer, p50_us=got["p50_us"], p99_us=got["p99_us"],
+                                server_cpu_us=round(cpu, 1))
+                    json_rate, before = got["requests_per_second"], cpu_seconds(project.process.pid)
+                    got = load(options.program, "serve", address, replay=bodies, connections=connections, grpc=1,
+                               seconds=seconds, warm_up=seconds / 4)
+                    if got["failed"]:
+                        raise SystemExit(f"{got['failed']} calls failed")
+                    cpu = (cpu_seconds(project.process.pid) - before) / max(1, got["requests"] * 1.25) * 1e6
+                    results.add(f"serving: {case}, {connections} calls, gRPC{'' if metadata else ', values only'}",
+                                got["requests_per_second"], "req/s", "JSON", json_rate,
+                                got["requests_per_second"] / json_rate, p50_us=got["p50_us"], p99_us=got["p99_us"],
                                 server_cpu_us=round(cpu, 1))
         got = load(options.program, "serve", address, replay=project.folder / "bodies-1.txt", rate=rate,
                    connections=32, seconds=seconds, warm_up=seconds / 4)

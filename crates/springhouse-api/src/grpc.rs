@@ -5,16 +5,17 @@
 
 mod answer;
 mod column;
+mod encode;
 mod request;
 
 use crate::ApiError;
+use springhouse_serving::FeatureAnswer;
 
 #[expect(missing_docs, reason = "generated; the proto file has the words")]
 pub mod v1 {
     include!("grpc/generated.rs");
 }
 
-pub use answer::response;
 pub use request::{Asked, features_request, timeout};
 
 /// The descriptor set of the contract, for reflection.
@@ -24,6 +25,15 @@ pub const DESCRIPTOR: &[u8] = include_bytes!("grpc/descriptor.bin");
 pub const GET_FEATURES: &str = "/springhouse.v1.FeatureStore/GetFeatures";
 /// Path of `Push`.
 pub const PUSH: &str = "/springhouse.v1.FeatureStore/Push";
+
+/// An answer as the framed message `GetFeaturesResponse`, saying as much as `detail` asks for.
+pub fn framed_answer(answer: &FeatureAnswer, detail: v1::Detail) -> Vec<u8> {
+    let mut out = vec![0; FRAME_BYTES];
+    encode::answer(&mut out, answer, detail);
+    let length = u32::try_from(out.len() - FRAME_BYTES).unwrap_or(u32::MAX);
+    out[1..FRAME_BYTES].copy_from_slice(&length.to_be_bytes());
+    out
+}
 
 /// A message in the frame that gRPC has around it. At most 4 GiB.
 pub fn frame(message: &impl prost::Message) -> Vec<u8> {

@@ -1,12 +1,18 @@
-//! A feature answer as a `GetFeaturesResponse`.
+//! The words of the contract for those of serving; and, for the tests, the plain twin of what is sent.
 
+#[cfg(test)]
 use super::column::column;
 use super::v1;
-use springhouse_core::{Value, ValueStatus, ValueType};
-use springhouse_serving::{DegradationLevel, FeatureAnswer, FeatureColumn, Origin};
+use springhouse_core::ValueStatus;
+#[cfg(test)]
+use springhouse_core::{Value, ValueType};
+use springhouse_serving::{DegradationLevel, Origin};
+#[cfg(test)]
+use springhouse_serving::{FeatureAnswer, FeatureColumn};
 
 /// The answer, saying as much as `detail` asks for.
-pub fn response(answer: &FeatureAnswer, detail: v1::Detail) -> v1::GetFeaturesResponse {
+#[cfg(test)]
+pub(super) fn response(answer: &FeatureAnswer, detail: v1::Detail) -> v1::GetFeaturesResponse {
     let full = detail == v1::Detail::Full;
     let position =
         |(view, cut): &(std::sync::Arc<str>, i64)| v1::Position { view: view.to_string(), cut: *cut };
@@ -20,6 +26,7 @@ pub fn response(answer: &FeatureAnswer, detail: v1::Detail) -> v1::GetFeaturesRe
     }
 }
 
+#[cfg(test)]
 fn feature(from: &FeatureColumn, detail: v1::Detail) -> v1::Feature {
     let mut feature = v1::Feature {
         name: from.name.to_string(),
@@ -40,7 +47,7 @@ fn feature(from: &FeatureColumn, detail: v1::Detail) -> v1::Feature {
     feature
 }
 
-fn level(level: DegradationLevel) -> v1::Level {
+pub(super) fn level(level: DegradationLevel) -> v1::Level {
     match level {
         DegradationLevel::Healthy => v1::Level::Healthy,
         DegradationLevel::Stale => v1::Level::Stale,
@@ -49,7 +56,7 @@ fn level(level: DegradationLevel) -> v1::Level {
     }
 }
 
-fn status(status: ValueStatus) -> v1::Status {
+pub(super) fn status(status: ValueStatus) -> v1::Status {
     match status {
         ValueStatus::Fresh => v1::Status::Fresh,
         ValueStatus::Stale => v1::Status::Stale,
@@ -63,7 +70,7 @@ fn status(status: ValueStatus) -> v1::Status {
     }
 }
 
-fn origin(origin: Origin) -> v1::Origin {
+pub(super) fn origin(origin: Origin) -> v1::Origin {
     match origin {
         Origin::Store => v1::Origin::Store,
         Origin::HotCache => v1::Origin::HotCache,

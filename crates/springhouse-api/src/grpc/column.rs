@@ -196,11 +196,11 @@ fn pieces(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn scalar(value_type: &ValueType) -> BoxedStrategy<Value> {
+    pub(in crate::grpc) fn scalar(value_type: &ValueType) -> BoxedStrategy<Value> {
         let value = match value_type {
             ValueType::Bool => any::<bool>().prop_map(Value::Bool).boxed(),
             ValueType::Int32 => any::<i32>().prop_map(Value::Int32).boxed(),
@@ -231,7 +231,7 @@ mod tests {
         prop_oneof![1 => Just(Value::Null), 4 => value].boxed()
     }
 
-    const TYPES: [&str; 14] = [
+    pub(in crate::grpc) const TYPES: [&str; 14] = [
         "bool",
         "int32",
         "int64",

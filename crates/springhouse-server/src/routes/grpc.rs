@@ -54,12 +54,11 @@ pub(super) fn router(app: &Arc<App>) -> Router {
 
 type Replying = Pin<Box<dyn Future<Output = Response> + Send>>;
 
-/// A method of our own: a message in, a message out, or an error.
-fn method<H, F, M>(app: Arc<App>, name: GrpcMethod, handler: H) -> impl Fn(Request) -> Replying + Clone + Send
+/// A method of our own: a message in, a framed message out, or an error.
+fn method<H, F>(app: Arc<App>, name: GrpcMethod, handler: H) -> impl Fn(Request) -> Replying + Clone + Send
 where
     H: Fn(Arc<App>, Request) -> F + Clone + Send + 'static,
-    F: Future<Output = Result<M, ApiError>> + Send,
-    M: prost::Message,
+    F: Future<Output = Result<Vec<u8>, ApiError>> + Send,
 {
     move |request| {
         let (app, handler) = (app.clone(), handler.clone());
@@ -71,7 +70,7 @@ where
                     .hint("call it with a gRPC client, or use the HTTP paths of /openapi.json"))
             };
             let mut response = match answer {
-                Ok(message) => reply(&message),
+                Ok(framed) => reply(framed),
                 Err(error) => super::refused(error),
             };
             response.extensions_mut().insert(Routed::Grpc(name));
@@ -110,17 +109,17 @@ where
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
-fn reply(message: &impl prost::Message) -> Response {
+fn reply(framed: Vec<u8>) -> Response {
     let mut trailers = HeaderMap::with_capacity(1);
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
-    let body = Full::new(Bytes::from(grpc::frame(message))).with_trailers(ready(Some(Ok(trailers))));
+    let body = Full::new(Bytes::from(framed)).with_trailers(ready(Some(Ok(trailers))));
     let mut response = Response::new(Body::new(body));
     *response.status_mut() = StatusCode::OK;
     response.headers_mut().insert(header::CONTENT_TYPE, GRPC);
     response
 }
 
-async fn get_features(app: Arc<App>, request: Request) -> Result<v1::GetFeaturesResponse, ApiError> {
+async fn get_features(app: Arc<App>, request: Request) -> Result<Vec<u8>, ApiError> {
     let deadline = deadline(request.headers())?;
     let bytes = body::read(request, app.settings.body_bytes_max, &app.settings).await?;
     let message = grpc::unframe(&bytes)?;
@@ -129,7 +128,7 @@ async fn get_features(app: Arc<App>, request: Request) -> Result<v1::GetFeatures
         serving.signature(selection).map_err(from_serving)
     })?;
     let answer = features::answer(&app, asked.request).await?;
-    Ok(grpc::response(&answer, asked.detail))
+    Ok(grpc::framed_answer(&answer, asked.detail))
 }
 
 fn deadline(headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {
@@ -139,12 +138,12 @@ fn deadline(headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {
     timeout.map(Some).ok_or_else(wrong)
 }
 
-async fn push_rows(app: Arc<App>, request: Request) -> Result<v1::PushResponse, ApiError> {
+async fn push_rows(app: Arc<App>, request: Request) -> Result<Vec<u8>, ApiError> {
     let rows = async {
         let bytes = body::read(request, app.settings.push_body_bytes_max, &app.settings).await?;
         push_request(grpc::unframe(&bytes)?)
     };
-    Ok(push_response(push::measured(&app, rows).await?))
+    Ok(grpc::frame(&push_response(push::measured(&app, rows).await?)))
 }
 
 fn push_request(message: v1::PushRequest) -> Result<(PushRequest, Intent), ApiError> {

@@ -34,6 +34,8 @@ pub(super) struct Measured {
 
 /// A latency is kept to this many digits.
 const LATENCY_DIGITS: u8 = 3;
+/// Longer ones count as this long: an hour, in microseconds.
+const LATENCY_MAX: u64 = 3_600_000_000;
 
 impl Measured {
     fn new() -> anyhow::Result<Self> {
@@ -47,7 +49,8 @@ impl Measured {
     }
 
     fn note(&mut self, outcome: &Outcome, took: Duration) {
-        self.latencies.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).min(LATENCY_MAX);
+        self.latencies.record(micros).expect("the histogram grows up to the longest latency");
         let (counts, word) = match outcome {
             Ok(level) => (&mut self.levels, level),
             Err(code) => (&mut self.failures, code),
@@ -148,5 +151,23 @@ impl<T: Target> Worker<T> {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latencies_of_any_length_are_kept() {
+        let mut measured = Measured::new().unwrap();
+        for millis in [1, 10, 1_000, 100_000, u64::MAX] {
+            measured.note(&Ok("healthy".to_owned()), Duration::from_millis(millis));
+        }
+        let mut all = Measured::new().unwrap();
+        all.add(&measured).unwrap();
+        assert!(all.latencies.value_at_quantile(0.6).abs_diff(1_000_000) < 2_000);
+        assert!(all.latencies.max() > 3_500_000_000);
+        assert_eq!((all.answered(), all.failed()), (5, 0));
     }
 }

@@ -15,7 +15,7 @@ const BOUNDS: [Micros; BOUNDED] = {
     while n < BOUNDED {
         // 1.4142 is the square root of two, closely enough for a bound.
         let step = if n % 2 == 0 { 10_000 } else { 14_142 };
-        bounds[n] = (1_000 * step << (n / 2)) / 10_000;
+        bounds[n] = ((1_000 * step) << (n / 2)) / 10_000;
         n += 1;
     }
     bounds

@@ -202,7 +202,7 @@ impl Default for ServingSettings {
             breaker_open_ms: 1_000,
             breaker_probes: 3,
             store_calls_adaptive: true,
-            store_calls_min: 16,
+            store_calls_min: 128,
             store_calls_max: 512,
             store_calls_target_ms: 25,
             retry_budget_percent: 10,

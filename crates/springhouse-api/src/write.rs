@@ -116,9 +116,7 @@ fn object(out: &mut Vec<u8>, columns: &[FeatureColumn], mut write: impl FnMut(&m
 }
 
 fn write_type(out: &mut Vec<u8>, column: &FeatureColumn) {
-    use std::io::Write;
-    // Type names hold nothing that JSON escapes.
-    write!(out, "\"{}\"", column.value_type).expect("a Vec takes every write");
+    write_string(out, &column.type_name);
 }
 
 /// The word for a status; the same as its serde name.

@@ -526,6 +526,7 @@ mod tests {
             name: "f".into(),
             view: "v".into(),
             value_type: ValueType::Bool,
+            type_name: "bool".into(),
             values: vec![Value::Null; 2],
             statuses: vec![ValueStatus::OverCap; 2],
             ages: vec![None; 2],

@@ -29,6 +29,8 @@ pub struct FeatureColumn {
     pub view: Arc<str>,
     /// Its type.
     pub value_type: ValueType,
+    /// The type's name.
+    pub type_name: Arc<str>,
     /// Per row.
     pub values: Vec<Value>,
     /// Per row.

@@ -221,6 +221,7 @@ pub(crate) fn empty_columns(shape: &RequestShape, row_count: usize) -> Vec<Featu
         name: Arc::clone(&column.name),
         view: Arc::clone(&column.view),
         value_type: column.value_type.clone(),
+        type_name: Arc::clone(&column.type_name),
         values: Vec::with_capacity(row_count),
         statuses: Vec::with_capacity(row_count),
         ages: Vec::with_capacity(row_count),

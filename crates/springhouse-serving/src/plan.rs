@@ -74,6 +74,8 @@ pub(crate) struct ColumnShape {
     pub(crate) name: Arc<str>,
     pub(crate) view: Arc<str>,
     pub(crate) value_type: ValueType,
+    /// Its name, made once: it stands in every answer.
+    pub(crate) type_name: Arc<str>,
     pub(crate) default: Value,
     pub(crate) is_stored: bool,
 }
@@ -221,6 +223,7 @@ impl<'a> Planner<'a> {
             name: feature.feature.as_str().into(),
             view: Arc::clone(&view.name),
             value_type: features[place].1.clone(),
+            type_name: features[place].1.to_string().into(),
             default: view.defaults[place].clone(),
             is_stored: true,
         });
@@ -286,6 +289,7 @@ impl<'a> Planner<'a> {
             name: feature.feature.as_str().into(),
             view: Arc::clone(&served.name),
             value_type: served.plan.features()[place].1.clone(),
+            type_name: served.plan.features()[place].1.to_string().into(),
             default: served.defaults[place].clone(),
             is_stored: false,
         })

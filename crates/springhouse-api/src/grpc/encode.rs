@@ -8,7 +8,6 @@ use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 use springhouse_core::{Value, ValueType};
 use springhouse_serving::{FeatureAnswer, FeatureColumn};
-use std::fmt::Write;
 
 /// Appends the answer, saying as much as `detail` asks for.
 pub(super) fn answer(out: &mut Vec<u8>, from: &FeatureAnswer, detail: v1::Detail) {
@@ -39,16 +38,13 @@ struct Scratch {
     feature: Vec<u8>,
     column: Vec<u8>,
     list: Vec<u8>,
-    word: String,
 }
 
 fn feature(scratch: &mut Scratch, from: &FeatureColumn, detail: v1::Detail) {
-    let Scratch { feature: out, column, list, word } = scratch;
+    let Scratch { feature: out, column, list } = scratch;
     text(out, 1, &from.name);
     if detail != v1::Detail::Values {
-        word.clear();
-        let _ = write!(word, "{}", from.value_type);
-        text(out, 2, word);
+        text(out, 2, &from.type_name);
     }
     column.clear();
     values(column, list, &from.values, &from.value_type);
@@ -199,6 +195,7 @@ mod tests {
                     name: name.into(),
                     view: "view".into(),
                     value_type: value_type.clone(),
+                    type_name: value_type.to_string().into(),
                     values,
                     statuses,
                     ages,

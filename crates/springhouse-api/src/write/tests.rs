@@ -7,6 +7,7 @@ fn column(name: &str, value_type: ValueType, values: Vec<Value>) -> FeatureColum
     FeatureColumn {
         name: name.into(),
         view: "v".into(),
+        type_name: value_type.to_string().into(),
         value_type,
         statuses: (0..rows)
             .map(|row| if row % 2 == 0 { ValueStatus::Fresh } else { ValueStatus::Missing })

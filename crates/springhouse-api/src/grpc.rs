@@ -21,6 +21,9 @@ pub use request::{Asked, features_request, timeout};
 /// The descriptor set of the contract, for reflection.
 pub const DESCRIPTOR: &[u8] = include_bytes!("grpc/descriptor.bin");
 
+/// The metadata with the stable code of an error.
+pub const CODE: &str = "springhouse-code";
+
 /// Path of `GetFeatures`.
 pub const GET_FEATURES: &str = "/springhouse.v1.FeatureStore/GetFeatures";
 /// Path of `Push`.

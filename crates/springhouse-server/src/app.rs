@@ -182,7 +182,7 @@ fn meant_status(response: &Response) -> u16 {
     let Some(status) = response.extensions().get::<tonic::Status>() else {
         return response.status().as_u16();
     };
-    match status.metadata().get(grpc_status::CODE) {
+    match status.metadata().get(springhouse_api::grpc::CODE) {
         Some(code) => http_status(code.to_str().unwrap_or_default()),
         // Of a standard service.
         None if status.code() == tonic::Code::Ok => 200,

@@ -1,11 +1,9 @@
 //! Errors as gRPC has them: a status by kind, our own code beside it.
 
+use springhouse_api::grpc::CODE;
 use springhouse_api::{ApiError, http_status};
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
-
-/// The metadata with the stable code of an error.
-pub(crate) const CODE: &str = "springhouse-code";
 
 /// An error as a gRPC status: the message with its hint, the code in the metadata [`CODE`], and `retry_after_ms` as pushback
 /// for clients that repeat calls, where repeating may help.

@@ -1,16 +1,7 @@
-use crate::support::{NOON, Server};
+use crate::support::{HARD_ROW, NOON, Server};
 use arrow::ipc::reader::StreamReader;
 use insta::assert_snapshot;
 use springhouse_api::FeaturesBody;
-
-/// One row with a hard case in every column.
-const HARD_ROW: &str = r#"[{
-  "at": "2013-01-01T11:59:30.000001Z", "user": 9007199254740993,
-  "amount": 0.30000000000000004, "number": -9223372036854775808, "single": 0.1,
-  "raw": "AP8HCQ==", "seen": "1969-12-31T23:59:59.999999Z", "born": "1900-02-28",
-  "price": "-1234567890123456.0001", "tags": ["a\"b", null, ""], "embedding": [1.5, -0.0],
-  "document": {"deep": [1, {"x": null}]}, "flag": false, "kind": "é\n"
-}]"#;
 
 #[tokio::test]
 async fn every_type_comes_back_exactly() {

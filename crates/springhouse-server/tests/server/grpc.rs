@@ -1,4 +1,4 @@
-use crate::support::{NOON, PATIENCE, Server};
+use crate::support::{HARD_ROW, NOON, PATIENCE, Server};
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, TimestampMicrosecondArray};
 use arrow::ipc::writer::StreamWriter;
 use axum::body::Bytes;
@@ -10,7 +10,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use springhouse_api::grpc::v1::column::Kind;
 use springhouse_api::grpc::v1::{self, Column, GetFeaturesRequest, PushRequest, push_request::Rows};
-use springhouse_api::grpc::{GET_FEATURES, PUSH, frame};
+use springhouse_api::grpc::{CODE, GET_FEATURES, PUSH, frame};
 use springhouse_server::ServerSettings;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,8 +23,6 @@ use tonic_health::pb::health_client::HealthClient;
 async fn channel(server: &Server) -> Channel {
     Channel::from_shared(format!("http://{}", server.address)).unwrap().connect().await.unwrap()
 }
-
-const CODE: &str = "springhouse-code";
 
 /// A client as the generated ones are.
 #[derive(Clone)]
@@ -77,14 +75,6 @@ fn ask(service: &str, users_asked: &[i64]) -> GetFeaturesRequest {
 fn code(status: &Status) -> (Code, &str) {
     (status.code(), status.metadata().get(CODE).map_or("", |code| code.to_str().unwrap()))
 }
-
-const HARD_ROW: &str = r#"[{
-  "at": "2013-01-01T11:59:30.000001Z", "user": 9007199254740993,
-  "amount": 0.30000000000000004, "number": -9223372036854775808, "single": 0.1,
-  "raw": "AP8HCQ==", "seen": "1969-12-31T23:59:59.999999Z", "born": "1900-02-28",
-  "price": "-1234567890123456.0001", "tags": ["a\"b", null, ""], "embedding": [1.5, -0.0],
-  "document": {"deep": [1, {"x": null}]}, "flag": false, "kind": "é\n"
-}]"#;
 
 #[tokio::test]
 async fn every_type_comes_back_exactly_with_status_age_time_and_origin() {

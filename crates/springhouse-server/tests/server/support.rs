@@ -20,6 +20,15 @@ use tokio::task::JoinHandle;
 /// 2013-01-01T12:00:00Z.
 pub(crate) const NOON: Micros = 1_357_041_600_000_000;
 
+/// One row with a hard case in every column.
+pub(crate) const HARD_ROW: &str = r#"[{
+  "at": "2013-01-01T11:59:30.000001Z", "user": 9007199254740993,
+  "amount": 0.30000000000000004, "number": -9223372036854775808, "single": 0.1,
+  "raw": "AP8HCQ==", "seen": "1969-12-31T23:59:59.999999Z", "born": "1900-02-28",
+  "price": "-1234567890123456.0001", "tags": ["a\"b", null, ""], "embedding": [1.5, -0.0],
+  "document": {"deep": [1, {"x": null}]}, "flag": false, "kind": "é\n"
+}]"#;
+
 /// Longest wait for anything in these tests.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -171,6 +171,11 @@ fn bodies(args: &ServeArgs) -> anyhow::Result<Vec<String>> {
     entities::draw(service, args)
 }
 
+/// What is sent in turn: the one for request `number`.
+fn turn<T>(all: &[T], number: u64) -> &T {
+    &all[(number % all.len() as u64) as usize]
+}
+
 /// Asks over HTTP, and the shadow too.
 struct Asking {
     http: Http,
@@ -180,13 +185,13 @@ struct Asking {
 
 impl Target for Asking {
     async fn call(&mut self, number: u64) -> run::Outcome {
-        let body = &self.bodies[(number % self.bodies.len() as u64) as usize];
+        let body: &String = turn(&self.bodies, number);
         self.http.post(body).await
     }
 
     async fn afterwards(&mut self, number: u64, measured: &mut Measured) {
         if let Some(shadow) = &mut self.shadow {
-            let body = &self.bodies[(number % self.bodies.len() as u64) as usize];
+            let body = turn(&self.bodies, number);
             measured.shadow.add(shadow.compare(body, self.http.answer()).await);
         }
     }

@@ -7,7 +7,7 @@ use hyper::body::Bytes;
 use hyper::http::uri::PathAndQuery;
 use prost::Message;
 use springhouse_api::grpc::v1::column::Kind;
-use springhouse_api::grpc::{GET_FEATURES, v1};
+use springhouse_api::grpc::{CODE, GET_FEATURES, v1};
 use springhouse_api::{EntityRows, FeaturesRequestBody};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -32,7 +32,7 @@ impl Grpc {
 
 impl Target for Grpc {
     async fn call(&mut self, number: u64) -> Outcome {
-        let message = self.messages[(number % self.messages.len() as u64) as usize].clone();
+        let message = super::turn(&self.messages, number).clone();
         if self.client.ready().await.is_err() {
             return Err("connection broken".to_owned());
         }
@@ -42,12 +42,10 @@ impl Target for Grpc {
                 let level = answer.get_ref().level().as_str_name();
                 Ok(level.trim_start_matches("LEVEL_").to_ascii_lowercase())
             }
-            Err(status) => {
-                Err(match status.metadata().get("springhouse-code").and_then(|code| code.to_str().ok()) {
-                    Some(code) => code.to_owned(),
-                    None => format!("gRPC {:?}", status.code()),
-                })
-            }
+            Err(status) => Err(match status.metadata().get(CODE).and_then(|code| code.to_str().ok()) {
+                Some(code) => code.to_owned(),
+                None => format!("gRPC {:?}", status.code()),
+            }),
         }
     }
 }

@@ -45,7 +45,7 @@ NEVER_REACHES = {
     "springhouse-registry": ["axum", "tonic", "datafusion-common", "heed", "arrow"],
     "springhouse-serving": HTTP + ["deltalake-core", "heed"],
     "springhouse-api": ["axum", "tonic", "reqwest", "hyper", "deltalake-core", "heed"],
-    "springhouse": ["datafusion", "openssl-sys"],
+    "springhouse": ["datafusion", "native-tls"],
 }
 
 # What a crate must not name itself (others below it may bring it).

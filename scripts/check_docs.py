@@ -15,6 +15,7 @@ SETTINGS = {
     "springhouse-server": ("ServerSettings", "server"),
     "springhouse-online-redis": ("RedisSettings", "redis"),
     "springhouse-kafka": ("KafkaSettings", "kafka"),
+    "springhouse": ("TelemetrySettings", "telemetry"),
 }
 
 
@@ -23,11 +24,11 @@ def main():
     operations = (ROOT / "docs/operations.md").read_text()
     for crate, (struct, section) in SETTINGS.items():
         text = "\n".join(file.read_text() for file in (CRATES / crate / "src").rglob("*.rs"))
-        match = re.search(rf"pub struct {struct} \{{(.*?)\n\}}", text, re.S)
+        match = re.search(rf"pub(?:\(crate\))? struct {struct} \{{(.*?)\n\}}", text, re.S)
         if match is None:
             complaints.append(f"{crate}: no struct {struct}; correct scripts/check_docs.py")
             continue
-        keys = re.findall(r"^\s+pub (\w+):", match[1], re.M)
+        keys = re.findall(r"^\s+pub(?:\(crate\))? (\w+):", match[1], re.M)
         table = operations.partition(f"\n`{section}:`")[2].partition("\n\n|")[2].partition("\n\n")[0]
         told = re.findall(r"^\| `(\w+)`", table, re.M)
         complaints += differ(f"docs/operations.md, {section}:", keys, told)

@@ -50,4 +50,4 @@ pub use status::{
 pub use text::{
     format_date, format_decimal, format_timestamp, parse_date, parse_timestamp, push_date, push_timestamp,
 };
-pub use write::write_features;
+pub use write::{level_name, origin_name, status_name, write_features};

@@ -120,7 +120,7 @@ fn write_type(out: &mut Vec<u8>, column: &FeatureColumn) {
 }
 
 /// The word for a status; the same as its serde name.
-pub(crate) fn status_name(status: ValueStatus) -> &'static str {
+pub fn status_name(status: ValueStatus) -> &'static str {
     match status {
         ValueStatus::Fresh => "fresh",
         ValueStatus::Stale => "stale",
@@ -140,7 +140,8 @@ fn write_status(out: &mut Vec<u8>, status: ValueStatus) {
     out.push(b'"');
 }
 
-pub(crate) fn level_name(level: DegradationLevel) -> &'static str {
+/// The word for a level.
+pub fn level_name(level: DegradationLevel) -> &'static str {
     match level {
         DegradationLevel::Healthy => "healthy",
         DegradationLevel::Stale => "stale",
@@ -149,7 +150,8 @@ pub(crate) fn level_name(level: DegradationLevel) -> &'static str {
     }
 }
 
-pub(crate) fn origin_name(origin: Origin) -> &'static str {
+/// The word for an origin.
+pub fn origin_name(origin: Origin) -> &'static str {
     match origin {
         Origin::Store => "store",
         Origin::HotCache => "hot_cache",

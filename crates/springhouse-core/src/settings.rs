@@ -35,6 +35,8 @@ pub struct Settings {
     pub push: SettingsSection,
     /// Limits of serving, read by who serves.
     pub serving: SettingsSection,
+    /// Logs and traces, read by the program.
+    pub telemetry: SettingsSection,
 }
 
 /// Which online store, and where.
@@ -87,6 +89,8 @@ section! {
         "push" push: SectionDecl,
         /// Limits of serving.
         "serving" serving: SectionDecl,
+        /// Logs and traces.
+        "telemetry" telemetry: SectionDecl,
     }
 }
 
@@ -195,6 +199,7 @@ pub fn load_settings(file: &str, text: &str) -> Result<Settings, Vec<Diagnostic>
         kafka: section("kafka", declared.kafka),
         push: section("push", declared.push),
         serving: section("serving", declared.serving),
+        telemetry: section("telemetry", declared.telemetry),
     })
 }
 

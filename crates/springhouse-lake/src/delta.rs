@@ -217,24 +217,13 @@ pub(crate) async fn replace(
 ) -> Result<u64> {
     let name = directory.display().to_string();
     let fail = |e: DeltaTableError| LakeError::delta(&name, "compacting", &e);
-    let state = table.snapshot().map_err(fail)?;
-    let mut actions = Vec::with_capacity(old.len() + 1);
-    for view in state.log_data() {
-        let path = directory.join(view.path().as_ref());
-        if old.iter().any(|file| file.path == path) {
-            actions.push(Action::Remove(view.remove_action(false)));
-        }
-    }
-    if actions.len() != old.len() {
-        return Err(LakeError::internal(format!(
-            "files of `{name}` that are to be put together are not in it"
-        )));
-    }
+    let mut actions = removals(directory, table, old, false)?;
     let (low, high) = offsets(rows).ok_or_else(|| LakeError::internal("rows of a stream have no offsets"))?;
     let add = Add { data_change: false, ..write_file(directory, rows, low - 1, high)? };
     let size = add.size.unsigned_abs();
     actions.push(Action::Add(add));
     let operation = DeltaOperation::Optimize { predicate: None, target_size: 0 };
+    let state = table.snapshot().map_err(fail)?;
     let done = CommitBuilder::from(CommitProperties::default())
         .with_actions(actions)
         .build(Some(state), table.log_store(), operation)
@@ -243,6 +232,39 @@ pub(crate) async fn replace(
     sync_commit(directory, done.version() as i64)?;
     table.state = Some(done.snapshot());
     Ok(size)
+}
+
+/// Takes files with their rows out of the table, in one commit; they stay on disk.
+pub(crate) async fn remove(directory: &Path, table: &mut DeltaTable, old: &[FileRef]) -> Result<()> {
+    let name = directory.display().to_string();
+    let fail = |e: DeltaTableError| LakeError::delta(&name, "removing files from", &e);
+    let actions = removals(directory, table, old, true)?;
+    let state = table.snapshot().map_err(fail)?;
+    let done = CommitBuilder::from(CommitProperties::default())
+        .with_actions(actions)
+        .build(Some(state), table.log_store(), DeltaOperation::Delete { predicate: None })
+        .await
+        .map_err(fail)?;
+    sync_commit(directory, done.version() as i64)?;
+    table.state = Some(done.snapshot());
+    Ok(())
+}
+
+/// What takes files out of the table.
+fn removals(directory: &Path, table: &DeltaTable, old: &[FileRef], data_change: bool) -> Result<Vec<Action>> {
+    let name = directory.display().to_string();
+    let state = table.snapshot().map_err(|e| LakeError::delta(&name, "reading", &e))?;
+    let mut actions = Vec::with_capacity(old.len() + 1);
+    for view in state.log_data() {
+        let path = directory.join(view.path().as_ref());
+        if old.iter().any(|file| file.path == path) {
+            actions.push(Action::Remove(view.remove_action(data_change)));
+        }
+    }
+    if actions.len() != old.len() {
+        return Err(LakeError::internal(format!("files of `{name}` that are to be removed are not in it")));
+    }
+    Ok(actions)
 }
 
 /// The least and greatest offset of rows of a stream.

@@ -13,6 +13,7 @@ mod materialize;
 mod optimize;
 mod population;
 mod progress;
+mod served;
 mod source;
 mod spill;
 mod stream;

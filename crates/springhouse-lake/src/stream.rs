@@ -135,7 +135,7 @@ impl Lake {
         Ok(batches)
     }
 
-    async fn append_to(
+    pub(crate) async fn append_to(
         &self,
         directory: PathBuf,
         columns: &[TableColumn],

@@ -6,7 +6,6 @@
 
 use springhouse_core::EntityKey;
 use springhouse_core::key::{identity, spread};
-use springhouse_online::ViewHandle;
 
 /// Names of keys.
 #[derive(Clone, Debug)]
@@ -59,9 +58,12 @@ impl Layout {
         format!("r/{}", build(view_id, generation)) + "/"
     }
 
-    pub(crate) fn row(&self, shard: u32, view: &ViewHandle, key: &EntityKey) -> Vec<u8> {
-        let mut name = self.tag(shard).into_bytes();
-        name.extend_from_slice(Self::rows_of(&view.id, view.generation).as_bytes());
+    /// A row's key; `rows` as [`Layout::rows_of`] gives it.
+    pub(crate) fn row(&self, shard: u32, rows: &str, key: &EntityKey) -> Vec<u8> {
+        let tag = self.tag(shard);
+        let mut name = Vec::with_capacity(tag.len() + rows.len() + key.as_bytes().len());
+        name.extend_from_slice(tag.as_bytes());
+        name.extend_from_slice(rows.as_bytes());
         name.extend_from_slice(key.as_bytes());
         name
     }

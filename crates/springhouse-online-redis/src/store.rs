@@ -10,10 +10,9 @@ use futures::future::{join_all, try_join_all};
 use parking_lot::RwLock;
 use redis::{Cmd, Value};
 use springhouse_core::{EntityKey, Micros};
-use springhouse_kernel::EntityState;
 use springhouse_online::{
-    BoxFuture, Condition, Holding, Lane, OnlineStore, StoreError, StoreErrorKind, StoreStatistics,
-    ViewHandle, ViewStatus, Write,
+    BoxFuture, Condition, Holding, Lane, OnlineStore, States, StoreError, StoreErrorKind, StoreStatistics,
+    ViewHandle, ViewKeys, ViewStatus, Write,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -43,6 +42,20 @@ pub struct RedisStore {
     /// Why what is there can't be relied on; set until the store has been taken again.
     lost: RwLock<Option<Arc<str>>>,
     was_new: AtomicBool,
+}
+
+/// What is asked of one shard: the keys' names, and where their values belong.
+#[derive(Default)]
+struct Wanted {
+    names: Vec<Vec<u8>>,
+    places: Vec<Place>,
+}
+
+/// A row of one of several views that are read together.
+#[derive(Clone, Copy)]
+struct Place {
+    view: usize,
+    row: usize,
 }
 
 /// The store as this process took it.
@@ -194,41 +207,83 @@ impl RedisStore {
         Ok(meta)
     }
 
-    /// The rows of keys that all lie in one shard, with the shard's meta key, in one command.
+    /// The values of keys that all lie in one shard, with the shard's meta key, in one command.
     async fn read_shard(
         &self,
         action: &'static str,
         known: &Known,
         shard: u32,
-        view: &ViewHandle,
-        keys: &[&EntityKey],
+        names: &[Vec<u8>],
         is_for_write: bool,
-    ) -> Result<Vec<Option<EntityState>>, StoreError> {
+    ) -> Result<Vec<Value>, StoreError> {
         let floor = known.floor(shard);
-        let mut command = Cmd::with_capacity(keys.len() + 2, 64 * (keys.len() + 2));
+        let bytes: usize = names.iter().map(|name| name.len() + 16).sum();
+        let mut command = Cmd::with_capacity(names.len() + 2, bytes + 64);
         command.arg("MGET").arg(known.layout.meta(shard));
-        for key in keys {
-            command.arg(known.layout.row(shard, view, key));
+        for name in names {
+            command.arg(name.as_slice());
         }
         let access = if is_for_write { Access::Write } else { Access::Read };
-        let Value::Array(values) = self.connections.call(action, access, &command).await? else {
+        let Value::Array(mut values) = self.connections.call(action, access, &command).await? else {
             return Err(unexpected(action, "a list of values"));
         };
-        if values.len() != keys.len() + 1 {
+        if values.len() != names.len() + 1 {
             return Err(unexpected(action, "as many values as keys"));
         }
-        let mut values = values.into_iter();
-        let meta = bytes_of(action, values.next().unwrap_or_default())?;
+        let meta = bytes_of(action, values.remove(0))?;
         let meta = self.check_meta(action, known, floor, meta.as_deref())?;
         if meta.is_filling && !is_for_write {
             return Err(unavailable(action, "the store is being filled from history"));
         }
-        let decode = |value: Value| -> Result<Option<EntityState>, StoreError> {
-            let Some(bytes) = bytes_of(action, value)? else { return Ok(None) };
-            let state = view.plan.decode(&bytes);
-            state.map(Some).map_err(|error| corrupt(action, format!("view `{}`: {error}", view.id)))
+        Ok(values)
+    }
+
+    /// The rows of several views: one command per shard. What can't be read of one view is no failure of the others.
+    async fn read_views(
+        &self,
+        action: &'static str,
+        reads: &[ViewKeys<'_>],
+        is_for_write: bool,
+    ) -> Result<Vec<Result<States, StoreError>>, StoreError> {
+        self.check_not_lost(action)?;
+        let known = self.known();
+        let mut by_shard: BTreeMap<u32, Wanted> = BTreeMap::new();
+        for (view, read) in reads.iter().enumerate() {
+            let rows = Layout::rows_of(&read.view.id, read.view.generation);
+            for (row, key) in read.keys.iter().enumerate() {
+                let shard = known.layout.shard_of(key);
+                let wanted = by_shard.entry(shard).or_default();
+                wanted.names.push(known.layout.row(shard, &rows, key));
+                wanted.places.push(Place { view, row });
+            }
+        }
+        let commands: Vec<_> = by_shard
+            .iter()
+            .flat_map(|(shard, wanted)| {
+                let places = wanted.places.chunks(READ_KEYS_MAX);
+                wanted.names.chunks(READ_KEYS_MAX).zip(places).map(move |(n, p)| (*shard, n, p))
+            })
+            .collect();
+        let ask = |names, shard| self.read_shard(action, &known, shard, names, is_for_write);
+        let answers = match commands.as_slice() {
+            [(shard, names, _)] => vec![ask(names, *shard).await?],
+            commands => try_join_all(commands.iter().map(|(shard, names, _)| ask(names, *shard))).await?,
         };
-        values.map(decode).collect()
+        let mut found: Vec<_> = reads.iter().map(|read| Ok(vec![None; read.keys.len()])).collect();
+        for ((_, _, places), values) in commands.iter().zip(answers) {
+            for (place, value) in places.iter().zip(values) {
+                let Some(bytes) = bytes_of(action, value)? else { continue };
+                let Ok(states) = &mut found[place.view] else { continue };
+                let view = reads[place.view].view;
+                match view.plan.decode(&bytes) {
+                    Ok(state) => states[place.row] = Some(Arc::new(state)),
+                    Err(error) => {
+                        found[place.view] = Err(corrupt(action, format!("view `{}`: {error}", view.id)));
+                    }
+                }
+            }
+        }
+        Ok(found)
     }
 
     pub(crate) async fn read_rows(
@@ -237,35 +292,9 @@ impl RedisStore {
         view: &ViewHandle,
         keys: &[EntityKey],
         is_for_write: bool,
-    ) -> Result<Vec<Option<EntityState>>, StoreError> {
-        self.check_not_lost(action)?;
-        let known = self.known();
-        if known.layout.shards == 1 && keys.len() <= READ_KEYS_MAX {
-            let keys: Vec<&EntityKey> = keys.iter().collect();
-            return self.read_shard(action, &known, 0, view, &keys, is_for_write).await;
-        }
-        let mut by_shard: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
-        for (index, key) in keys.iter().enumerate() {
-            by_shard.entry(known.layout.shard_of(key)).or_default().push(index);
-        }
-        let groups: Vec<(u32, &[usize])> = by_shard
-            .iter()
-            .flat_map(|(shard, indexes)| indexes.chunks(READ_KEYS_MAX).map(move |chunk| (*shard, chunk)))
-            .collect();
-        let answers = try_join_all(groups.iter().map(|(shard, indexes)| {
-            let keys: Vec<&EntityKey> = indexes.iter().map(|index| &keys[*index]).collect();
-            let known = &known;
-            async move { self.read_shard(action, known, *shard, view, &keys, is_for_write).await }
-        }))
-        .await?;
-        let mut states = Vec::new();
-        states.resize_with(keys.len(), || None);
-        for ((_, indexes), answer) in groups.iter().zip(answers) {
-            for (index, state) in indexes.iter().zip(answer) {
-                states[*index] = state;
-            }
-        }
-        Ok(states)
+    ) -> Result<States, StoreError> {
+        let mut found = self.read_views(action, &[ViewKeys { view, keys }], is_for_write).await?;
+        found.pop().unwrap_or_else(|| Ok(Vec::new()))
     }
 
     /// A hash of shard 0, once its meta key has been looked at.
@@ -460,13 +489,24 @@ impl OnlineStore for RedisStore {
         &'a self,
         view: &'a ViewHandle,
         keys: &'a [EntityKey],
-    ) -> BoxFuture<'a, Result<Vec<Option<Arc<EntityState>>>, StoreError>> {
+    ) -> BoxFuture<'a, Result<States, StoreError>> {
         self.connections.within(async move {
             if keys.is_empty() {
                 return Ok(Vec::new());
             }
-            let states = self.read_rows("read", view, keys, false).await?;
-            Ok(states.into_iter().map(|state| state.map(Arc::new)).collect())
+            self.read_rows("read", view, keys, false).await
+        })
+    }
+
+    fn get_views<'a>(&'a self, reads: &'a [ViewKeys<'a>]) -> BoxFuture<'a, Vec<Result<States, StoreError>>> {
+        self.connections.within(async move {
+            if reads.iter().all(|read| read.keys.is_empty()) {
+                return reads.iter().map(|_| Ok(Vec::new())).collect();
+            }
+            match self.read_views("read", reads, false).await {
+                Ok(found) => found,
+                Err(error) => reads.iter().map(|_| Err(error.clone())).collect(),
+            }
         })
     }
 

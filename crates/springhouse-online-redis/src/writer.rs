@@ -17,6 +17,7 @@ use springhouse_kernel::EntityState;
 use springhouse_online::{Lane, StoreError, StoreErrorKind, ViewHandle, Write};
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 
 /// Bytes of rows in one script; a larger write is carried out in parts.
 const SCRIPT_BYTES_MAX: usize = 16 << 20;
@@ -242,11 +243,13 @@ impl RedisStore {
         }
         let mut answers = stream::iter(reads).buffered(PIPELINE);
         let mut deltas = deltas.into_iter();
+        let names = Layout::rows_of(&view.id, view.generation);
         while let Some(states) = answers.try_next().await? {
             for state in states {
                 let Some((key, delta)) = deltas.next() else { break };
                 let mut merged = match state {
-                    Some(mut state) => {
+                    Some(state) => {
+                        let mut state = Arc::unwrap_or_clone(state);
                         view.plan.merge(&mut state, &delta);
                         state
                     }
@@ -256,8 +259,8 @@ impl RedisStore {
                 let shard = known.layout.shard_of(&key);
                 let mut value = Vec::with_capacity(64);
                 view.plan.encode(&merged, &mut value);
-                let row =
-                    Row { key: known.layout.row(shard, view, &key), value, expires: self.expiry(view, &key) };
+                let expires = self.expiry(view, &key);
+                let row = Row { key: known.layout.row(shard, &names, &key), value, expires };
                 rows.entry(shard).or_default().push(row);
             }
         }

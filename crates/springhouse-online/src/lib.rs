@@ -6,6 +6,6 @@ pub mod suite;
 
 pub use memory::MemoryStore;
 pub use store::{
-    BoxFuture, Condition, Holding, Lane, OnlineStore, StoreError, StoreErrorKind, StoreStatistics,
-    ViewHandle, ViewStatus, Write,
+    BoxFuture, Condition, Holding, Lane, OnlineStore, States, StoreError, StoreErrorKind, StoreStatistics,
+    ViewHandle, ViewKeys, ViewStatus, Write,
 };

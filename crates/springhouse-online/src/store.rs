@@ -22,6 +22,18 @@ pub struct ViewHandle {
     pub plan: Arc<ViewPlan>,
 }
 
+/// The states of some keys, in their order; `None` = never written.
+pub type States = Vec<Option<Arc<EntityState>>>;
+
+/// One view's part of a read of several.
+#[derive(Clone, Copy, Debug)]
+pub struct ViewKeys<'a> {
+    /// The view and generation.
+    pub view: &'a ViewHandle,
+    /// Whose states are wanted.
+    pub keys: &'a [EntityKey],
+}
+
 /// What a write advances, in the same atomic step as its rows: a name and a position that only grows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lane {
@@ -103,7 +115,19 @@ pub trait OnlineStore: fmt::Debug + Send + Sync + 'static {
         &'a self,
         view: &'a ViewHandle,
         keys: &'a [EntityKey],
-    ) -> BoxFuture<'a, Result<Vec<Option<Arc<EntityState>>>, StoreError>>;
+    ) -> BoxFuture<'a, Result<States, StoreError>>;
+
+    /// The states of keys in several views, view by view, each as [`OnlineStore::get_many`] gives it. A store that is elsewhere
+    /// asks every node once for all of them.
+    fn get_views<'a>(&'a self, reads: &'a [ViewKeys<'a>]) -> BoxFuture<'a, Vec<Result<States, StoreError>>> {
+        Box::pin(async move {
+            let mut answers = Vec::with_capacity(reads.len());
+            for read in reads {
+                answers.push(self.get_many(read.view, read.keys).await);
+            }
+            answers
+        })
+    }
 
     /// Merges deltas of any number of views and advances `lane`, atomically.
     fn write<'a>(

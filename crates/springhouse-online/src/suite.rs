@@ -5,7 +5,7 @@
 
 mod world;
 
-use crate::{Lane, OnlineStore, StoreErrorKind, ViewHandle, ViewStatus, Write};
+use crate::{Lane, OnlineStore, StoreErrorKind, ViewHandle, ViewKeys, ViewStatus, Write};
 use futures::executor::block_on;
 use springhouse_kernel::READ_BACK;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ const THREADS: usize = 3;
 pub async fn check_store(make: impl AsyncFn() -> Arc<dyn OnlineStore>, seed: u64) {
     an_empty_store_knows_nothing(&*make().await).await;
     keys_are_answered_in_their_order(&*make().await).await;
+    views_read_together_are_as_read_alone(&*make().await, seed).await;
     a_lane_lets_each_position_through_once(&*make().await).await;
     a_write_without_rows_moves_its_lane(&*make().await).await;
     lanes_are_dropped_by_prefix(&*make().await).await;
@@ -75,6 +76,33 @@ async fn keys_are_answered_in_their_order(store: &dyn OnlineStore) {
     // The other views have nothing of it.
     assert_eq!(get(store, &world.views()[1], &world, &[3, 1]).await, [false, false]);
     world.assert_holds(store, std::slice::from_ref(&batch), "one write").await;
+}
+
+async fn views_read_together_are_as_read_alone(store: &dyn OnlineStore, seed: u64) {
+    let mut world = World::new(seed);
+    write(store, &world.batch_of("log", 0, &[(0, 0), (1, 0)])).await;
+    for position in 1..10 {
+        write(store, &world.random_batch("log", position)).await;
+    }
+    let keys: Vec<_> = (0..world.entity_count()).map(|entity| world.entity(entity).clone()).collect();
+    let (own, other) = (&world.views()[1], &world.views()[0]);
+    let stranger = ViewHandle { plan: Arc::clone(&other.plan), ..own.clone() };
+    let mut reads = vec![ViewKeys { view: &stranger, keys: &keys[..1] }];
+    for (number, view) in world.views().iter().enumerate() {
+        reads.push(ViewKeys { view, keys: &keys[number..] });
+        reads.push(ViewKeys { view, keys: &[] });
+    }
+    let together = store.get_views(&reads).await;
+    assert_eq!(together.len(), reads.len());
+    for (read, answer) in reads.iter().zip(together) {
+        let alone = store.get_many(read.view, read.keys).await;
+        match (answer, alone) {
+            (Ok(together), Ok(alone)) => assert_eq!(together, alone, "seed {seed}, {}", read.view.id),
+            (Err(together), Err(alone)) => assert_eq!(together.kind, alone.kind, "seed {seed}"),
+            (together, alone) => panic!("seed {seed}: {together:?} together, {alone:?} alone"),
+        }
+    }
+    assert!(store.get_views(&[]).await.is_empty());
 }
 
 async fn a_lane_lets_each_position_through_once(store: &dyn OnlineStore) {

@@ -6,8 +6,9 @@ use crate::metrics::Metrics;
 use crate::peer::Peer;
 use crate::problem;
 use crate::routes;
+use crate::served_log::ServedLog;
 use crate::settings::ServerSettings;
-use crate::trace::TraceIds;
+use crate::trace::{FinishedRequest, Notes, RequestTracer, TraceIds};
 use axum::body::{Bytes, HttpBody};
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, header};
@@ -20,8 +21,8 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 use tower::Service;
 
@@ -39,6 +40,9 @@ pub(crate) struct App {
     /// Set when the server was told to stop.
     draining: AtomicBool,
     traces: TraceIds,
+    tracer: Option<Arc<dyn RequestTracer>>,
+    /// Set where answers are logged.
+    pub(crate) served_log: OnceLock<ServedLog>,
 }
 
 /// Left on a response by the route that made it.
@@ -96,7 +100,11 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 pub(crate) struct Refused(pub(crate) ApiError);
 
 impl App {
-    pub(crate) fn new(node: Arc<Node>, settings: ServerSettings) -> Self {
+    pub(crate) fn new(
+        node: Arc<Node>,
+        settings: ServerSettings,
+        tracer: Option<Arc<dyn RequestTracer>>,
+    ) -> Self {
         Self {
             node,
             settings,
@@ -107,6 +115,8 @@ impl App {
                 .expect("a JSON tree always becomes text"),
             draining: AtomicBool::new(false),
             traces: TraceIds::new(),
+            tracer,
+            served_log: OnceLock::new(),
         }
     }
 
@@ -130,36 +140,61 @@ impl App {
         B::Error: Into<BoxError>,
     {
         let started = Instant::now();
-        let trace_id = self.traces.of(request.headers());
+        let context = self.traces.of(request.headers());
+        let trace_id = context.id.as_str();
+        let tracer = self.tracer.as_ref().filter(|tracer| tracer.wants(&context));
+        let served_log = self.served_log.get().filter(|_| context.is_in(self.settings.served_log_ratio));
+        let notes = (tracer.is_some() || served_log.is_some()).then(|| Notes::new(served_log.is_some()));
         let grpc = is_grpc(request.headers());
         let mut response = if headers_bytes(request.headers()) > self.settings.header_bytes_max {
             let message = format!("the headers are larger than {} bytes", self.settings.header_bytes_max);
-            self.refuse(&ApiError::new("headers_too_large", message), &trace_id, grpc)
+            self.refuse(&ApiError::new("headers_too_large", message), trace_id, grpc)
         } else {
             let mut request = request;
             request.extensions_mut().insert(Peer(peer));
+            if let Some(notes) = &notes {
+                request.extensions_mut().insert(notes.clone());
+            }
             match caught(router.call(request)).await {
                 Ok(response) => response,
                 Err(panic) => {
                     self.metrics.panics.inc();
                     tracing::error!(trace_id, panic, "a request's handler panicked");
-                    self.refuse(&ApiError::internal(), &trace_id, grpc)
+                    self.refuse(&ApiError::internal(), trace_id, grpc)
                 }
             }
         };
         let route = response.extensions().get::<Routed>().copied();
         if let Some(Refused(error)) = response.extensions_mut().remove::<Refused>() {
-            response = self.refuse(&error, &trace_id, grpc);
+            response = self.refuse(&error, trace_id, grpc);
         }
         let status = meant_status(&response);
         if status >= 500 {
             let route = route.map_or("unknown", Routed::label);
             tracing::warn!(trace_id, route, status, "a request failed");
         }
-        if let Ok(value) = HeaderValue::from_str(&trace_id) {
+        if let Ok(value) = HeaderValue::from_str(trace_id) {
             response.headers_mut().insert("x-trace-id", value);
         }
-        self.metrics.request(route, status, started.elapsed());
+        let took = started.elapsed();
+        self.metrics.request(route, status, took);
+        let noted = notes.map(|notes| notes.taken()).unwrap_or_default();
+        if let (Some(log), Some(served)) = (served_log, noted.served) {
+            log.offer(trace_id, served);
+        }
+        if let Some(tracer) = tracer {
+            let (stages, rows) = (noted.stages, noted.rows);
+            let route = route.map_or("unknown", Routed::label);
+            tracer.finished(&FinishedRequest {
+                context: &context,
+                route,
+                began: started,
+                took,
+                status,
+                stages,
+                rows,
+            });
+        }
         response
     }
 

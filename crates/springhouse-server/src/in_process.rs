@@ -30,7 +30,7 @@ impl InProcess {
         if !complaints.is_empty() {
             return Err(ServerError::Settings(complaints));
         }
-        let app = Arc::new(App::new(node, settings));
+        let app = Arc::new(App::new(node, settings, None));
         Ok(Self { router: router(&app), app })
     }
 

@@ -12,6 +12,7 @@ mod peer;
 mod problem;
 mod routes;
 mod serve;
+mod served_log;
 mod settings;
 mod trace;
 
@@ -19,3 +20,4 @@ pub use in_process::InProcess;
 pub use metrics::{METRICS, Metric};
 pub use serve::{ServerError, serve, shutdown_signal};
 pub use settings::ServerSettings;
+pub use trace::{FinishedRequest, ParentSpan, RequestTracer, TraceContext};

@@ -53,6 +53,10 @@ const VALUES: Metric = metric(
      rate(..{status=\"fresh\"}[5m]) / rate(..[5m])",
 );
 const PUSH_ROWS: Metric = metric("springhouse_ingest_rows", "Pushed rows by outcome");
+const SERVED_LOG_ROWS: Metric = metric(
+    "springhouse_served_log_rows",
+    "Rows of the log of what was served: written to the lake, or left out because there was no room",
+);
 const PUSH_REFUSED: Metric =
     metric("springhouse_ingest_pushes_refused", "Whole pushes refused, by error code");
 const LOG_END: Metric = metric("springhouse_ingest_log_end_rows", "Rows ever in the push log");
@@ -121,13 +125,14 @@ const TOPIC_FAILING: Metric =
     metric("springhouse_topic_failing", "1 while the topic is not read; the server's log says why");
 const JOBS_RUNNING: Metric = metric("springhouse_jobs_running", "Jobs at work");
 
-const OWN: [Metric; 31] = [
+const OWN: [Metric; 32] = [
     REQUEST_DURATION,
     CONNECTIONS,
     PANICS,
     ANSWERS,
     VALUES,
     PUSH_ROWS,
+    SERVED_LOG_ROWS,
     PUSH_REFUSED,
     LOG_END,
     APPLIED_END,
@@ -207,10 +212,28 @@ labels! {
     PartitionLabels { source, partition }
 }
 
+/// What became of rows that were to be logged.
+#[derive(Clone, Debug)]
+pub(crate) struct ServedLogRows {
+    written: Counter,
+    left_out: Counter,
+}
+
+impl ServedLogRows {
+    pub(crate) fn written(&self, rows: usize) {
+        self.written.inc_by(rows as u64);
+    }
+
+    pub(crate) fn left_out(&self, rows: usize) {
+        self.left_out.inc_by(rows as u64);
+    }
+}
+
 /// The metrics of one server.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
+    pub(crate) served_log: ServedLogRows,
     guard: GuardMetrics,
     by_route: Durations,
     /// The same by route (the last is for unknown paths) and status class, found without a hash; made when first used.
@@ -293,7 +316,11 @@ impl Metrics {
         let by_outcome: Family<OutcomeLabels, Counter> = new!(PUSH_ROWS);
         let rows = ["accepted", "duplicate", "refused"]
             .map(|outcome| by_outcome.get_or_create_owned(&OutcomeLabels { outcome: word(outcome) }));
+        let logged: Family<OutcomeLabels, Counter> = new!(SERVED_LOG_ROWS);
+        let [written, left_out] = ["written", "left_out"]
+            .map(|outcome| logged.get_or_create_owned(&OutcomeLabels { outcome: word(outcome) }));
         Self {
+            served_log: ServedLogRows { written, left_out },
             guard: GuardMetrics::new(&mut registry),
             by_route,
             requests,

@@ -2,7 +2,9 @@
 
 use crate::app::{App, router};
 use crate::connection::{builder, serve_connection};
+use crate::served_log;
 use crate::settings::ServerSettings;
+use crate::trace::RequestTracer;
 use springhouse_node::{Node, NodeError};
 use std::future::Future;
 use std::io;
@@ -37,13 +39,14 @@ pub enum ServerError {
 const ACCEPT_ERROR_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves `node` until `shutdown` completes, then drains and closes the node. `on_ready` gets the address bound (with the
-/// port chosen, if the settings left it open).
+/// port chosen, if the settings left it open). `tracer`, if any, is told of requests.
 ///
 /// # Errors
 /// [`ServerError`].
 pub async fn serve(
     node: Arc<Node>,
     settings: ServerSettings,
+    tracer: Option<Arc<dyn RequestTracer>>,
     on_ready: impl FnOnce(SocketAddr),
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServerError> {
@@ -54,7 +57,8 @@ pub async fn serve(
     let bind_error = |source| ServerError::Bind { address: settings.bind, source };
     let listener = TcpListener::bind(settings.bind).await.map_err(bind_error)?;
     let address = listener.local_addr().map_err(bind_error)?;
-    let app = Arc::new(App::new(node.clone(), settings));
+    let app = Arc::new(App::new(node.clone(), settings, tracer));
+    let served_log = served_log::begin(&app);
     let (stop, stopped) = watch::channel(false);
     let mut connections = JoinSet::new();
     on_ready(address);
@@ -64,6 +68,9 @@ pub async fn serve(
     // Receivers are the connections; without one there is nobody to tell.
     let _ = stop.send(true);
     drain(&app, &mut connections).await;
+    if let Some(served_log) = served_log {
+        served_log.end().await;
+    }
     tracing::info!("closing the node");
     node.shutdown().await.map_err(ServerError::Node)
 }

@@ -34,6 +34,17 @@ pub struct ServerSettings {
     pub admin_remote: bool,
     /// The roles that every caller has (for `readers`), as long as there is no authentication.
     pub roles: Vec<String>,
+    /// The part of the traces whose answers are logged to the lake, 0 to 1. The same traces as are kept by whoever else
+    /// takes this part of them.
+    pub served_log_ratio: f64,
+    /// Most answers that wait to be logged; further ones are left out, and counted.
+    pub served_log_answers_max: usize,
+    /// Most rows that wait to be written; further ones are left out, and counted.
+    pub served_log_rows_max: usize,
+    /// The log is written this often.
+    pub served_log_interval_ms: u64,
+    /// Logged rows are deleted after this many days; 0 = never.
+    pub served_log_retention_days: u32,
 }
 
 /// The default port.
@@ -55,6 +66,11 @@ impl Default for ServerSettings {
             retry_after_s: 1,
             admin_remote: false,
             roles: Vec::new(),
+            served_log_ratio: 0.0,
+            served_log_answers_max: 1_000,
+            served_log_rows_max: 200_000,
+            served_log_interval_ms: 60_000,
+            served_log_retention_days: 30,
         }
     }
 }
@@ -69,12 +85,18 @@ impl ServerSettings {
             ("header_timeout_ms", self.header_timeout_ms),
             ("body_timeout_ms", self.body_timeout_ms),
             ("connections_max", self.connections_max as u64),
+            ("served_log_answers_max", self.served_log_answers_max as u64),
+            ("served_log_rows_max", self.served_log_rows_max as u64),
+            ("served_log_interval_ms", self.served_log_interval_ms),
         ];
         let zeros = positive.iter().filter(|(_, value)| *value == 0);
         let mut complaints: Vec<_> =
             zeros.map(|(name, _)| format!("`server.{name}` must not be 0")).collect();
         if self.header_bytes_max > HEADER_BUFFER_BYTES {
             complaints.push(format!("`server.header_bytes_max` can be at most {HEADER_BUFFER_BYTES}"));
+        }
+        if !(0.0..=1.0).contains(&self.served_log_ratio) {
+            complaints.push("`server.served_log_ratio` lies between 0 and 1".to_owned());
         }
         complaints
     }
@@ -96,7 +118,12 @@ mod tests {
 
     #[test]
     fn every_complaint_comes_at_once() {
-        let settings = ServerSettings { connections_max: 0, header_bytes_max: 1 << 30, ..Default::default() };
-        assert_eq!(settings.validate().len(), 2);
+        let settings = ServerSettings {
+            connections_max: 0,
+            header_bytes_max: 1 << 30,
+            served_log_ratio: f64::NAN,
+            ..Default::default()
+        };
+        assert_eq!(settings.validate().len(), 3);
     }
 }

@@ -1,4 +1,4 @@
-//! Requests: planned once per shape, read in one batched store call per view, assembled with the freshness policy.
+//! Requests: planned once per shape, read in one call of the store for all views, assembled with the freshness policy.
 //! Knows nothing of HTTP, protobuf or JSON.
 
 mod admission;
@@ -13,6 +13,7 @@ mod request;
 mod served;
 mod server;
 mod snapshot;
+mod stages;
 mod statistics;
 
 pub use answer::{DegradationLevel, FeatureAnswer, FeatureColumn, Origin};
@@ -23,4 +24,5 @@ pub use request::{
 };
 pub use served::ServedStore;
 pub use server::FeatureServer;
+pub use stages::{Stage, Stages};
 pub use statistics::{Fallbacks, GuardStatistics, NodeStatistics, ServingStatistics};

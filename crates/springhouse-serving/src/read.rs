@@ -8,6 +8,7 @@ use crate::last_known::{Known, LastKnown};
 use crate::plan::{RequestShape, ViewRead};
 use crate::request::{FeatureRequest, ServingSettings, Signature, ViewFrontier};
 use crate::snapshot::Snapshot;
+use crate::stages::Stages;
 use crate::statistics::Count;
 use futures::future::join_all;
 use springhouse_core::definition::OnUnavailable;
@@ -308,7 +309,11 @@ impl Reader<'_> {
     }
 
     /// The same through a guard.
-    pub(crate) async fn read_guarded(&self, store: &GuardedStore) -> Result<Vec<Found>, ServingError> {
+    pub(crate) async fn read_guarded(
+        &self,
+        store: &GuardedStore,
+        stages: &mut Stages,
+    ) -> Result<Vec<Found>, ServingError> {
         let call = |(read, frontier): (&ViewRead, &ViewFrontier)| {
             let view = &self.snapshot.views[read.view];
             let least = |a: Option<Micros>, b: Option<Micros>| a.into_iter().chain(b).min();
@@ -318,7 +323,7 @@ impl Reader<'_> {
             Call { view: &view.handle, keys: &self.entities[read.entity], frontier: *frontier, age_max }
         };
         let calls: Vec<Call<'_>> = self.shape.reads.iter().zip(self.frontiers).map(call).collect();
-        let readings = store.read(&calls, self.ask).await;
+        let readings = store.read(&calls, self.ask, stages).await;
         let mut found = Vec::with_capacity(readings.len());
         for (read, reading) in self.shape.reads.iter().zip(readings) {
             let view = &self.snapshot.views[read.view];

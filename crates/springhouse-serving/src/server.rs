@@ -13,6 +13,7 @@ use crate::request::{
 };
 use crate::served::ServedStore;
 use crate::snapshot::Snapshot;
+use crate::stages::{Stage, Stages};
 use crate::statistics::{Fallbacks, ServingStatistics};
 use arc_swap::ArcSwap;
 use springhouse_core::{Definitions, EntityKey, Micros};
@@ -97,6 +98,18 @@ impl FeatureServer {
     /// # Errors
     /// Every code of [`ServingError::code`]; the first thing that is wrong.
     pub async fn features(&self, request: &FeatureRequest) -> Result<FeatureAnswer, ServingError> {
+        self.features_in_stages(request, &mut Stages::begin()).await
+    }
+
+    /// The same; `stages` tells where the time went, also of an answer that fails.
+    ///
+    /// # Errors
+    /// As [`Self::features`].
+    pub async fn features_in_stages(
+        &self,
+        request: &FeatureRequest,
+        stages: &mut Stages,
+    ) -> Result<FeatureAnswer, ServingError> {
         let _admitted = self.admission.enter(request.options.priority)?;
         if request.options.timeout.is_some_and(|timeout| timeout.is_zero()) {
             return Err(ServingError::new("deadline_exceeded", "the caller waits no longer")
@@ -115,17 +128,33 @@ impl FeatureServer {
         };
         let frontiers: Vec<ViewFrontier> =
             shape.reads.iter().map(|read| self.frontiers.of(&snapshot.views[read.view].handle.id)).collect();
-        let found = self.read(&snapshot, &shape, &entities, &frontiers, request, moment.at).await?;
+        let CallOptions { priority, timeout, use_cache, .. } = request.options;
+        let wait = self.settings.wait(timeout);
+        let reader = Reader {
+            snapshot: &snapshot,
+            shape: &shape,
+            entities: &entities,
+            frontiers: &frontiers,
+            last_known: &self.last_known,
+            fallbacks: &self.fallbacks,
+            ask: Ask { at: moment.at, max_age: request.max_age, wait, priority, use_cache },
+        };
+        stages.end(Stage::Plan);
+        let found = self.read(&reader, stages).await;
+        stages.end(Stage::Store);
+        let found = found?;
         let rows = inputs.row_count;
         let mut columns = empty_columns(&shape, rows);
         for (read, found) in shape.reads.iter().zip(&found) {
             assemble_view(&snapshot, &shape, read, found, moment, &mut columns, rows)?;
         }
+        stages.end(Stage::Kernel);
         if !shape.computed.is_empty() {
             let at = vec![moment.at; rows];
             for computed in &shape.computed {
                 assemble_computed(&snapshot, &shape, computed, &inputs, &at, &mut columns);
             }
+            stages.end(Stage::Expressions);
         }
         let level = level(&shape, &columns);
         let cut = |(read, found): (&ViewRead, &Found)| {
@@ -142,26 +171,13 @@ impl FeatureServer {
         })
     }
 
-    async fn read(
-        &self,
-        snapshot: &Snapshot,
-        shape: &RequestShape,
-        entities: &[Vec<EntityKey>],
-        frontiers: &[ViewFrontier],
-        request: &FeatureRequest,
-        at: Micros,
-    ) -> Result<Vec<Found>, ServingError> {
-        let CallOptions { priority, timeout, use_cache, .. } = request.options;
-        let wait = self.settings.wait(timeout);
-        let ask = Ask { at, max_age: request.max_age, wait, priority, use_cache };
-        let (last_known, fallbacks) = (&self.last_known, &self.fallbacks);
-        let reader = Reader { snapshot, shape, entities, frontiers, last_known, fallbacks, ask };
+    async fn read(&self, reader: &Reader<'_>, stages: &mut Stages) -> Result<Vec<Found>, ServingError> {
         match &self.store {
             ServedStore::Local(store) => reader.read_store(store.as_ref()).await,
             ServedStore::Guarded(store) => {
-                let found = reader.read_guarded(store).await;
+                let found = reader.read_guarded(store, stages).await;
                 if found.as_ref().is_err_and(|error| error.code == "shed") {
-                    self.admission.note_shed(priority);
+                    self.admission.note_shed(reader.ask.priority);
                 }
                 found
             }

@@ -7,6 +7,7 @@ mod commands;
 mod output;
 mod project;
 mod session;
+mod telemetry;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;

@@ -1,5 +1,6 @@
-//! A project as this program sees it: the node's part of its files, and the settings of the server.
+//! A project as this program sees it: the node's part of its files, and the settings of the server and of telemetry.
 
+use crate::telemetry::TelemetrySettings;
 use springhouse_core::LoadedDefinitions;
 use springhouse_node::{Mistakes, ProjectError, read_section};
 use springhouse_registry::Registry;
@@ -13,6 +14,8 @@ pub(crate) struct Project {
     files: springhouse_node::Project,
     /// The section `server` of its settings.
     pub(crate) server: ServerSettings,
+    /// The section `telemetry`.
+    pub(crate) telemetry: TelemetrySettings,
 }
 
 impl Deref for Project {
@@ -32,10 +35,11 @@ impl Project {
         let files = springhouse_node::Project::open(root).map_err(told)?;
         let mut mistakes = Vec::new();
         let server = read_section(&files.settings.server, &mut mistakes);
+        let telemetry = read_section(&files.settings.telemetry, &mut mistakes);
         if !mistakes.is_empty() {
             return Err(Mistakes(mistakes).into());
         }
-        Ok(Self { files, server })
+        Ok(Self { files, server, telemetry })
     }
 
     /// Reads and checks everything below `features/`, SQL included.

@@ -52,7 +52,7 @@ impl Session {
                 let _ = ready.send(address);
             };
             let until = async move { drop(stopped.await) };
-            serve(node, settings, on_ready, until).await.map_err(anyhow::Error::from)
+            serve(node, settings, None, on_ready, until).await.map_err(anyhow::Error::from)
         });
         let address = address.await.context("the project's server did not start")?;
         Ok(Self { client: Client::new(address), own: Some(OwnServer { stop, running }) })

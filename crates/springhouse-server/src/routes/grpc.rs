@@ -6,6 +6,7 @@ use super::{features, health, push};
 use crate::app::{App, GrpcMethod, Routed, is_grpc};
 use crate::body;
 use crate::problem::from_serving;
+use crate::trace::Notes;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
@@ -121,13 +122,14 @@ fn reply(framed: Vec<u8>) -> Response {
 
 async fn get_features(app: Arc<App>, request: Request) -> Result<Vec<u8>, ApiError> {
     let deadline = deadline(request.headers())?;
+    let notes = request.extensions().get::<Notes>().cloned();
     let bytes = body::read(request, app.settings.body_bytes_max, &app.settings).await?;
     let message = grpc::unframe(&bytes)?;
     let serving = app.node.serving();
     let asked = grpc::features_request(message, deadline, |selection| {
         serving.signature(selection).map_err(from_serving)
     })?;
-    let answer = features::answer(&app, asked.request).await?;
+    let answer = features::answer(&app, asked.request, notes).await?;
     Ok(grpc::framed_answer(&answer, asked.detail))
 }
 

@@ -182,10 +182,10 @@ async fn an_address_in_use_is_said_to_be() {
     let folder = tempfile::tempdir().unwrap();
     let node = open(folder.path(), server.clock.clone()).await;
     let settings = ServerSettings { bind: server.address, ..Default::default() };
-    let error = serve(node.clone(), settings, |_| panic!("never ready"), pending()).await.unwrap_err();
+    let error = serve(node.clone(), settings, None, |_| panic!("never ready"), pending()).await.unwrap_err();
     assert!(matches!(error, ServerError::Bind { .. }), "{error}");
     let settings = ServerSettings { body_bytes_max: 0, ..Default::default() };
-    let error = serve(node.clone(), settings, |_| panic!("never ready"), pending()).await.unwrap_err();
+    let error = serve(node.clone(), settings, None, |_| panic!("never ready"), pending()).await.unwrap_err();
     assert!(matches!(error, ServerError::Settings(_)), "{error}");
     node.shutdown().await.unwrap();
 }

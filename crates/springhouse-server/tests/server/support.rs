@@ -234,10 +234,15 @@ impl Server {
         let settings = ServerSettings { bind: "127.0.0.1:0".parse().unwrap(), ..settings };
         let (ready, address) = oneshot::channel();
         let (stop, stopped) = oneshot::channel::<()>();
-        let task =
-            tokio::spawn(serve(node, settings, move |address| ready.send(address).unwrap(), async move {
+        let task = tokio::spawn(serve(
+            node,
+            settings,
+            None,
+            move |address| ready.send(address).unwrap(),
+            async move {
                 let _ = stopped.await;
-            }));
+            },
+        ));
         let address = address.await.unwrap();
         assert_ne!(address.port(), 0);
         Self {

@@ -1,13 +1,12 @@
-//! Reads under way, so that equal ones share one call. Whoever comes first leads; the call goes on in a task of its own, so it
-//! makes no difference to the others when the leader is gone.
+//! Reads under way, so that equal ones share one call. Whoever comes first leads and drives the call; when the leader goes away
+//! before the answer is there, the call goes on in a task of its own, so it makes no difference to the others.
 //!
 //! A flight is also what keeps the cache honest: its result is kept only while it is still the flight of its slot. A write takes
 //! the flight out of the table, so what was read before the write is neither cached nor given to whoever asks after it.
 
 use super::cache::Slot;
 use crate::request::ViewFrontier;
-use springhouse_kernel::EntityState;
-use springhouse_online::{StoreError, StoreErrorKind};
+use springhouse_online::{States, StoreError, StoreErrorKind};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -40,18 +39,25 @@ impl From<&StoreError> for NoAnswer {
     }
 }
 
-pub(crate) type States = Vec<Option<Arc<EntityState>>>;
-
-/// One call under way, for one or several keys of one view.
-#[derive(Debug)]
+/// One call under way: keys of one or several views on one node.
+#[derive(Debug, Default)]
 pub(crate) struct Flight {
-    /// How far the view had come, at least, when it began.
-    pub(crate) frontier: ViewFrontier,
-    pub(crate) done: SetOnce<Result<States, NoAnswer>>,
+    /// What was found, view by view.
+    pub(crate) done: SetOnce<Vec<Result<States, NoAnswer>>>,
 }
 
 /// The flight of a slot, and the slot's place in it.
-pub(crate) type Seat = (Arc<Flight>, usize);
+#[derive(Clone, Debug)]
+pub(crate) struct Seat {
+    pub(crate) flight: Arc<Flight>,
+    /// Which of the flight's views.
+    pub(crate) part: usize,
+    /// Which of the view's keys.
+    pub(crate) place: usize,
+    /// How far the view had come, at least, when the flight began.
+    pub(crate) frontier: ViewFrontier,
+}
+
 type Shard = HashMap<Slot, Seat, ahash::RandomState>;
 
 /// The flights under way by slot. Bounded by the calls under way and the rows of each.

@@ -5,24 +5,30 @@ use super::Tick;
 use super::breaker::BreakerRules;
 use super::budget::Budget;
 use super::cache::{HotCache, Look, Slot, Wanted};
-use super::flights::{Flight, Flights, NoAnswer, Seat, States};
+use super::flights::{Flight, Flights, NoAnswer, Seat};
 use super::limit::LimitRules;
 use super::node::{Permit, StoreNode};
 use crate::admission::Shares;
 use crate::answer::Origin;
 use crate::request::{Priority, ServingSettings, ViewFrontier};
+use crate::stages::{Stage, Stages};
 use crate::statistics::{Count, GuardStatistics};
+use futures::FutureExt;
+use futures::future::join_all;
 use springhouse_core::{EntityKey, Micros};
 use springhouse_kernel::EntityState;
 use springhouse_online::{
-    BoxFuture, Condition, Holding, Lane, OnlineStore, StoreError, StoreErrorKind, StoreStatistics,
-    ViewHandle, ViewStatus, Write,
+    BoxFuture, Condition, Holding, Lane, OnlineStore, States, StoreError, StoreErrorKind, StoreStatistics,
+    ViewHandle, ViewKeys, ViewStatus, Write,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::sync::SetOnce;
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 /// Most nodes of a store that are told apart; further ones share a breaker and a limit with an earlier one.
@@ -161,31 +167,26 @@ impl Shared {
         }
     }
 
-    async fn call(
-        &self,
-        view: &ViewHandle,
-        keys: &[EntityKey],
-        is_probe: bool,
-    ) -> Result<States, StoreError> {
+    async fn call(&self, reads: &[ViewKeys<'_>], is_probe: bool) -> Result<Parts, Broken> {
         self.budget.earn();
         if is_probe {
-            return self.inner.get_many(view, keys).await;
+            return self.ask(reads).await;
         }
-        match self.hedged(view, keys).await {
-            Err(error) if error.kind == StoreErrorKind::Unavailable && self.budget.spend() => {
+        match self.hedged(reads).await {
+            Err(broken) if broken.may_try_again && self.budget.spend() => {
                 self.count(GuardStatistics::RETRIES);
                 // Calls that failed together must not come back together.
                 let spread = RETRY_DELAY.mul_f64((self.now() % 1_000) as f64 / 1_000.0);
                 tokio::time::sleep(RETRY_DELAY + spread).await;
-                self.inner.get_many(view, keys).await
+                self.ask(reads).await
             }
             answer => answer,
         }
     }
 
-    async fn hedged(&self, view: &ViewHandle, keys: &[EntityKey]) -> Result<States, StoreError> {
-        let mut first = self.inner.get_many(view, keys);
-        let Some(after) = self.hedge_after else { return first.await };
+    async fn hedged(&self, reads: &[ViewKeys<'_>]) -> Result<Parts, Broken> {
+        let Some(after) = self.hedge_after else { return self.ask(reads).await };
+        let mut first = Box::pin(self.ask(reads));
         if let Ok(answer) = tokio::time::timeout(after, &mut first).await {
             return answer;
         }
@@ -193,62 +194,100 @@ impl Shared {
             return first.await;
         }
         self.count(GuardStatistics::HEDGES);
-        let second = self.inner.get_many(view, keys);
-        futures::future::select_ok([first, second]).await.map(|(states, _)| states)
+        let second = Box::pin(self.ask(reads));
+        futures::future::select_ok([first, second]).await.map(|(parts, _)| parts)
     }
+
+    /// One call of the store. What is wrong with the call, or with one row, says nothing against the node.
+    async fn ask(&self, reads: &[ViewKeys<'_>]) -> Result<Parts, Broken> {
+        let answers = self.inner.get_views(reads).await;
+        let (mut is_broken, mut may_try_again) = (false, false);
+        let mut part = |(read, answer): (&ViewKeys<'_>, Result<States, StoreError>)| match answer {
+            Ok(states) if states.len() == read.keys.len() => Ok(states),
+            Ok(_) => Err(NoAnswer::Corrupt("the store gave another number of states".into())),
+            Err(error) => {
+                is_broken |= !matches!(error.kind, StoreErrorKind::Invalid | StoreErrorKind::Corrupt);
+                may_try_again |= error.kind == StoreErrorKind::Unavailable;
+                Err(NoAnswer::from(&error))
+            }
+        };
+        let parts: Parts = reads.iter().zip(answers).map(&mut part).collect();
+        if is_broken { Err(Broken { parts, may_try_again }) } else { Ok(parts) }
+    }
+}
+
+/// A call that the node failed to answer, for some views at least.
+struct Broken {
+    parts: Parts,
+    may_try_again: bool,
+}
+
+/// What a flight found, view by view.
+type Parts = Vec<Result<States, NoAnswer>>;
+
+/// One view's part of a flight.
+struct Part {
+    /// Which of the request's calls it is for.
+    call: usize,
+    view: ViewHandle,
+    frontier: ViewFrontier,
+    slots: Vec<Slot>,
 }
 
 /// A flight that this request leads: its seats, and what it must do in the end, whatever happens.
 struct Leading {
     shared: Arc<Shared>,
     flight: Arc<Flight>,
-    slots: Vec<Slot>,
+    parts: Vec<Part>,
     permit: Permit,
     is_done: bool,
 }
 
 impl Leading {
     /// Keeps what was read, frees the seats, tells everyone who waits.
-    fn finish(&mut self, result: Result<States, NoAnswer>) {
+    fn finish(&mut self, found: Parts) {
         if std::mem::replace(&mut self.is_done, true) {
             return;
         }
-        for (place, slot) in self.slots.iter().enumerate() {
-            let mut table = self.shared.flights.lock(slot);
-            let is_ours = |seat: &Seat| Arc::ptr_eq(&seat.0, &self.flight) && seat.1 == place;
-            if !table.get(slot).is_some_and(is_ours) {
-                continue;
+        for (number, (part, found)) in self.parts.iter().zip(&found).enumerate() {
+            for (place, slot) in part.slots.iter().enumerate() {
+                let mut table = self.shared.flights.lock(slot);
+                let is_ours = |seat: &Seat| {
+                    Arc::ptr_eq(&seat.flight, &self.flight) && (seat.part, seat.place) == (number, place)
+                };
+                if !table.get(slot).is_some_and(is_ours) {
+                    continue;
+                }
+                if let Ok(states) = found {
+                    self.shared.cache.keep(slot, &states[place], part.frontier, self.permit.began());
+                }
+                table.remove(slot);
             }
-            if let Ok(states) = &result {
-                self.shared.cache.keep(slot, &states[place], self.flight.frontier, self.permit.began());
-            }
-            table.remove(slot);
         }
         // Only a finished flight has a value, and it finishes once.
-        let _ = self.flight.done.set(result);
+        let _ = self.flight.done.set(found);
     }
 
-    async fn fly(mut self, view: ViewHandle) {
+    async fn fly(mut self) {
         let shared = Arc::clone(&self.shared);
-        let keys: Vec<EntityKey> = self.slots.iter().map(|slot| slot.key.clone()).collect();
+        let keys: Vec<Vec<EntityKey>> =
+            self.parts.iter().map(|part| part.slots.iter().map(|slot| slot.key.clone()).collect()).collect();
+        let views: Vec<ViewHandle> = self.parts.iter().map(|part| part.view.clone()).collect();
+        let reads: Vec<ViewKeys<'_>> =
+            views.iter().zip(&keys).map(|(view, keys)| ViewKeys { view, keys }).collect();
         shared.count(GuardStatistics::CALLS);
         let limit = shared.call_timeout;
-        let answer = tokio::time::timeout(limit, shared.call(&view, &keys, self.permit.is_probe)).await;
-        let (answered, result) = match answer {
-            Ok(Ok(states)) if states.len() == keys.len() => (true, Ok(states)),
-            Ok(Ok(_)) => (true, Err(NoAnswer::Corrupt("the store gave another number of states".into()))),
-            // What is wrong with the call, or with one row, says nothing against the node.
-            Ok(Err(error)) => (
-                matches!(error.kind, StoreErrorKind::Invalid | StoreErrorKind::Corrupt),
-                Err(NoAnswer::from(&error)),
-            ),
-            Err(_) => (false, Err(NoAnswer::Timeout(limit))),
+        let answer = tokio::time::timeout(limit, shared.call(&reads, self.permit.is_probe)).await;
+        let (answered, found) = match answer {
+            Ok(Ok(found)) => (true, found),
+            Ok(Err(broken)) => (false, broken.parts),
+            Err(_) => (false, self.parts.iter().map(|_| Err(NoAnswer::Timeout(limit))).collect()),
         };
-        if result.is_err() {
+        if found.iter().any(Result::is_err) {
             shared.count(GuardStatistics::CALLS_FAILED);
         }
         self.permit.end(shared.now(), answered);
-        self.finish(result);
+        self.finish(found);
     }
 }
 
@@ -257,27 +296,72 @@ impl Drop for Leading {
         if !self.is_done {
             // The call panicked, or the runtime ends. Whoever waits must not wait for ever.
             self.permit.end(self.shared.now(), false);
-            self.finish(Err(NoAnswer::Failed("the read was broken off".into())));
+            let broken_off = |_: &Part| Err(NoAnswer::Failed("the read was broken off".into()));
+            let found = self.parts.iter().map(broken_off).collect();
+            self.finish(found);
         }
     }
 }
 
-/// The flights that one view's part of a request leads, by node.
+/// A flight that its leader drives while it waits: no task, no waking of another thread. When the leader goes away, the flight
+/// goes on in a task of its own; when it panics, only the flight is lost.
+struct Driven(Option<BoxFuture<'static, ()>>);
+
+impl Driven {
+    fn new(leading: Leading) -> Self {
+        Self(Some(Box::pin(AssertUnwindSafe(leading.fly()).catch_unwind().map(drop))))
+    }
+
+    fn spawn(mut self) {
+        if let Some(flight) = self.0.take() {
+            tokio::spawn(flight);
+        }
+    }
+}
+
+impl Future for Driven {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let Some(flight) = &mut self.0 else { return Poll::Ready(()) };
+        let polled = flight.as_mut().poll(context);
+        if polled.is_ready() {
+            self.0 = None;
+        }
+        polled
+    }
+}
+
+impl Drop for Driven {
+    fn drop(&mut self) {
+        // Outside of a runtime, which then is ending, nobody waits for it.
+        if let (Some(flight), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn(flight);
+        }
+    }
+}
+
+/// The flights that a request leads, by node: one call of the store for all views that it reads there.
 struct Trip<'a> {
     shared: &'a Arc<Shared>,
-    call: Call<'a>,
     priority: Priority,
     now: Tick,
     leading: Vec<(usize, Result<Leading, NoAnswer>)>,
 }
 
 impl<'a> Trip<'a> {
-    fn new(shared: &'a Arc<Shared>, call: Call<'a>, priority: Priority, now: Tick) -> Self {
-        Self { shared, call, priority, now, leading: Vec::new() }
+    fn new(shared: &'a Arc<Shared>, priority: Priority, now: Tick) -> Self {
+        Self { shared, priority, now, leading: Vec::new() }
     }
 
     /// A seat in the flight under way, or in one that is led by this request.
-    fn seat(&mut self, slot: &Slot, wanted: Option<&Wanted>) -> Result<Found, NoAnswer> {
+    fn seat(
+        &mut self,
+        number: usize,
+        call: &Call<'_>,
+        slot: &Slot,
+        wanted: Option<&Wanted>,
+    ) -> Result<Found, NoAnswer> {
         let shared = self.shared;
         let mut table = shared.flights.lock(slot);
         if let Some(wanted) = wanted {
@@ -293,10 +377,16 @@ impl<'a> Trip<'a> {
                 return Ok(Found::Row(RowRead { state: entry.state, frontier: entry.frontier, origin }));
             }
         }
-        let number = shared.inner.node_of(self.call.view, &slot.key);
-        let leading = self.lead(number)?;
-        let seat = (Arc::clone(&leading.flight), leading.slots.len());
-        leading.slots.push(slot.clone());
+        let leading = self.lead(shared.inner.node_of(call.view, &slot.key))?;
+        if leading.parts.last().is_none_or(|part| part.call != number) {
+            let (view, frontier) = (call.view.clone(), call.frontier);
+            leading.parts.push(Part { call: number, view, frontier, slots: Vec::new() });
+        }
+        let part = leading.parts.len() - 1;
+        let slots = &mut leading.parts[part].slots;
+        let seat =
+            Seat { flight: Arc::clone(&leading.flight), part, place: slots.len(), frontier: call.frontier };
+        slots.push(slot.clone());
         table.insert(slot.clone(), seat.clone());
         Ok(Found::Seat(seat))
     }
@@ -307,8 +397,8 @@ impl<'a> Trip<'a> {
             let permit = node.admit(self.priority, self.shared.shares, self.now);
             let leading = permit.map(|permit| Leading {
                 shared: Arc::clone(self.shared),
-                flight: Arc::new(Flight { frontier: self.call.frontier, done: SetOnce::new() }),
-                slots: Vec::new(),
+                flight: Arc::default(),
+                parts: Vec::new(),
                 permit,
                 is_done: false,
             });
@@ -321,13 +411,9 @@ impl<'a> Trip<'a> {
         self.leading[place].1.as_mut().map_err(|failure| failure.clone())
     }
 
-    /// Sends the flights off, each in a task of its own.
-    fn depart(self) {
-        for (_, leading) in self.leading {
-            if let Ok(leading) = leading {
-                tokio::spawn(leading.fly(self.call.view.clone()));
-            }
-        }
+    /// The flights, ready to go.
+    fn depart(self) -> Vec<Driven> {
+        self.leading.into_iter().filter_map(|(_, leading)| leading.ok().map(Driven::new)).collect()
     }
 }
 
@@ -388,12 +474,14 @@ impl GuardedStore {
 
     /// Reads for a request: what the cache has, the rest from the store, together with whoever reads the same. Waits no longer
     /// than `ask.wait`.
-    pub(crate) async fn read(&self, calls: &[Call<'_>], ask: Ask) -> Vec<Reading> {
+    pub(crate) async fn read(&self, calls: &[Call<'_>], ask: Ask, stages: &mut Stages) -> Vec<Reading> {
         let shared = &self.shared;
         let deadline = Instant::now() + ask.wait;
         let now = shared.now();
         let mut readings = Vec::with_capacity(calls.len());
         let mut seats: Vec<(usize, usize, Seat)> = Vec::new();
+        let mut again: Vec<(usize, Slot, Wanted)> = Vec::new();
+        let mut trip = Trip::new(shared, ask.priority, now);
         for (number, call) in calls.iter().enumerate() {
             let mut reading = Reading { rows: vec![None; call.keys.len()], failure: None };
             let wanted = Wanted {
@@ -403,8 +491,6 @@ impl GuardedStore {
                 read_age_max: ask.max_age,
             };
             let space = shared.space(call.view);
-            let mut trip = Trip::new(shared, *call, ask.priority, now);
-            let mut again: Vec<Slot> = Vec::new();
             for (row, key) in call.keys.iter().enumerate() {
                 let slot = Slot { space, key: key.clone() };
                 if ask.use_cache {
@@ -423,35 +509,41 @@ impl GuardedStore {
                             shared.count(GuardStatistics::STALE_HITS);
                             let (state, frontier) = (entry.state, entry.frontier);
                             reading.rows[row] = Some(RowRead { state, frontier, origin: Origin::StaleCache });
-                            again.push(slot);
+                            again.push((number, slot, wanted));
                             continue;
                         }
                     }
                 }
-                match trip.seat(&slot, ask.use_cache.then_some(&wanted)) {
+                match trip.seat(number, call, &slot, ask.use_cache.then_some(&wanted)) {
                     Ok(Found::Row(found)) => reading.rows[row] = Some(found),
                     Ok(Found::Seat(seat)) => seats.push((number, row, seat)),
                     Err(failure) => reading.fail(failure),
                 }
             }
-            trip.depart();
-            if !again.is_empty() {
-                // Nobody waits for these: they go last, and not at all when there is too much to do.
-                let mut trip = Trip::new(shared, *call, Priority::Background, now);
-                for slot in &again {
-                    let _ = trip.seat(slot, Some(&wanted));
-                }
-                trip.depart();
-            }
             readings.push(reading);
         }
-        for (number, row, (flight, place)) in seats {
+        let own = trip.depart();
+        if !again.is_empty() {
+            // Nobody waits for these: they go last, and not at all when there is too much to do.
+            let mut trip = Trip::new(shared, Priority::Background, now);
+            for (number, slot, wanted) in &again {
+                let _ = trip.seat(*number, &calls[*number], slot, Some(wanted));
+            }
+            trip.depart().into_iter().for_each(Driven::spawn);
+        }
+        stages.end(Stage::Cache);
+        stages.store_calls = u32::try_from(own.len()).unwrap_or(u32::MAX);
+        if !own.is_empty() {
+            let _ = tokio::time::timeout_at(deadline, join_all(own)).await;
+        }
+        for (number, row, seat) in seats {
+            let flight = &seat.flight;
             if !flight.done.initialized() {
                 let _ = tokio::time::timeout_at(deadline, flight.done.wait()).await;
             }
-            match flight.done.get() {
+            match flight.done.get().map(|parts| &parts[seat.part]) {
                 Some(Ok(states)) => {
-                    let (state, frontier) = (states[place].clone(), flight.frontier);
+                    let (state, frontier) = (states[seat.place].clone(), seat.frontier);
                     readings[number].rows[row] = Some(RowRead { state, frontier, origin: Origin::Store });
                 }
                 Some(Err(failure)) => readings[number].fail(failure.clone()),
@@ -486,8 +578,12 @@ impl OnlineStore for GuardedStore {
         &'a self,
         view: &'a ViewHandle,
         keys: &'a [EntityKey],
-    ) -> BoxFuture<'a, Result<Vec<Option<Arc<EntityState>>>, StoreError>> {
+    ) -> BoxFuture<'a, Result<States, StoreError>> {
         self.shared.inner.get_many(view, keys)
+    }
+
+    fn get_views<'a>(&'a self, reads: &'a [ViewKeys<'a>]) -> BoxFuture<'a, Vec<Result<States, StoreError>>> {
+        self.shared.inner.get_views(reads)
     }
 
     fn write<'a>(

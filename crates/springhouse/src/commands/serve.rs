@@ -2,19 +2,16 @@
 
 use crate::output;
 use crate::project::Project;
+use crate::telemetry::{Traces, begin_log};
 use clap::Args;
 use springhouse_node::{Node, SystemClock};
-use springhouse_server::{serve, shutdown_signal};
-use std::io::IsTerminal;
+use springhouse_server::{RequestTracer, serve, shutdown_signal};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
-
-/// What is logged: the Delta reader tells of every snapshot it opens.
-const LOG_FILTER: &str = "info,buoyant_kernel=warn,buoyant_kernel_engine=warn,deltalake_core=warn";
 
 /// Arguments of `springhouse serve`.
 #[derive(Debug, Args)]
@@ -25,12 +22,12 @@ pub(crate) struct ServeArgs {
 }
 
 pub(crate) async fn run(args: ServeArgs, project: &Path) -> anyhow::Result<ExitCode> {
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::new(LOG_FILTER))
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
     let project = Project::open(&std::path::absolute(project)?)?;
+    let telemetry = &project.telemetry;
+    let complaints = telemetry.validate();
+    anyhow::ensure!(complaints.is_empty(), "{}", complaints.join("; "));
+    begin_log(telemetry.log_format);
+    let traces = Traces::begin(telemetry)?;
     let mut server = project.server.clone();
     if let Some(bind) = args.bind {
         server.bind = bind;
@@ -46,7 +43,12 @@ pub(crate) async fn run(args: ServeArgs, project: &Path) -> anyhow::Result<ExitC
         // Programs that started the server read this line to learn the address.
         output::data(&format!("listening on http://{address}"));
     };
-    serve(node, server, on_ready, shutdown_signal()?).await?;
+    let tracer = traces.clone().map(|traces| traces as Arc<dyn RequestTracer>);
+    let served = serve(node, server, tracer, on_ready, shutdown_signal()?).await;
+    if let Some(traces) = traces {
+        tokio::task::spawn_blocking(move || traces.end()).await?;
+    }
+    served?;
     output::note("stopped: everything acknowledged is in the lake");
     Ok(ExitCode::SUCCESS)
 }

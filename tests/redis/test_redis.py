@@ -100,6 +100,134 @@ class ConformanceTest(unittest.TestCase):
             self.assertEqual(done.returncode, 0, f"seed {SEED}\n{done.stdout[-8000:]}")
 
 
+class MaterializeTest(unittest.TestCase):
+    def test_a_load_that_is_killed_again_and_again_counts_every_row_once(self):
+        """Buckets are written in parts of 50 entities, so a kill finds some of a bucket written."""
+        users, rng = 20_000, random.Random(SEED)
+        redis = Redis()
+        self.addCleanup(redis.close)
+        definitions = """
+entities:
+  user: {keys: {user_id: int64}}
+sources:
+  orders:
+    table: {path: orders.csv, format: csv}
+    event_time: at
+    columns: {at: timestamp!, user_id: int64!, amount: float64}
+feature_views:
+  totals:
+    entity: user
+    source: orders
+    ttl: 36500d
+    aggregate:
+      orders: {fn: count, windows: [lifetime], default: 0}
+  newest:
+    entity: user
+    source: orders
+    ttl: 20000d
+    features: [amount]
+feature_services:
+  all: {features: [totals, newest]}
+"""
+        with Project(definitions, SETTINGS.replace("PORT", str(redis.port))) as project:
+            rows = [rng.randrange(users) for _ in range(4 * users)]
+            lines = [f"2026-01-01T00:{n // 60 % 60:02}:{n % 60:02}Z,{user},{n}" for n, user in enumerate(rows)]
+            (project.folder / "orders.csv").write_text("at,user_id,amount\n" + "\n".join(lines) + "\n")
+            project.run("apply")
+            kills, seconds = 0, 0.1
+            while True:
+                command = [program(), "--project", project.folder, "materialize"]
+                process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                try:
+                    self.assertEqual(process.wait(seconds), 0)
+                    break
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+                    kills += 1
+                seconds += rng.random() * 0.02
+            print(f"seed {SEED}, {kills} kills", flush=True)
+            self.assertGreater(kills, 2)
+            server = project.serve()
+            self.assertTrue(server.wait_ready(), server.tail())
+            with Client(server) as client:
+                counts = []
+                for first in range(0, users, 1000):
+                    got = client.features(["totals"], {"user_id": list(range(first, first + 1000))})
+                    counts += got["orders_lifetime"]["values"]
+            expected = [0] * users
+            for user in rows:
+                expected[user] += 1
+            self.assertEqual(counts, expected)
+            project.run("verify")
+            self.assertEqual(server.stop(), 0, server.tail())
+
+
+class TlsTest(unittest.TestCase):
+    """A server that takes TLS alone, asks for certificates, and knows users."""
+
+    USER = "springhouse on >secret ~{springhouse:* +@read +@write +@scripting +@connection +info +wait"
+
+    def certificate(self, folder, name, authority=None):
+        """A key and a certificate in PEM: of the authority itself, or signed by it."""
+        key, signed = folder / f"{name}.key", folder / f"{name}.crt"
+        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}",
+                   "-keyout", key, "-out", signed]
+        if authority:
+            command += ["-CA", folder / f"{authority}.crt", "-CAkey", folder / f"{authority}.key",
+                        "-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def test_tls_with_certificates_of_both_and_a_user(self):
+        with tempfile.TemporaryDirectory() as name:
+            folder = pathlib.Path(name)
+            self.certificate(folder, "authority")
+            self.certificate(folder, "stranger")
+            for of in ["server", "client"]:
+                self.certificate(folder, of, "authority")
+            self.certificate(folder, "other", "stranger")
+            tls_port = free_port()
+            redis = Redis("--tls-port", str(tls_port), "--tls-cert-file", folder / "server.crt", "--tls-key-file",
+                          folder / "server.key", "--tls-ca-cert-file", folder / "authority.crt")
+            self.addCleanup(redis.close)
+            redis.command("ACL", "SETUSER", *self.USER.split())
+            (folder / "password").write_text("secret\n")
+
+            def settings(**changed):
+                keys = {"urls": f"['rediss://127.0.0.1:{tls_port}']", "username": "springhouse",
+                        "password_file": folder / "password", "tls_ca_file": folder / "authority.crt",
+                        "tls_cert_file": folder / "client.crt", "tls_key_file": folder / "client.key",
+                        "connect_timeout_ms": 2000} | changed
+                lines = "".join(f"  {key}: {value}\n" for key, value in keys.items() if value is not None)
+                return f"project: test\nstore: {{kind: redis}}\nredis:\n{lines}"
+
+            (folder / "wrong").write_text("guess")
+            refused = [({"tls_ca_file": folder / "stranger.crt"}, "certificate"),
+                       ({"tls_cert_file": folder / "other.crt", "tls_key_file": folder / "other.key"}, ""),
+                       ({"tls_cert_file": None, "tls_key_file": None}, ""),
+                       ({"password_file": folder / "wrong"}, "password"),
+                       ({"urls": f"['redis://127.0.0.1:{tls_port}']"}, ""),
+                       ({"tls_ca_file": folder / "nothing.crt"}, "nothing.crt")]
+            definitions = DEFINITIONS.replace("    history: {path: history/*.csv, format: csv}\n", "")
+            with Project(definitions, settings()) as project:
+                project.run("apply")
+                for changed, said in refused:
+                    (project.folder / "springhouse.yaml").write_text(settings(**changed))
+                    done = project.run("serve", "--bind", "127.0.0.1:0", check=False, timeout=60)
+                    self.assertNotEqual(done.returncode, 0, changed)
+                    self.assertIn(said, done.stderr.lower(), changed)
+                    self.assertNotIn("secret", done.stderr)
+                (project.folder / "springhouse.yaml").write_text(settings())
+                server = project.serve()
+                self.assertTrue(server.wait_ready(), server.tail())
+                with Client(server) as client:
+                    row = {"event_id": "1", "user_id": "u1", "at": "2026-01-01T00:00:00Z", "amount": 2}
+                    client.push("events", [row])
+                    got = client.features(["totals:events_lifetime"], {"user_id": ["u1"]})
+                    self.assertEqual(got["events_lifetime"]["values"], [1])
+                self.assertEqual(server.stop(), 0, server.tail())
+
+
 class RedisTest(test_kill.KillTest):
     """Inherits the ledger's checks; its own tests are not run again here."""
 

@@ -3,11 +3,13 @@
 //! What is new since the last run is decided by files and by `visible_at`, never by event time: all rows of files that were
 //! not read before, rows of files that were read before but that became visible since, and stream rows by offset. The rows
 //! are put aside by bucket of the entity, each bucket is folded into one state per entity and written in one lane of the
-//! store. Before the first bucket is written the job is noted beside the view (files, moment, buckets); a job that was
-//! killed goes on with the same plan, and buckets whose lane the store has are done.
+//! store, or in parts, each with a lane of its own, where the store likes small writes. Before the first bucket is written the
+//! job is noted beside the view (files, moment, buckets, size of parts); a job that was killed goes on with the same plan, and
+//! buckets and parts whose lane the store has are done.
 
 mod cursor;
 mod fold;
+mod loading;
 
 pub(crate) use cursor::TableCursor;
 
@@ -21,13 +23,14 @@ use crate::training::plan::{ViewJob, view_job};
 use crate::training::{blocking, threads};
 use cursor::{JobNote, Note};
 use fold::{Fold, fold_bucket};
+use loading::{Bucket, Loading, Target};
 use parking_lot::Mutex;
 use springhouse_core::crash_point::crash_point;
 use springhouse_core::definition::ViewKind;
 use springhouse_core::time::{EVENT_TIME_MAX, EVENT_TIME_MIN};
 use springhouse_core::{Definitions, Micros};
 use springhouse_kernel::{READ_BACK, Window};
-use springhouse_online::{Lane, OnlineStore, ViewHandle, ViewStatus, Write};
+use springhouse_online::{OnlineStore, ViewHandle, ViewStatus};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -72,11 +75,8 @@ pub struct MaterializeOutcome {
 /// Most event identities that a materialisation hands on.
 pub const EVENT_IDS_MAX: usize = 5_000_000;
 
-/// Rows written between two checkpoints of the store: what a killed job does again at most.
-const CHECKPOINT_ROWS: u64 = 2_000_000;
-
 /// Rows that a bucket should have at most; with the budget decides how many buckets there are.
-const BUCKET_ROWS: u64 = 64_000;
+const BUCKET_ROWS: u64 = 16_000;
 /// Most buckets of a job.
 const BUCKETS_MAX: u64 = 4096;
 
@@ -215,10 +215,6 @@ impl Run<'_> {
         format!("materialize/{}/{}/", self.request.view.id, self.request.view.generation)
     }
 
-    fn lane(&self, job: u64, bucket: usize) -> Arc<str> {
-        format!("{}{job}/{bucket}", self.lane_prefix()).into()
-    }
-
     async fn set_note(&self, note: &Note) -> Result<()> {
         Ok(self.store.set_view_status(&self.request.view, ViewStatus { note: note.to_text() }).await?)
     }
@@ -250,6 +246,7 @@ impl Run<'_> {
             stream_end,
             files: Vec::new(),
             buckets: 0,
+            part_entities: Some(self.store.write_rows_max()).filter(|max| *max < usize::MAX),
             until_before: note.last.until,
             stream_end_before: note.last.stream_end,
         };
@@ -277,10 +274,16 @@ impl Run<'_> {
 
     /// Does a job that is noted, from the start or from where it was killed.
     async fn execute(&self, files: &SourceFiles, note: &mut Note, plan: &JobNote) -> Result<Done> {
-        let lanes = self.store.lanes().await?;
+        let target = Target {
+            store: Arc::clone(self.store),
+            view: self.request.view.clone(),
+            until: plan.until,
+            part_entities: plan.part_entities,
+            lanes_of_job: format!("{}{}/", self.lane_prefix(), plan.job),
+            lanes: self.store.lanes().await?,
+        };
         let buckets = plan.buckets as usize;
-        let is_done: Vec<bool> =
-            (0..buckets).map(|b| lanes.get(&self.lane(plan.job, b)).is_some_and(|p| *p >= 1)).collect();
+        let is_done: Vec<bool> = (0..buckets).map(|bucket| target.is_done(bucket)).collect();
         let spill = Arc::new(SpillFile::new(self.lake.tables()));
         let budget = Arc::new(Budget::new(self.request.memory_budget / 2));
         let group =
@@ -295,7 +298,7 @@ impl Run<'_> {
         // Identities are handed on even of buckets that were written before the job was killed.
         let todo: Vec<usize> =
             (0..buckets).filter(|b| partitions.rows(*b) > 0 && (with_ids || !is_done[*b])).collect();
-        let mut since_checkpoint = 0;
+        let mut loading = Loading::begin(target);
         let mut seen = 0;
         for round in todo.chunks(threads()) {
             let folded = blocking(|| fold_round(self.job, &group, &partitions, plan, round, &is_done))?;
@@ -308,18 +311,12 @@ impl Run<'_> {
                 }
                 done.rows += folded.rows;
                 done.entities += folded.deltas.len() as u64;
-                since_checkpoint += folded.rows;
-                let write = Write { view: self.request.view.clone(), deltas: folded.deltas };
-                let lane = Lane { name: self.lane(plan.job, *bucket), position: 1 };
-                self.store.write(vec![write], lane, plan.until).await?;
-                crash_point("materialize_bucket_written");
-                if since_checkpoint >= CHECKPOINT_ROWS {
-                    self.store.checkpoint().await?;
-                    since_checkpoint = 0;
-                }
+                let bucket = Bucket { number: *bucket, rows: folded.rows, deltas: folded.deltas };
+                loading.add(bucket).await?;
                 self.progress.report("loading", seen, total);
             }
         }
+        loading.end().await?;
         blocking(|| files.check_unchanged(self.lake))?;
         note.finish(plan, &files.files, &last_visible.into_inner());
         crash_point("materialize_before_cursor");

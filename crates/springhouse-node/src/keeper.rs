@@ -101,7 +101,7 @@ async fn fill(node: &Arc<Node>) -> Result<(), NodeError> {
     for view in applied.definitions.feature_views.values() {
         let handle = &applied.views[&view.name];
         let end = node.stream_start(&handle.id);
-        let outcome = node.load(&applied, handle, until, end, &Silent).await?;
+        let outcome = node.load(&applied, handle, until, end, 1, &Silent).await?;
         tracing::info!(view = %handle.id, rows = outcome.rows, entities = outcome.entities, "filled from history");
     }
     node.store().end_filling().await?;

@@ -7,6 +7,7 @@ use crate::store::StorePlace;
 use crate::topics::Topics;
 use crate::{NodeError, VerifyOutcome, keeper, store, verify};
 use arc_swap::ArcSwap;
+use futures::{StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
 use serde::Serialize;
 use springhouse_core::definition::FeatureView;
@@ -25,6 +26,7 @@ use springhouse_serving::{FeatureServer, ServedStore, ServingSettings};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Where a project keeps its things.
@@ -366,17 +368,28 @@ impl Node {
         let names = chosen_views(&applied.definitions, views)?;
         self.remember_history(&applied, names.iter().map(|name| &applied.definitions.feature_views[name]))
             .await?;
-        for name in names {
-            let view = &applied.definitions.feature_views[&name];
-            let handle = &applied.views[&name];
-            let progress_now = self.frontiers.progress(&handle.id);
-            let end = progress_now.and_then(|p| p.stream_start);
-            let mut outcome = self.load(&applied, handle, until, end, progress).await?;
-            if outcome.must_rebuild {
-                outcomes.push(self.rebuild_view(view, handle, until, progress).await?);
-                continue;
+        let shown = AtomicUsize::new(0);
+        let load = |(number, name): (usize, &String)| {
+            let handle = &applied.views[name];
+            let (applied, shown) = (&applied, &shown);
+            async move {
+                let end = self.frontiers.progress(&handle.id).and_then(|p| p.stream_start);
+                let progress = InTurn { progress, number, shown };
+                let loaded = self.load(applied, handle, until, end, VIEWS_AT_ONCE, &progress).await;
+                shown.fetch_add(1, Ordering::Relaxed);
+                loaded
             }
-            outcomes.push(job_outcome(handle, &mut outcome, false));
+        };
+        let loads = stream::iter(names.iter().enumerate()).map(load).buffered(VIEWS_AT_ONCE as usize);
+        let loaded: Vec<_> = loads.try_collect().await?;
+        for (name, mut outcome) in names.iter().zip(loaded) {
+            let handle = &applied.views[name];
+            outcomes.push(if outcome.must_rebuild {
+                let view = &applied.definitions.feature_views[name];
+                self.rebuild_view(view, handle, until, progress).await?
+            } else {
+                job_outcome(handle, &mut outcome, false)
+            });
         }
         Ok(outcomes)
     }
@@ -533,13 +546,14 @@ impl Node {
         Ok(())
     }
 
-    /// One materialisation run into one generation.
+    /// One materialisation run into one generation; `at_once` runs share the memory budget.
     pub(crate) async fn load(
         &self,
         applied: &Applied,
         handle: &ViewHandle,
         until: Micros,
         stream_end: Option<i64>,
+        at_once: u64,
         progress: &dyn Progress,
     ) -> Result<springhouse_lake::MaterializeOutcome, NodeError> {
         if let Some(end) = stream_end.filter(|end| *end > 0) {
@@ -555,7 +569,7 @@ impl Node {
             until,
             stream_end,
             previous,
-            memory_budget: self.options.memory_budget,
+            memory_budget: self.options.memory_budget / at_once,
         };
         let outcome = self.lake.materialize(&request, &self.store, progress).await?;
         if !outcome.must_rebuild {
@@ -584,7 +598,7 @@ impl Node {
         if is_stream {
             stream_end = Some(self.feed_also(&applied, &view.source, &next).await?);
         }
-        let mut outcome = self.load(&applied, &next, until, stream_end, progress).await?;
+        let mut outcome = self.load(&applied, &next, until, stream_end, 1, progress).await?;
         store.checkpoint().await?;
         store.activate_generation(&next.id, next.generation).await?;
         let mut views = applied.views.clone();
@@ -611,6 +625,28 @@ impl Node {
         self.store.checkpoint().await?;
         self.ingest.reload(applied.definitions.clone(), all).await?;
         Ok(start)
+    }
+}
+
+/// Views that are loaded at once: while one is written, the history of the next is read.
+const VIEWS_AT_ONCE: u64 = 2;
+
+/// The progress of one of several views: told when the views before it are done.
+struct InTurn<'a> {
+    progress: &'a dyn Progress,
+    number: usize,
+    shown: &'a AtomicUsize,
+}
+
+impl Progress for InTurn<'_> {
+    fn report(&self, stage: &'static str, done: u64, total: u64) {
+        if self.shown.load(Ordering::Relaxed) == self.number {
+            self.progress.report(stage, done, total);
+        }
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.progress.is_cancelled()
     }
 }
 

@@ -77,6 +77,10 @@ impl fmt::Debug for Connections {
 
 impl Connections {
     pub(crate) fn new(settings: RedisSettings) -> Result<Self, StoreError> {
+        if settings.is_tls() {
+            // Two providers are linked, so rustls does not choose by itself. When somebody has chosen already, that holds.
+            let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        }
         // A Cluster's connection is itself a set of them.
         let count = if settings.mode == RedisMode::Cluster { 1 } else { settings.connection_count() };
         let place = || Place { line: RwLock::new(None), opening: tokio::sync::Mutex::new(None) };
@@ -271,7 +275,7 @@ impl Connections {
             password: self.settings.password()?,
             sentinel_password: self.settings.sentinel_password()?,
             certificates: self.certificates()?,
-            is_tls: self.settings.urls.iter().any(|url| url.starts_with("rediss://")),
+            is_tls: self.settings.is_tls(),
         };
         let opened = match self.settings.mode {
             RedisMode::Standalone => self.open_server(login).await,

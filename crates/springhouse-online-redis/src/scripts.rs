@@ -81,6 +81,21 @@ redis.call('HSET', KEYS[2], ARGV[4], ARGV[5])
 return done()
 ";
 
+/// After [`ADMIT`]: writes rows that are not there, in few calls and without a look at each; refuses when one is there. Further
+/// arguments: the number of rows that stay and of those that expire; pairs of key and value of the former; keys, values and
+/// milliseconds of the latter. For a single server: the rows' keys are not among `KEYS`.
+const WRITE_NEW: &str = r"
+local keep, expiring = tonumber(ARGV[after]), tonumber(ARGV[after + 1])
+local at = after + 2 + 2 * keep
+if expiring > 0 and redis.call('EXISTS', unpack(ARGV, at, at + expiring - 1)) > 0 then return {'THERE', number} end
+if keep > 0 and redis.call('MSETNX', unpack(ARGV, after + 2, at - 1)) == 0 then return {'THERE', number} end
+for i = at, at + expiring - 1 do
+  redis.call('SET', ARGV[i], ARGV[i + expiring], 'PX', ARGV[i + 2 * expiring])
+end
+redis.call('HSET', KEYS[2], ARGV[4], ARGV[5])
+return done()
+";
+
 /// After [`ADMIT`]. Further keys: intents, the intent's parts. Further argument: the intent's head.
 const INTEND: &str = r"
 redis.call('PERSIST', KEYS[5])
@@ -134,6 +149,7 @@ fn known(parts: &[&str]) -> Known {
 
 pub(crate) static TAKE_SHARD: LazyLock<Known> = LazyLock::new(|| known(&[TAKE]));
 pub(crate) static WRITE_ROWS: LazyLock<Known> = LazyLock::new(|| known(&[FENCE, ROWS, ADMIT, WRITE]));
+pub(crate) static WRITE_NEW_ROWS: LazyLock<Known> = LazyLock::new(|| known(&[FENCE, ADMIT, WRITE_NEW]));
 pub(crate) static STORE_INTENT: LazyLock<Known> = LazyLock::new(|| known(&[FENCE, ADMIT, INTEND]));
 pub(crate) static WRITE_PART: LazyLock<Known> = LazyLock::new(|| known(&[FENCE, ROWS, PART]));
 pub(crate) static COMMIT_INTENT: LazyLock<Known> = LazyLock::new(|| known(&[FENCE, COMMIT]));

@@ -201,6 +201,11 @@ impl RedisSettings {
         self
     }
 
+    /// Whether some server is spoken to in TLS.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.urls.iter().any(|url| url.starts_with("rediss://"))
+    }
+
     /// Connections to each server.
     pub fn connection_count(&self) -> u32 {
         if self.connections > 0 {

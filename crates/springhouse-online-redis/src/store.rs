@@ -5,16 +5,16 @@ use crate::error::{corrupt, foreign, invalid, lost, unavailable, unexpected};
 use crate::layout::{Layout, Meta, build, position_of};
 use crate::settings::RedisSettings;
 use crate::slots::Slots;
-use crate::writer::Writing;
+use crate::writer::{NEW_ROWS_MAX, Writing};
 use futures::future::{join_all, try_join_all};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use redis::{Cmd, Value};
 use springhouse_core::{EntityKey, Micros};
 use springhouse_online::{
     BoxFuture, Condition, Holding, Lane, OnlineStore, States, StoreError, StoreErrorKind, StoreStatistics,
     ViewHandle, ViewKeys, ViewStatus, Write,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -42,6 +42,8 @@ pub struct RedisStore {
     /// Why what is there can't be relied on; set until the store has been taken again.
     lost: RwLock<Option<Arc<str>>>,
     was_new: AtomicBool,
+    /// Builds (view and generation) that were found to have rows; writes of others are first tried as new ones.
+    pub(crate) with_rows: Mutex<BTreeSet<String>>,
 }
 
 /// What is asked of one shard: the keys' names, and where their values belong.
@@ -111,6 +113,7 @@ impl RedisStore {
             slots: RwLock::new(Slots::default()),
             lost: RwLock::new(None),
             was_new: AtomicBool::new(false),
+            with_rows: Mutex::default(),
         };
         store
             .connections
@@ -599,6 +602,7 @@ impl OnlineStore for RedisStore {
             let action = "drop a generation";
             self.delete_matching(action, self.known().layout.every_row(view_id, generation)).await?;
             let field = build(view_id, generation);
+            self.with_rows.lock().remove(&field);
             self.change(action, "status", &[&field], &[]).await?;
             self.change(action, "plans", &[&field], &[]).await?;
             self.wait_for_replicas(action).await
@@ -615,6 +619,14 @@ impl OnlineStore for RedisStore {
 
     fn statistics(&self) -> StoreStatistics {
         self.connections.statistics()
+    }
+
+    fn write_rows_max(&self) -> usize {
+        // In a Cluster nearly every write is for several nodes, and larger ones cost less a row.
+        if self.known().layout.shards > 1 {
+            return usize::MAX;
+        }
+        self.settings.script_rows_max.min(NEW_ROWS_MAX)
     }
 
     fn node_of(&self, _view: &ViewHandle, key: &EntityKey) -> usize {

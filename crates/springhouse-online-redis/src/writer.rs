@@ -5,8 +5,8 @@ use crate::error::{corrupt, failed, foreign, unavailable, unexpected};
 use crate::intent::{Head, Part, Row};
 use crate::layout::{IDENTITY_LEN, Layout, Meta, WRITER_LEN, build, position_text};
 use crate::scripts::{
-    CHANGE_HASH, COMMIT_INTENT, Call, DELETE_KEYS, SET_STATE, STORE_INTENT, Said, TAKE_SHARD, WRITE_PART,
-    WRITE_ROWS, run,
+    CHANGE_HASH, COMMIT_INTENT, Call, DELETE_KEYS, SET_STATE, STORE_INTENT, Said, TAKE_SHARD, WRITE_NEW_ROWS,
+    WRITE_PART, WRITE_ROWS, run,
 };
 use crate::store::{EARLIER, EMPTIED, Known, MADE_ANEW, RedisStore, bytes_of};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -21,6 +21,8 @@ use std::sync::Arc;
 
 /// Bytes of rows in one script; a larger write is carried out in parts.
 const SCRIPT_BYTES_MAX: usize = 16 << 20;
+/// Rows that are written as new ones in one script at most: their keys and values together must fit Lua's stack (8,000).
+pub(crate) const NEW_ROWS_MAX: usize = 3_500;
 /// Reads, and parts of a write, that are under way at once.
 const PIPELINE: usize = 4;
 /// Entities that one read of a write asks for.
@@ -206,21 +208,39 @@ impl RedisStore {
         lane: Lane,
         now: Micros,
     ) -> Result<bool, StoreError> {
+        let plans: Vec<(String, String)> = writes
+            .iter()
+            .map(|Write { view, .. }| {
+                (build(&view.id, view.generation), format!("{:016x}", view.plan.fingerprint()))
+            })
+            .collect();
+        // Made while an earlier write is on its way.
+        let new = self.as_new(&writes, &plans, now);
         let mut writing = self.writing.lock().await;
         self.settle(&mut writing).await?;
         let known = self.known();
+        if let Some(part) = new {
+            writing.is_in_doubt = true;
+            let mut call = self.with_lane(&known, &lane, &plans);
+            add_new_rows(&mut call, part);
+            let said = run(&self.connections, "write", &WRITE_NEW_ROWS, &call).await;
+            match &*self.judge(&mut writing, said, &known, 0)?.word {
+                "OK" => return Ok(true),
+                "SKIPPED" => return Ok(false),
+                _ => self.with_rows.lock().extend(plans.iter().map(|(build, _)| build.clone())),
+            }
+        }
         let mut rows: BTreeMap<u32, Vec<Row>> = BTreeMap::new();
-        let mut plans = Vec::new();
         for write in writes {
-            let view = write.view;
-            plans.push((build(&view.id, view.generation), format!("{:016x}", view.plan.fingerprint())));
-            self.merge(&known, &view, write.deltas, now, &mut rows).await?;
+            self.merge(&known, &write.view, write.deltas, now, &mut rows).await?;
         }
         let mut parts: Vec<Part> = rows.into_iter().flat_map(|(shard, rows)| self.cut(shard, rows)).collect();
         if parts.iter().all(|part| part.shard == 0) && parts.len() <= 1 {
             let part = parts.pop().unwrap_or_default();
             writing.is_in_doubt = true;
-            let said = self.write_part_with_lane(&known, &lane, &plans, &part).await;
+            let mut call = self.with_lane(&known, &lane, &plans);
+            add_rows(&mut call, part);
+            let said = run(&self.connections, "write", &WRITE_ROWS, &call).await;
             return self.judge(&mut writing, said, &known, 0).map(|said| said.word == "OK");
         }
         writing.pending.push(Pending { lane, plans, parts });
@@ -256,12 +276,8 @@ impl RedisStore {
                     None => delta,
                 };
                 view.plan.compact(&mut merged, now);
-                let shard = known.layout.shard_of(&key);
-                let mut value = Vec::with_capacity(64);
-                view.plan.encode(&merged, &mut value);
-                let expires = self.expiry(view, &key);
-                let row = Row { key: known.layout.row(shard, &names, &key), value, expires };
-                rows.entry(shard).or_default().push(row);
+                let row = self.row(&known.layout, &names, view, &key, &merged);
+                rows.entry(known.layout.shard_of(&key)).or_default().push(row);
             }
         }
         Ok(())
@@ -302,19 +318,53 @@ impl RedisStore {
         parts
     }
 
-    async fn write_part_with_lane(
+    /// The rows of a write as they are when none of them is there yet, which saves reading them. None when a row of its views
+    /// has been met, or when it does not fit one script.
+    fn as_new(&self, writes: &[Write], plans: &[(String, String)], now: Micros) -> Option<Part> {
+        let count: usize = writes.iter().map(|write| write.deltas.len()).sum();
+        let layout = &self.known().layout;
+        if count == 0 || count > self.settings.script_rows_max.min(NEW_ROWS_MAX) || layout.shards > 1 {
+            return None;
+        }
+        {
+            let with_rows = self.with_rows.lock();
+            if plans.iter().any(|(build, _)| with_rows.contains(build)) {
+                return None;
+            }
+        }
+        let mut rows = Vec::with_capacity(count);
+        for Write { view, deltas } in writes {
+            let names = Layout::rows_of(&view.id, view.generation);
+            for (key, delta) in deltas {
+                let mut state = delta.clone();
+                view.plan.compact(&mut state, now);
+                rows.push(self.row(layout, &names, view, key, &state));
+            }
+        }
+        let mut parts = self.cut(0, rows);
+        if parts.len() == 1 { parts.pop() } else { None }
+    }
+
+    fn row(
         &self,
-        known: &Known,
-        lane: &Lane,
-        plans: &[(String, String)],
-        part: &Part,
-    ) -> Result<Said, StoreError> {
+        layout: &Layout,
+        names: &str,
+        view: &ViewHandle,
+        key: &EntityKey,
+        state: &EntityState,
+    ) -> Row {
+        let mut value = Vec::with_capacity(64);
+        view.plan.encode(state, &mut value);
+        let shard = layout.shard_of(key);
+        Row { key: layout.row(shard, names, key), value, expires: self.expiry(view, key) }
+    }
+
+    fn with_lane(&self, known: &Known, lane: &Lane, plans: &[(String, String)]) -> Call {
         let mut call = self.fenced(known, 0);
         call.key(known.layout.control("lanes")).key(known.layout.control("plans"));
         add_lane(&mut call, lane);
         add_plans(&mut call, plans);
-        add_rows(&mut call, part);
-        run(&self.connections, "write", &WRITE_ROWS, &call).await
+        call
     }
 
     /// Makes sure that nothing of an earlier write is still to come, or half done.
@@ -438,7 +488,7 @@ impl RedisStore {
     /// Writes one part of an intent; gives its shard and the number that the shard has then.
     async fn write_part(&self, known: &Known, part: &Part) -> Result<(u32, u64), StoreError> {
         let mut call = self.fenced(known, part.shard);
-        add_rows(&mut call, part);
+        add_rows(&mut call, part.clone());
         let said = run(&self.connections, "write", &WRITE_PART, &call).await?;
         self.verdict("write", known, part.shard, said).map(|said| (part.shard, said.number))
     }
@@ -499,6 +549,7 @@ impl RedisStore {
         let action = "empty the store";
         let mut writing = self.writing.lock().await;
         *writing = Writing::default();
+        self.with_rows.lock().clear();
         let layout = self.known().layout.clone();
         let mut scan = self.scan(action, layout.every_key(), usize::MAX).await?;
         while let Some(found) = scan.next().await? {
@@ -608,7 +659,7 @@ impl RedisStore {
         said: Said,
     ) -> Result<Said, StoreError> {
         match &*said.word {
-            "OK" | "SKIPPED" => {
+            "OK" | "SKIPPED" | "THERE" => {
                 known.confirm(shard, said.number);
                 Ok(said)
             }
@@ -648,14 +699,36 @@ fn add_plans(call: &mut Call, plans: &[(String, String)]) {
 }
 
 /// Rows that stay come first, see [`RedisStore::cut`].
-fn add_rows(call: &mut Call, part: &Part) {
+fn add_rows(call: &mut Call, part: Part) {
     let staying = part.rows.iter().take_while(|row| row.expires == 0).count();
     call.arg(staying.to_string());
-    for row in &part.rows {
-        call.key(row.key.as_slice()).arg(row.value.as_slice());
+    for row in part.rows {
+        call.key(row.key).arg(row.value);
         if row.expires > 0 {
             call.arg(row.expires.to_string());
         }
+    }
+}
+
+/// As [`WRITE_NEW_ROWS`] takes them.
+fn add_new_rows(call: &mut Call, part: Part) {
+    let staying = part.rows.iter().take_while(|row| row.expires == 0).count();
+    call.arg(staying.to_string()).arg((part.rows.len() - staying).to_string());
+    let mut rows = part.rows.into_iter();
+    for row in rows.by_ref().take(staying) {
+        call.arg(row.key).arg(row.value);
+    }
+    let (mut values, mut lifetimes) = (Vec::new(), Vec::new());
+    for row in rows {
+        call.arg(row.key);
+        values.push(row.value);
+        lifetimes.push(row.expires.to_string());
+    }
+    for value in values {
+        call.arg(value);
+    }
+    for lifetime in lifetimes {
+        call.arg(lifetime);
     }
 }
 

@@ -209,6 +209,11 @@ pub trait OnlineStore: fmt::Debug + Send + Sync + 'static {
         Box::pin(std::future::ready(Ok(())))
     }
 
+    /// The most rows that one write changes in one step. A larger write is as atomic, but costs more.
+    fn write_rows_max(&self) -> usize {
+        usize::MAX
+    }
+
     /// True for a store in this process: a read costs about as much as a look into a cache and can't hang on a network, so
     /// nothing is put between it and the caller.
     fn is_local(&self) -> bool {

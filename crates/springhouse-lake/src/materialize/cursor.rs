@@ -62,6 +62,9 @@ pub(crate) struct JobNote {
     pub files: Vec<FileNote>,
     /// Into how many buckets its rows are put.
     pub buckets: u64,
+    /// How many entities of a bucket are written at once, in the order of their keys; none: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part_entities: Option<usize>,
     /// `until` of the job before.
     pub until_before: Micros,
     /// `stream_end` of the job before.

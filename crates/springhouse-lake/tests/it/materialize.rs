@@ -12,7 +12,7 @@ use springhouse_online::{
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
 const YAML: &str = "
 entities: {user: {keys: {user: string}}}
@@ -254,6 +254,7 @@ struct Failing {
     inner: MemoryStore,
     left: AtomicI64,
     after: bool,
+    write_rows_max: AtomicUsize,
 }
 
 fn injected() -> StoreError {
@@ -352,6 +353,10 @@ impl OnlineStore for Failing {
     fn statistics(&self) -> StoreStatistics {
         self.inner.statistics()
     }
+
+    fn write_rows_max(&self) -> usize {
+        self.write_rows_max.load(Ordering::SeqCst)
+    }
 }
 
 #[tokio::test]
@@ -368,10 +373,12 @@ async fn a_run_that_failed_anywhere_goes_on_where_it_was() {
         }
         let until = ORIGIN + 4 * DAY;
         let mut failures = 0;
-        for after in [false, true] {
+        // What the store likes may have changed in between; the job goes on with the parts that it began with.
+        let sizes = [(usize::MAX, usize::MAX), (2, 2), (2, 3), (usize::MAX, 1), (1, usize::MAX)];
+        for (after, (size, size_later)) in [false, true].into_iter().flat_map(|a| sizes.map(|s| (a, s))) {
             for fail_at in 0.. {
-                let left = AtomicI64::new(fail_at);
-                let failing = Arc::new(Failing { inner: MemoryStore::new(), left, after });
+                let (left, write_rows_max) = (AtomicI64::new(fail_at), AtomicUsize::new(size));
+                let failing = Arc::new(Failing { inner: MemoryStore::new(), left, after, write_rows_max });
                 let store: Arc<dyn OnlineStore> = Arc::clone(&failing) as Arc<dyn OnlineStore>;
                 let first = request(&project, view, until, Some(0));
                 let outcome = project.lake.materialize(&first, &store, &Silent).await;
@@ -381,6 +388,7 @@ async fn a_run_that_failed_anywhere_goes_on_where_it_was() {
                 }
                 assert_eq!(outcome.unwrap_err().code, "store_failed");
                 failures += 1;
+                failing.write_rows_max.store(size_later, Ordering::SeqCst);
                 // The second run is asked for later, with more to load.
                 let later = until + DAY;
                 let outcome = run(&project, &store, view, later, Some(0)).await;

@@ -663,6 +663,10 @@ impl OnlineStore for GuardedStore {
         self.shared.inner.statistics()
     }
 
+    fn write_rows_max(&self) -> usize {
+        self.shared.inner.write_rows_max()
+    }
+
     fn is_local(&self) -> bool {
         self.shared.inner.is_local()
     }

@@ -202,8 +202,12 @@ class Kafka:
     """Its name."""
     brokers: str | Sequence[str] | None = None
     """``host:port``, one or several; ``kafka.brokers`` of springhouse.yaml when absent."""
-    format: Literal["json"] | None = None
-    """What a message's value is: an object with the source's columns."""
+    format: Literal["json", "avro", "protobuf"] | None = None
+    """What a message's value is: an object with the source's columns (``json``), or a message with fields of their names."""
+    schema: str | None = None
+    """The schema of ``avro`` or ``protobuf``, as text; when absent, the registry ``kafka.registry_url`` has it."""
+    message: str | None = None
+    """The full name of the ``protobuf`` message, where ``schema`` has several."""
     start: str | None = None
     """Where reading begins the first time: ``earliest``, ``latest`` or a moment."""
     isolation: Literal["read_committed", "read_uncommitted"] | None = None

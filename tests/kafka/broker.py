@@ -43,8 +43,19 @@ def jars():
     return folder
 
 
+def certificate(folder, name):
+    """A key and a certificate signed by itself, in one PEM file; the certificate alone in another."""
+    key, signed = folder / f"{name}.key", folder / f"{name}.crt"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}",
+                    "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", signed],
+                   check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    (folder / f"{name}.pem").write_text(key.read_text() + signed.read_text())
+
+
 class Broker:
-    def __init__(self):
+    """With `user` and `password` it also listens where clients must speak TLS and log in with SCRAM."""
+
+    def __init__(self, user=None, password=None):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="springhouse-kafka-"))
         self.port, self.controller = free_port(), free_port()
         self.address = f"127.0.0.1:{self.port}"
@@ -69,8 +80,23 @@ num.network.threads=2
 num.io.threads=2
 """)
         self.classes = f"{jars()}/*"
+        login = []
+        if user:
+            secure = free_port()
+            self.secure_address = f"127.0.0.1:{secure}"
+            certificate(self.folder, "broker")
+            text = self.properties.read_text().replace(",CONTROLLER://", f",SASL_SSL://127.0.0.1:{secure},CONTROLLER://")
+            text = text.replace("\ncontroller.listener", f",SASL_SSL://127.0.0.1:{secure}\ncontroller.listener", 1)
+            self.properties.write_text(text + f"""
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT
+ssl.keystore.type=PEM
+ssl.keystore.location={self.folder}/broker.pem
+sasl.enabled.mechanisms=SCRAM-SHA-512
+listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+""")
+            login = ["--add-scram", f"SCRAM-SHA-512=[name={user},password={password}]"]
         self.java("kafka.tools.StorageTool", "format", "--cluster-id", "c3ByaW5naG91c2V0ZXN0cw",
-                  "--config", self.properties)
+                  "--config", self.properties, *login)
         self.process = None
         self.start()
 
@@ -135,8 +161,12 @@ class Kafka:
         return self.call("create", topic=topic, partitions=partitions, configuration=configuration)
 
     def produce(self, topic, messages):
-        """`messages`: {value (JSON or None, or `raw` text), key, partition, timestamp_ms, headers}."""
+        """`messages`: {value (JSON or None, or `raw` text, or `base64`), key, partition, timestamp_ms, headers}."""
         return self.call("produce", topic=topic, messages=messages)
+
+    def encode(self, format, schema, rows, **more):
+        """Rows as messages in base64, by the libraries of others. `registry`: written for a registry at that address."""
+        return self.call("encode", format=format, schema=schema, rows=rows, **more)
 
     def close(self):
         self.process.stdin.close()

@@ -1,10 +1,21 @@
 """The other end of `broker.Kafka`: a JSON line in, a JSON line out. Runs with the packages of requirements.txt."""
+import base64
+import decimal
+import hashlib
+import importlib
+import importlib.resources
+import io
 import json
+import pathlib
 import sys
+import tempfile
 import time
 
+import fastavro
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
+from confluent_kafka.schema_registry import SchemaRegistryClient
+from confluent_kafka.serialization import MessageField, SerializationContext
 
 ADDRESS = sys.argv[1]
 CONFIGURATION = {"bootstrap.servers": ADDRESS, "linger.ms": 1, "reconnect.backoff.max.ms": 500,
@@ -40,7 +51,9 @@ class Client:
             def told(error, sent, number=number):
                 places[number] = str(error) if error else [sent.partition(), sent.offset()]
             value = message["raw"] if "raw" in message else message.get("value")
-            if value is not None and not isinstance(value, str):
+            if "base64" in message:
+                value = base64.b64decode(message["base64"])
+            if value is not None and not isinstance(value, (str, bytes)):
                 value = json.dumps(value)
             more = {name: message[name] for name in ("key", "partition") if message.get(name) is not None}
             if message.get("timestamp_ms") is not None:
@@ -68,6 +81,10 @@ class Client:
     def produce(self, topic, messages):
         return self.send(self.producer, topic, messages)
 
+    def encode(self, format, schema, rows, registry=None, topic="", message=None):
+        encoder = encode_avro if format == "avro" else encode_protobuf
+        return [base64.b64encode(value).decode() for value in encoder(schema, rows, registry, topic, message)]
+
     def transaction(self, topic, messages, commit):
         if self.transactions is None:
             self.transactions = Producer(CONFIGURATION | {"transactional.id": "test"})
@@ -79,6 +96,60 @@ class Client:
         else:
             self.transactions.abort_transaction()
         return places
+
+
+def encode_avro(schema, rows, registry, topic, _):
+    schema = json.loads(schema)
+    rows = [{name: typed(value) for name, value in row.items()} for row in rows]
+    if registry is None:
+        parsed = fastavro.parse_schema(schema)
+        for row in rows:
+            out = io.BytesIO()
+            fastavro.schemaless_writer(out, parsed, row)
+            yield out.getvalue()
+        return
+    from confluent_kafka.schema_registry.avro import AvroSerializer
+    serialize = AvroSerializer(SchemaRegistryClient(registry), json.dumps(schema))
+    for row in rows:
+        yield serialize(row, SerializationContext(topic, MessageField.VALUE))
+
+
+def encode_protobuf(schema, rows, registry, topic, message):
+    from google.protobuf import json_format
+    from grpc_tools import protoc
+    with tempfile.TemporaryDirectory() as folder:
+        # A name of its own: descriptors of one process share a pool.
+        name = "file_" + hashlib.sha256(schema.encode()).hexdigest()[:12]
+        (pathlib.Path(folder) / f"{name}.proto").write_text(schema)
+        includes = str(importlib.resources.files("grpc_tools") / "_proto")
+        status = protoc.main(["", f"-I{folder}", f"-I{includes}", f"--python_out={folder}", f"{name}.proto"])
+        if status:
+            raise RuntimeError(f"protoc: {status}")
+        sys.path.insert(0, folder)
+        try:
+            module = importlib.import_module(f"{name}_pb2")
+        finally:
+            sys.path.remove(folder)
+    kind = module
+    for part in message.split("."):
+        kind = getattr(kind, part)
+    built = [json_format.ParseDict(row, kind()) for row in rows]
+    if registry is None:
+        yield from (message.SerializeToString() for message in built)
+        return
+    from confluent_kafka.schema_registry.protobuf import ProtobufSerializer
+    serialize = ProtobufSerializer(kind, SchemaRegistryClient(registry), {"use.deprecated.format": False})
+    for one in built:
+        yield serialize(one, SerializationContext(topic, MessageField.VALUE))
+
+
+def typed(value):
+    """What JSON has no type for is written `{"bytes": base64}` or `{"decimal": text}`."""
+    if isinstance(value, dict) and set(value) == {"bytes"}:
+        return base64.b64decode(value["bytes"])
+    if isinstance(value, dict) and set(value) == {"decimal"}:
+        return decimal.Decimal(value["decimal"])
+    return value
 
 
 def main():

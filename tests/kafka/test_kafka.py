@@ -172,8 +172,10 @@ class KafkaTest(unittest.TestCase):
                 self.wait_totals(server, dict(expected))
             except AssertionError as error:
                 raise AssertionError(f"seed {SEED}, after `{kind}`: {error}") from None
-        status = self.wait("no lag", lambda: (s := self.status(server))["lag_messages"] == 0 and s)
-        self.assertEqual(len(status["partitions"]), partitions)
+        def is_done():
+            status = self.status(server)
+            return status["lag_messages"] == 0 and len(status["partitions"]) == partitions
+        self.wait("no lag, and every partition known", is_done)
         project.run("verify")
         self.assertEqual(server.stop(), 0, server.tail())
 

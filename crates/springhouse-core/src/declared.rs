@@ -135,8 +135,14 @@ section! {
     optional {
         /// Where the cluster is found: `host:port`, one or several; `kafka.brokers` of springhouse.yaml when absent.
         "brokers" brokers: OneOrMany<String>,
-        /// What a message's value is: `json`, an object with the source's columns.
+        /// What a message's value is: `json` (when absent), an object with the source's columns; `avro`; `protobuf`. Fields of the
+        /// latter two that are no columns are left out.
         "format" format: MessageFormat,
+        /// The schema of `avro` (JSON) or `protobuf` (the text of a .proto file); when absent, each message begins with the number
+        /// of its schema in the registry `kafka.registry_url` of springhouse.yaml, as Confluent's clients write it.
+        "schema" schema: String,
+        /// The full name of the `protobuf` message, where `schema` has several.
+        "message" message: String,
         /// Where reading begins the first time: `earliest` (when absent), `latest`, or a moment such as `2026-01-31T00:00:00Z`.
         "start" start: String,
         /// `read_committed` (when absent) leaves out messages of transactions that were aborted; or `read_uncommitted`.
@@ -451,7 +457,7 @@ words! {
     OnAbsent: "default" => Self::Default, "fail" => Self::Fail;
     TableFormat: "parquet" => Self::Parquet, "csv" => Self::Csv, "delta" => Self::Delta;
     StreamKind: "push" => Self::Push;
-    MessageFormat: "json" => Self::Json;
+    MessageFormat: "json" => Self::Json, "avro" => Self::Avro, "protobuf" => Self::Protobuf;
     Isolation: "read_committed" => Self::ReadCommitted, "read_uncommitted" => Self::ReadUncommitted;
     PopulationStatistic: "mean" => Self::Mean, "median" => Self::Median, "mode" => Self::Mode;
     FunctionName as synonym_of_function:

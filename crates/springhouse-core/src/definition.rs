@@ -102,6 +102,12 @@ pub struct KafkaStream {
     pub topic: String,
     /// What a message's value is.
     pub format: MessageFormat,
+    /// The schema of Avro or Protobuf messages, as text; none: a registry has it, and its number stands before each message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<String>,
+    /// The Protobuf message that is meant, where the schema has several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
     /// Where reading begins when nothing of the topic was ever read.
     pub start: TopicStart,
     /// Which messages are events.
@@ -119,6 +125,10 @@ pub enum MessageFormat {
     /// A JSON object with the source's columns.
     #[default]
     Json,
+    /// A record in Avro.
+    Avro,
+    /// A message in Protobuf.
+    Protobuf,
 }
 
 /// Where reading a topic begins the first time.

@@ -5,6 +5,7 @@ use crate::outcome::PushError;
 use crate::settings::PushSettings;
 use crate::topics::{OffsetRange, Origin};
 use crate::validate::{CheckedRows, SourceSchema};
+use base64::Engine;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 use springhouse_core::{Micros, ValueType};
@@ -28,6 +29,8 @@ pub struct Message {
     pub value: Option<Bytes>,
     /// Its headers, or those of them that the source reads.
     pub headers: Vec<(String, Bytes)>,
+    /// Why its value is no row, where that is known already: a code and a reason.
+    pub flaw: Option<(&'static str, String)>,
 }
 
 /// Messages of one topic, in the order of each partition.
@@ -69,6 +72,10 @@ pub(crate) fn check(
     let columns = MessageColumns::of(schema);
     for (number, message) in (0u32..).zip(&messages.messages) {
         let Some(value) = &message.value else { continue };
+        if let Some((code, reason)) = message.flaw.clone() {
+            refused.push(RefusedRow { row: number, code, reason, text: start_in_base64(value) });
+            continue;
+        }
         match columns.row(message, value, settings.batch_bytes_max) {
             Ok(text) => {
                 texts.push(text);
@@ -96,6 +103,11 @@ pub(crate) fn check(
     checked.known_at = Some(kept.iter().map(known).collect());
     checked.numbers = Some(kept);
     Ok(checked)
+}
+
+/// Of a message that may not be text.
+fn start_in_base64(value: &[u8]) -> String {
+    base64::engine::general_purpose::STANDARD.encode(&value[..value.len().min(LETTER_BYTES_MAX)])
 }
 
 fn start_of(value: &[u8]) -> String {

@@ -2,10 +2,12 @@
 //! topic has been read is in the push log, with the rows, so that each message counts once whatever stops when.
 
 mod context;
+mod format;
 mod reader;
 mod settings;
 mod status;
 
+pub use format::check_schema;
 pub use reader::TopicReader;
 pub use settings::KafkaSettings;
 pub use status::{PartitionStatus, TopicStatus};

@@ -1,6 +1,7 @@
 //! The thread that reads one topic: fetches, gathers, hands over, and reads again what was not taken.
 
 use crate::context::Context;
+use crate::format::Decoder;
 use crate::settings::KafkaSettings;
 use crate::status::{Notes, SharedClock, TopicStatus};
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use springhouse_core::Micros;
-use springhouse_core::definition::{Isolation, KafkaStream, TopicStart};
+use springhouse_core::definition::{Isolation, KafkaStream, MessageFormat, Source, TopicStart};
 use springhouse_ingest::{Ingest, Message, Messages, OffsetRange, PushError};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -38,7 +39,7 @@ const STATISTICS_MS: u32 = 100;
 /// Reads the topic of one source until it is dropped.
 #[derive(Debug)]
 pub struct TopicReader {
-    stream: KafkaStream,
+    source: Source,
     notes: Arc<Notes>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -49,22 +50,25 @@ impl TopicReader {
     /// tried again. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// When the operating system gives no thread.
+    /// When the source has no topic, or the operating system gives no thread.
     pub fn start(
-        source: &str,
-        stream: &KafkaStream,
+        source: &Source,
         settings: &KafkaSettings,
         ingest: Arc<Ingest>,
         clock: SharedClock,
     ) -> std::io::Result<Self> {
+        let stream = source.kafka.as_ref();
+        let stream = stream.ok_or_else(|| std::io::Error::other("the source has no topic"))?;
+        let name = source.name.as_str();
         let told_late = Micros::from(settings.fetch_wait_ms + STATISTICS_MS) * 1_000;
-        let notes = Arc::new(Notes::new(source, &stream.topic, told_late));
-        for (partition, position) in ingest.topic_positions(source, &stream.topic) {
+        let notes = Arc::new(Notes::new(name, &stream.topic, told_late));
+        for (partition, position) in ingest.topic_positions(name, &stream.topic) {
             notes.begin(partition, position.next, (position.newest > Micros::MIN).then_some(position.newest));
         }
         let stop = Arc::new(AtomicBool::new(false));
         let reading = Reading {
-            source: source.to_owned(),
+            definition: source.clone(),
+            source: name.to_owned(),
             stream: stream.clone(),
             settings: settings.clone(),
             ingest,
@@ -74,13 +78,15 @@ impl TopicReader {
             runtime: Handle::current(),
         };
         let thread =
-            std::thread::Builder::new().name(format!("topic-{source}")).spawn(move || reading.run())?;
-        Ok(Self { stream: stream.clone(), notes, stop, thread: Some(thread) })
+            std::thread::Builder::new().name(format!("topic-{name}")).spawn(move || reading.run())?;
+        Ok(Self { source: source.clone(), notes, stop, thread: Some(thread) })
     }
 
-    /// What is read.
-    pub fn stream(&self) -> &KafkaStream {
-        &self.stream
+    /// True when this is how a source is read: its topic, and its columns where those matter for reading.
+    pub fn reads(&self, source: &Source) -> bool {
+        let is_json =
+            |source: &Source| source.kafka.as_ref().is_some_and(|k| k.format == MessageFormat::Json);
+        self.source.kafka == source.kafka && (is_json(source) || self.source.columns == source.columns)
     }
 
     /// How far it is.
@@ -137,6 +143,7 @@ struct UnderWay {
 }
 
 struct Reading {
+    definition: Source,
     source: String,
     stream: KafkaStream,
     settings: KafkaSettings,
@@ -186,6 +193,9 @@ impl Reading {
         let mut config = ClientConfig::new();
         for (name, value) in &settings.client {
             config.set(name, value);
+        }
+        if let Some(password) = settings.sasl_password().map_err(End::Failed)? {
+            config.set("sasl.password", password);
         }
         config
             .set("bootstrap.servers", brokers)
@@ -316,20 +326,21 @@ impl Reading {
                 ranges: first_looks,
                 messages: Vec::new(),
             };
-            let applying = self.runtime.block_on(self.check(empty))?;
+            let applying = self.runtime.block_on(self.check(empty, None))?;
             self.finish(applying)?;
         }
         Ok(list)
     }
 
     fn read(&self) -> Result<(), End> {
+        let decoder = Decoder::of(&self.definition, &self.settings).map_err(End::Failed)?.map(Arc::new);
         let consumer = self.consumer()?;
         let mut partitions = self.partitions(&consumer)?;
         let mut gathered = Gathered::new();
         consumer.assign(&self.places(&consumer, &partitions, &mut gathered)?)?;
         self.notes.works();
         let mut under_way = UnderWay::default();
-        let mut ended = self.consume(&consumer, &mut partitions, &mut gathered, &mut under_way);
+        let mut ended = self.consume(&consumer, &decoder, &mut partitions, &mut gathered, &mut under_way);
         // What is under way is finished first: the next reading begins behind it.
         if let Some(checking) = under_way.checking {
             match self.finish(checking) {
@@ -379,6 +390,7 @@ impl Reading {
     fn consume(
         &self,
         consumer: &Consuming,
+        decoder: &Option<Arc<Decoder>>,
         partitions: &mut Vec<i32>,
         gathered: &mut Gathered,
         under_way: &mut UnderWay,
@@ -398,7 +410,7 @@ impl Reading {
             let has_room = under_way.checking.is_none() && under_way.applying.len() < APPLYING_MAX;
             if has_room && (is_full || waited.is_some_and(|waited| waited >= delay)) {
                 let messages = std::mem::take(&mut batch).finish(&self.source, &self.stream.topic);
-                under_way.checking = Some(self.runtime.spawn(self.check(messages)));
+                under_way.checking = Some(self.runtime.spawn(self.check(messages, decoder.clone())));
                 continue;
             }
             // A store or log that is slow slows fetching down; what was fetched waits here and in the client, both bounded.
@@ -475,11 +487,25 @@ impl Reading {
     }
 
     /// Gives messages to ingestion, as often as it takes until they are on their way to the log.
-    fn check(&self, messages: Messages) -> impl Future<Output = Result<Applying, End>> + Send + 'static {
+    fn check(
+        &self,
+        mut messages: Messages,
+        decoder: Option<Arc<Decoder>>,
+    ) -> impl Future<Output = Result<Applying, End>> + Send + 'static {
         let (ingest, notes, stop) = (self.ingest.clone(), self.notes.clone(), self.stop.clone());
-        let messages = Arc::new(messages);
         async move {
             let mut wait = RETRY_FIRST;
+            if let Some(decoder) = decoder {
+                while let Err(why) = decoder.decode(&mut messages.messages).await {
+                    if stop.load(SeqCst) {
+                        return Err(End::Stopped);
+                    }
+                    notes.fail(format!("nothing more is taken: {why}"));
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(RETRY_LONGEST);
+                }
+            }
+            let messages = Arc::new(messages);
             let applied = loop {
                 match ingest.begin_messages(messages.clone()).await {
                     Ok(applied) => break applied,
@@ -549,7 +575,7 @@ impl Batch {
         });
         self.bytes += value.as_ref().map_or(0, Bytes::len) + key.as_ref().map_or(0, Bytes::len) + 64;
         let headers = headers.collect();
-        self.messages.push(Message { partition, offset, timestamp, key, value, headers });
+        self.messages.push(Message { partition, offset, timestamp, key, value, headers, flaw: None });
     }
 
     fn finish(self, source: &str, topic: &str) -> Messages {

@@ -22,6 +22,20 @@ pub struct KafkaSettings {
     pub socket_timeout_ms: u32,
     /// New partitions are looked for this often.
     pub metadata_interval_ms: u64,
+    /// The password of `sasl.username` is in this environment variable.
+    pub sasl_password_env: String,
+    /// Or in this file; read whenever reading begins.
+    pub sasl_password_file: String,
+    /// Where schemas are found that definitions don't have: a registry with the HTTP interface of Confluent's.
+    pub registry_url: String,
+    /// The registry's user.
+    pub registry_username: String,
+    /// The user's password is in this environment variable.
+    pub registry_password_env: String,
+    /// PEM of the authority that signed the registry's certificate; without it the usual ones count.
+    pub registry_ca_file: String,
+    /// How long the registry may take for an answer.
+    pub registry_timeout_ms: u64,
     /// Further properties of the client library (librdkafka), by its names; those that this program sets itself are refused.
     pub client: BTreeMap<String, String>,
 }
@@ -37,6 +51,13 @@ impl Default for KafkaSettings {
             fetch_wait_ms: 100,
             socket_timeout_ms: 10_000,
             metadata_interval_ms: 10_000,
+            sasl_password_env: String::new(),
+            sasl_password_file: String::new(),
+            registry_url: String::new(),
+            registry_username: String::new(),
+            registry_password_env: String::new(),
+            registry_ca_file: String::new(),
+            registry_timeout_ms: 5_000,
             client: BTreeMap::new(),
         }
     }
@@ -63,6 +84,26 @@ const OWN: [&str; 16] = [
 ];
 
 impl KafkaSettings {
+    /// The password of `sasl.username`, if one is given.
+    ///
+    /// # Errors
+    /// When it is not where the settings say.
+    pub(crate) fn sasl_password(&self) -> Result<Option<String>, String> {
+        if !self.sasl_password_env.is_empty() {
+            let name = &self.sasl_password_env;
+            return std::env::var(name)
+                .map(Some)
+                .map_err(|_| format!("kafka.sasl_password_env: `{name}` is not set"));
+        }
+        if self.sasl_password_file.is_empty() {
+            return Ok(None);
+        }
+        let file = &self.sasl_password_file;
+        let text = std::fs::read_to_string(file);
+        let text = text.map_err(|error| format!("kafka.sasl_password_file {file}: {error}"))?;
+        Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
+    }
+
     /// Every complaint.
     pub fn validate(&self) -> Vec<String> {
         let mut complaints = Vec::new();
@@ -90,6 +131,19 @@ impl KafkaSettings {
             "`socket_timeout_ms` must be at least a second above `fetch_wait_ms`, and at most 300000",
         );
         check(self.metadata_interval_ms >= 100, "`metadata_interval_ms` must be at least 100");
+        check(
+            self.sasl_password_env.is_empty() || self.sasl_password_file.is_empty(),
+            "give `sasl_password_env` or `sasl_password_file`, not both",
+        );
+        check(
+            ["", "http", "https"].contains(&self.registry_url.split(':').next().unwrap_or_default()),
+            "`registry_url` must begin with `http://` or `https://`",
+        );
+        check(
+            self.registry_username.is_empty() == self.registry_password_env.is_empty(),
+            "`registry_username` and `registry_password_env` go together",
+        );
+        check(self.registry_timeout_ms > 0, "`registry_timeout_ms` must not be 0");
         for name in self.client.keys().filter(|name| OWN.contains(&name.as_str())) {
             check(
                 false,
@@ -119,7 +173,13 @@ mod tests {
             metadata_interval_ms: 1,
             client: BTreeMap::from([("group.id".to_owned(), "x".to_owned())]),
             brokers: Vec::new(),
+            sasl_password_env: "A".to_owned(),
+            sasl_password_file: "b".to_owned(),
+            registry_url: "ftp://there".to_owned(),
+            registry_username: "me".to_owned(),
+            registry_timeout_ms: 0,
+            ..KafkaSettings::default()
         };
-        assert_eq!(wrong.validate().len(), 8, "{:?}", wrong.validate());
+        assert_eq!(wrong.validate().len(), 12, "{:?}", wrong.validate());
     }
 }

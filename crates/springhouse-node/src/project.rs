@@ -229,7 +229,16 @@ fn resolve_types(definitions: &mut Definitions) -> Vec<ExpressionProblem> {
             column: None,
         })
     });
-    in_sql.chain(unknown_zones).collect()
+    let wrong_schemas = definitions.sources.values().filter_map(|source| {
+        let wrong = springhouse_kafka::check_schema(source.kafka.as_ref()?)?;
+        Some(ExpressionProblem {
+            path: format!("sources.{}.stream.kafka.schema", source.name),
+            message: format!("the schema can't be used: {wrong}"),
+            hint: None,
+            column: None,
+        })
+    });
+    in_sql.chain(unknown_zones).chain(wrong_schemas).collect()
 }
 
 fn collect(folder: &Path, depth: usize, paths: &mut Vec<PathBuf>) -> Result<(), NodeError> {

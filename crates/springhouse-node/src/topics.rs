@@ -2,7 +2,7 @@
 
 use crate::NodeError;
 use parking_lot::Mutex;
-use springhouse_core::definition::KafkaStream;
+use springhouse_core::definition::Source;
 use springhouse_core::{Clock, Definitions};
 use springhouse_ingest::Ingest;
 use springhouse_kafka::{KafkaSettings, TopicReader, TopicStatus};
@@ -13,7 +13,7 @@ use std::sync::Arc;
 /// program that never reads topics is linked without the client of Kafka: it has more thread-local data than a Python
 /// process has room for in a module that it loads.
 pub(crate) type Start =
-    fn(&str, &KafkaStream, &KafkaSettings, Arc<Ingest>, Arc<dyn Clock>) -> std::io::Result<TopicReader>;
+    fn(&Source, &KafkaSettings, Arc<Ingest>, Arc<dyn Clock>) -> std::io::Result<TopicReader>;
 
 type Readers = BTreeMap<String, Arc<TopicReader>>;
 
@@ -37,17 +37,16 @@ impl Topics {
     ) -> Result<(), NodeError> {
         let mut readers = self.0.lock();
         let Some((start, readers)) = readers.as_mut() else { return Ok(()) };
-        let wanted = |name: &String| definitions.sources.get(name).and_then(|source| source.kafka.as_ref());
         let (kept, ended) = std::mem::take(readers)
             .into_iter()
-            .partition(|(name, reader)| wanted(name) == Some(reader.stream()));
+            .partition(|(name, reader)| definitions.sources.get(name).is_some_and(|s| reader.reads(s)));
         *readers = kept;
         end(ended);
         for (name, source) in &definitions.sources {
             let Some(stream) = source.kafka.as_ref().filter(|_| !readers.contains_key(name)) else {
                 continue;
             };
-            let reader = start(name, stream, settings, ingest.clone(), clock.clone()).map_err(|error| {
+            let reader = start(source, settings, ingest.clone(), clock.clone()).map_err(|error| {
                 let message = format!("no thread for topic `{}`: {error}", stream.topic);
                 NodeError::new("log_io", message, "look at the machine's limits")
             })?;

@@ -4,7 +4,8 @@ use super::{Resolver, entries, meta};
 use crate::ValueType;
 use crate::declared::{ColumnDecl, KafkaDecl, LocationDecl, SourceDecl};
 use crate::definition::{
-    Column, Derived, KafkaStream, KnownAt, Source, SourceKind, TableFormat, TableLocation, TopicStart,
+    Column, Derived, KafkaStream, KnownAt, MessageFormat, Source, SourceKind, TableFormat, TableLocation,
+    TopicStart,
 };
 use crate::read::{Entries, Entry, ShortOr};
 use crate::time::{SECOND, parse_instant};
@@ -208,6 +209,15 @@ impl Resolver<'_> {
                 }
             },
         };
+        let format = decl.format.unwrap_or_default();
+        if decl.schema.is_some() && format == MessageFormat::Json {
+            let message = "only `avro` and `protobuf` have a schema; write `format`".to_owned();
+            self.reader.report_key(&format!("{path}.schema"), "exclusive_keys", message);
+        }
+        if decl.message.is_some() && (format != MessageFormat::Protobuf || decl.schema.is_none()) {
+            let message = "`message` says which message of a `protobuf` `schema` is meant".to_owned();
+            self.reader.report_key(&format!("{path}.message"), "exclusive_keys", message);
+        }
         let headers = decl.headers.clone().unwrap_or_default();
         let names: Vec<String> = columns.iter().map(|column| column.name.clone()).collect();
         let of_key = decl.key.iter().map(|column| ("key".to_owned(), column));
@@ -224,7 +234,9 @@ impl Resolver<'_> {
         Some(KafkaStream {
             brokers,
             topic,
-            format: decl.format.unwrap_or_default(),
+            format,
+            schema: decl.schema.clone(),
+            message: decl.message.clone(),
             start,
             isolation: decl.isolation.unwrap_or_default(),
             key: decl.key.clone(),

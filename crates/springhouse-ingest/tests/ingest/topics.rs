@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 fn message(partition: i32, offset: i64, value: Option<String>, timestamp: Option<Micros>) -> Message {
     let value = value.map(|text| text.into_bytes().into());
-    Message { partition, offset, timestamp, key: None, value, headers: Vec::new() }
+    Message { partition, offset, timestamp, key: None, value, headers: Vec::new(), flaw: None }
 }
 
 fn messages(all: Vec<Message>) -> Messages {

@@ -127,9 +127,8 @@ impl Target {
                 parts.push((lane, part));
             }
         }
-        let write_part = |(lane, part)| async move {
-            self.store.write(write(part), lane, self.until).await.map(drop)
-        };
+        let write_part =
+            |(lane, part)| async move { self.store.write(write(part), lane, self.until).await.map(drop) };
         stream::iter(parts).map(write_part).buffered(PARTS_UNDER_WAY).try_collect::<()>().await?;
         self.store.write(Vec::new(), lane, self.until).await?;
         Ok(())

@@ -109,6 +109,7 @@ impl Topic<'_> {
                 key: None,
                 value: Some(Bytes::from(serde_json::to_vec(&row(self.case, arrival.event)?)?)),
                 headers: Vec::new(),
+                flaw: None,
             })
         };
         let ranges = (0..PARTITIONS).filter(|partition| starts[*partition] < ends[*partition]);

@@ -8,6 +8,9 @@ entities, 28 for a hundred. Those figures are printed beside ours; they are not 
 import argparse
 import json
 import random
+import signal
+import subprocess
+import urllib.request
 
 import numpy as np
 import pyarrow as pa
@@ -44,6 +47,31 @@ def write_tables(folder, views, users, rng):
         columns |= {f"s{i}": [f"value-{n % 1000}" for n in rng.integers(0, 10**6, users)] for i in range(2)}
         columns["b0"] = rng.random(users) < 0.5
         pq.write_table(pa.table(columns), folder / "data" / f"view{k}.parquet", compression="zstd")
+
+
+def beside_floor(options, project, address, case, bodies, seconds, results):
+    """Our rate beside that of a server which always sends the bytes of one of our answers."""
+    with open(bodies) as file:
+        request = urllib.request.Request(f"http://{address}/v1/features", file.readline().encode(),
+                                         {"content-type": "application/json"})
+    answer = project.folder / f"answer-{case}.json"
+    answer.write_bytes(urllib.request.urlopen(request, timeout=30).read())
+    process = subprocess.Popen([options.program.resolve(), "bench", "floor", answer], text=True, stdout=subprocess.PIPE)
+    try:
+        floor = process.stdout.readline().split("http://")[1].strip()
+        rates = {floor: [], address: []}
+        # In turn, so that a machine that grows slower does so for both.
+        for _ in range(2):
+            for server, measured in rates.items():
+                got = load(options.program, "serve", server, replay=bodies, connections=16, seconds=seconds / 2,
+                           warm_up=seconds / 4)
+                measured.append(got["requests_per_second"])
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+    limit, ours = (sum(measured) / 2 for measured in (rates[floor], rates[address]))
+    results.add(f"serving: {case}, 16 conn, beside a static answer", ours, "req/s", "static answer of the same size", limit,
+                ours / limit, answer_bytes=answer.stat().st_size)
 
 
 def main():
@@ -92,6 +120,11 @@ def main():
                                 got["requests_per_second"], "req/s", "JSON", json_rate,
                                 got["requests_per_second"] / json_rate, p50_us=got["p50_us"], p99_us=got["p99_us"],
                                 server_cpu_us=round(cpu, 1))
+        for case, wanted in [("10x1", {"features": ["view0"]}), ("50x1", {"service": "fifty"})]:
+            bodies = project.folder / f"floor-{case}.txt"
+            lines = [json.dumps(wanted | {"entities": {"user_id": [random_users.randrange(users)]}}) for _ in range(512)]
+            bodies.write_text("\n".join(lines) + "\n")
+            beside_floor(options, project, address, case, bodies, seconds, results)
         got = load(options.program, "serve", address, replay=project.folder / "bodies-1.txt", rate=rate,
                    connections=32, seconds=seconds, warm_up=seconds / 4)
         results.add(f"serving: 50x1, open loop at {rate:,.0f}/s", got["requests_per_second"], "req/s")

@@ -264,7 +264,9 @@ def full() -> Definitions:
             kafka=Kafka(
                 topic="clicks",
                 brokers=["localhost:9092"],
-                format="json",
+                format="protobuf",
+                schema='syntax = "proto3"; package shop; message Click { string page = 1; } message Other {}',
+                message="shop.Click",
                 start="latest",
                 isolation="read_uncommitted",
                 key="page",

@@ -10,6 +10,7 @@ use chrono::{DateTime, NaiveDate, TimeDelta};
 use serde_json::{Map, Value as Json};
 use springhouse_core::ValueType;
 use std::collections::{BTreeMap, HashMap};
+use std::io::Read;
 
 /// The most that a length within a message may claim, bytes; beyond it the message is damaged.
 const LENGTH_MAX: usize = 16 << 20;
@@ -41,7 +42,7 @@ impl AvroSchema {
 
     pub(super) fn row(
         &self,
-        mut message: &[u8],
+        message: &[u8],
         columns: &BTreeMap<String, ValueType>,
     ) -> Result<Map<String, Json>, Flaw> {
         let broken =
@@ -51,9 +52,14 @@ impl AvroSchema {
             .map_err(broken)?
             .build()
             .map_err(broken)?;
-        let value = reader.read_value(&mut message).map_err(broken)?;
-        if !message.is_empty() {
-            return Err(malformed(format!("{} bytes are left of the message", message.len())));
+        let mut bytes = Bytes { rest: message, ran_out: false };
+        let value = reader.read_value(&mut bytes).map_err(broken)?;
+        // The library takes a union whose branch is cut off for null.
+        if bytes.ran_out {
+            return Err(malformed("the message is not of its schema: it ends too early"));
+        }
+        if !bytes.rest.is_empty() {
+            return Err(malformed(format!("{} bytes are left of the message", bytes.rest.len())));
         }
         let (Value::Record(fields), Schema::Record(record)) = (value, &self.schema) else {
             return Err(malformed("the message is no record"));
@@ -136,6 +142,20 @@ impl AvroSchema {
             Value::LocalTimestampNanos(value) => local(moment(*value, 1_000_000_000, target)?, target)?,
             Value::Duration(_) => return Err(wrong_type("a duration", target)),
         })
+    }
+}
+
+/// A message that notes when more was asked for than it has.
+struct Bytes<'a> {
+    rest: &'a [u8],
+    ran_out: bool,
+}
+
+impl Read for Bytes<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.rest.read(buffer)?;
+        self.ran_out |= read == 0 && !buffer.is_empty();
+        Ok(read)
     }
 }
 

@@ -4,6 +4,7 @@
 //! stalls can't hide it (no coordinated omission). Without, each connection sends as fast as it is answered.
 
 mod entities;
+mod floor;
 mod grpc;
 mod http;
 mod push;
@@ -36,6 +37,8 @@ pub(crate) struct BenchArgs {
 enum What {
     /// Ask a server for features and measure latency, errors and fallbacks.
     Serve(ServeArgs),
+    /// Answer every request with the same bytes, and do nothing else: the limit that a server on this machine can reach.
+    Floor(floor::FloorArgs),
     /// Push made-up events (event_id, user_id, at, amount) to a server and measure.
     Push(push::PushLoadArgs),
 }
@@ -114,6 +117,9 @@ struct ServeArgs {
 }
 
 pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
+    if let What::Floor(args) = args.what {
+        return floor::run(args).await;
+    }
     // One thread: the client shares the machine with the server more often than not.
     tokio::task::spawn_blocking(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -121,6 +127,7 @@ pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
             match args.what {
                 What::Serve(args) => serve(args).await,
                 What::Push(args) => push::run(args).await,
+                What::Floor(_) => Ok(ExitCode::SUCCESS),
             }
         }))
     })

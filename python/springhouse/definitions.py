@@ -220,10 +220,12 @@ class Kafka:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stream:
-    """A stream that is read."""
+    """A stream that is read: ``kafka`` or ``ndjson``."""
 
-    kafka: Kafka
+    kafka: Kafka | None = None
     """A topic of Kafka."""
+    ndjson: str | None = None
+    """A file that grows: one line, one event, a JSON object with the source's columns."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -283,6 +283,12 @@ def full() -> Definitions:
         max_clock_skew=timedelta(seconds=5),
         **said,  # type: ignore[arg-type]
     )
+    lines = Source(
+        name="lines",
+        event_time="at",
+        columns={"user_id": "int64!"},
+        stream=Stream(ndjson="logs/lines.ndjson"),
+    )
     prices = Source(
         name="prices",
         event_time="at",
@@ -357,7 +363,7 @@ def full() -> Definitions:
         slo=ServiceSlo(latency_p99=timedelta(milliseconds=10), availability="99.9%"),
         **said,  # type: ignore[arg-type]
     )
-    return Definitions.collect(service)
+    return Definitions.collect(service, lines)
 
 
 def default_of(constant: Any) -> Definitions:
@@ -639,7 +645,7 @@ def test_objects_are_found_through_what_refers_to_them() -> None:
     names = {section: list(objects) for section, objects in given.to_dict().items()}
     assert names == {
         "entities": ["user"],
-        "sources": ["clicks", "prices"],
+        "sources": ["clicks", "prices", "lines"],
         "feature_views": ["recent", "latest", "columns"],
         "request_views": ["request"],
         "feature_services": ["service"],

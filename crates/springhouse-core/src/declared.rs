@@ -116,13 +116,15 @@ pub(crate) enum StreamKind {
 pub(crate) type StreamDecl = ShortOr<StreamKind, StreamLong>;
 
 section! {
-    /// A stream that is read.
+    /// A stream that is read: `kafka` or `ndjson`.
     StreamLong, "a stream";
-    required {
+    required {}
+    optional {
         /// A topic of Kafka.
         "kafka" kafka: KafkaDecl,
+        /// A file that grows: one line, one event, a JSON object with the source's columns. A relative path starts at the project.
+        "ndjson" ndjson: String,
     }
-    optional {}
 }
 
 section! {

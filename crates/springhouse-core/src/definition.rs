@@ -57,6 +57,9 @@ pub struct Source {
     /// For a stream: the topic whose messages are its events, beside what is pushed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kafka: Option<KafkaStream>,
+    /// For a stream: a file that grows, whose lines are its events, beside what is pushed. Relative paths start at the project.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ndjson: Option<String>,
     /// The column that says when it happened (a timestamp).
     pub event_time: String,
     /// When the store could first have used a row of a table (for a stream: of its `history`, and of pushes declared

@@ -36,6 +36,7 @@ fn source(filter: Option<&str>, lines: &str) -> Source {
         name: "flights".into(),
         kind: SourceKind::Push { history: None },
         kafka: None,
+        ndjson: None,
         event_time: "at".into(),
         known_at: KnownAt::Delay(0),
         columns: vec![

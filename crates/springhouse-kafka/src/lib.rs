@@ -1,4 +1,4 @@
-//! Topics of Kafka as streams: one reader a source, which gives messages to ingestion and remembers nothing itself. How far a
+//! Topics of Kafka, and files that grow, as streams: one reader a source, which gives messages to ingestion and remembers nothing itself. How far a
 //! topic has been read is in the push log, with the rows, so that each message counts once whatever stops when.
 
 mod context;
@@ -6,8 +6,10 @@ mod format;
 mod reader;
 mod settings;
 mod status;
+mod tail;
 
 pub use format::check_schema;
 pub use reader::TopicReader;
 pub use settings::KafkaSettings;
 pub use status::{PartitionStatus, TopicStatus};
+pub use tail::FileReader;

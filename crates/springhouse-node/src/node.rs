@@ -251,7 +251,8 @@ impl Node {
         let (definitions, options) = (self.definitions(), &self.options);
         // A reader that ends is waited for.
         tokio::task::block_in_place(|| {
-            self.topics.follow(&definitions, &options.kafka, &self.ingest, &options.clock)
+            let (project, kafka) = (&options.paths.project, &options.kafka);
+            self.topics.follow(&definitions, project, kafka, &self.ingest, &options.clock)
         })
     }
 
@@ -522,7 +523,7 @@ impl Node {
         let views: HashMap<_, _> = applied.definitions.feature_views.values().map(of).collect();
         let fed_by = |view: &FeatureView| {
             let source = &applied.definitions.sources[&view.source];
-            let topic = source.kafka.as_ref()?.topic.clone();
+            let topic = source.kafka.as_ref().map(|kafka| kafka.topic.clone()).or(source.ndjson.clone())?;
             Some((applied.views[&view.name].id.clone(), (source.name.clone(), topic)))
         };
         let fed_by = applied.definitions.feature_views.values().filter_map(fed_by).collect();

@@ -3,10 +3,11 @@
 use crate::NodeError;
 use parking_lot::Mutex;
 use springhouse_core::definition::Source;
-use springhouse_core::{Clock, Definitions};
+use springhouse_core::{Clock, Definitions, Micros};
 use springhouse_ingest::Ingest;
-use springhouse_kafka::{KafkaSettings, TopicReader, TopicStatus};
+use springhouse_kafka::{FileReader, KafkaSettings, TopicReader, TopicStatus};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 /// How a reader is started: [`TopicReader::start`]. Kept as a pointer that only [`crate::Node::read_topics`] sets, so that a
@@ -15,7 +16,44 @@ use std::sync::Arc;
 pub(crate) type Start =
     fn(&Source, &KafkaSettings, Arc<Ingest>, Arc<dyn Clock>) -> std::io::Result<TopicReader>;
 
-type Readers = BTreeMap<String, Arc<TopicReader>>;
+/// What reads a source.
+#[derive(Debug)]
+pub(crate) enum Reader {
+    Topic(TopicReader),
+    File(FileReader),
+}
+
+impl Reader {
+    fn reads(&self, source: &Source) -> bool {
+        match self {
+            Self::Topic(reader) => source.kafka.is_some() && reader.reads(source),
+            Self::File(reader) => source.ndjson.is_some() && reader.reads(source),
+        }
+    }
+
+    fn status(&self) -> TopicStatus {
+        match self {
+            Self::Topic(reader) => reader.status(),
+            Self::File(reader) => reader.status(),
+        }
+    }
+
+    pub(crate) fn frontier(&self) -> Micros {
+        match self {
+            Self::Topic(reader) => reader.frontier(),
+            Self::File(reader) => reader.frontier(),
+        }
+    }
+
+    fn stop(&self) {
+        match self {
+            Self::Topic(reader) => reader.stop(),
+            Self::File(reader) => reader.stop(),
+        }
+    }
+}
+
+type Readers = BTreeMap<String, Arc<Reader>>;
 
 /// The readers, once they have been asked for.
 #[derive(Debug, Default)]
@@ -31,6 +69,7 @@ impl Topics {
     pub(crate) fn follow(
         &self,
         definitions: &Definitions,
+        project: &Path,
         settings: &KafkaSettings,
         ingest: &Arc<Ingest>,
         clock: &Arc<dyn Clock>,
@@ -43,11 +82,19 @@ impl Topics {
         *readers = kept;
         end(ended);
         for (name, source) in &definitions.sources {
-            let Some(stream) = source.kafka.as_ref().filter(|_| !readers.contains_key(name)) else {
+            if readers.contains_key(name) {
                 continue;
+            }
+            let (ingest, clock) = (ingest.clone(), clock.clone());
+            let started = match (&source.kafka, &source.ndjson) {
+                (Some(_), _) => start(source, settings, ingest, clock).map(Reader::Topic),
+                (None, Some(file)) => {
+                    FileReader::start(source, project.join(file), settings, ingest, clock).map(Reader::File)
+                }
+                (None, None) => continue,
             };
-            let reader = start(source, settings, ingest.clone(), clock.clone()).map_err(|error| {
-                let message = format!("no thread for topic `{}`: {error}", stream.topic);
+            let reader = started.map_err(|error| {
+                let message = format!("no thread to read source `{name}`: {error}");
                 NodeError::new("log_io", message, "look at the machine's limits")
             })?;
             readers.insert(name.clone(), Arc::new(reader));
@@ -59,7 +106,7 @@ impl Topics {
         self.0.lock().is_some()
     }
 
-    pub(crate) fn reader(&self, source: &str) -> Option<Arc<TopicReader>> {
+    pub(crate) fn reader(&self, source: &str) -> Option<Arc<Reader>> {
         self.0.lock().as_ref()?.1.get(source).cloned()
     }
 

@@ -93,9 +93,13 @@ pub(super) fn source(source: &Source) -> Vec<Facet> {
     match &source.kind {
         SourceKind::Table(location) => list.meaning("table", location_text(location)),
         SourceKind::Push { history } => {
-            match &source.kafka {
-                None => list.meaning("stream", "push"),
-                Some(kafka) => topic(&mut list, kafka),
+            match (&source.kafka, &source.ndjson) {
+                (None, None) => list.meaning("stream", "push"),
+                (Some(kafka), _) => topic(&mut list, kafka),
+                (None, Some(file)) => {
+                    list.meaning("stream", "ndjson");
+                    list.meaning("stream.ndjson", file);
+                }
             }
             list.maybe(Weight::Meaning, "history", history.as_ref().map(location_text));
         }
@@ -122,6 +126,9 @@ fn topic(list: &mut List, kafka: &KafkaStream) {
     list.meaning("stream", "kafka");
     list.meaning("stream.kafka.topic", &kafka.topic);
     list.meaning("stream.kafka.format", word(&kafka.format));
+    // What a schema may become is the business of who writes the messages.
+    list.free("stream.kafka.schema", kafka.schema.clone().unwrap_or_default());
+    list.maybe(Weight::Meaning, "stream.kafka.message", kafka.message.clone());
     list.maybe(Weight::Meaning, "stream.kafka.key", kafka.key.clone());
     for (column, header) in &kafka.headers {
         list.meaning(format!("stream.kafka.headers.{column}"), header);
@@ -334,9 +341,10 @@ pub(super) fn summary_source(source: &Source) -> String {
     match &source.kind {
         SourceKind::Table(location) => format!("{}, {columns}", location_text(location)),
         SourceKind::Push { history } => {
-            let stream = match &source.kafka {
-                None => "push stream".to_owned(),
-                Some(kafka) => format!("topic `{}`", kafka.topic),
+            let stream = match (&source.kafka, &source.ndjson) {
+                (None, None) => "push stream".to_owned(),
+                (Some(kafka), _) => format!("topic `{}`", kafka.topic),
+                (None, Some(file)) => format!("file `{file}`"),
             };
             match history {
                 None => format!("{stream}, {columns}"),

@@ -105,21 +105,41 @@ impl Resolver<'_> {
             Some(column) => KnownAt::Column(column.clone()),
             None => KnownAt::Delay(decl.delay.map_or(0, |d| d.0)),
         };
-        let kafka = match &decl.stream {
-            Some(ShortOr::Long(stream)) => {
-                let read = |kafka| self.kafka(&format!("{path}.stream.kafka"), kafka, &columns);
-                // Without it: wrongly declared, which was reported.
-                Some(stream.kafka.as_ref().and_then(read))
+        let (mut kafka, mut ndjson) = (None, None);
+        if let Some(ShortOr::Long(stream)) = &decl.stream {
+            let at = format!("{path}.stream");
+            match (&stream.kafka, &stream.ndjson) {
+                (Some(topic), None) => kafka = Some(self.kafka(&format!("{at}.kafka"), topic, &columns)?),
+                (None, Some(file)) if file.trim().is_empty() => {
+                    self.reader.report_at(
+                        &format!("{at}.ndjson"),
+                        "wrong_path",
+                        "the path is empty".to_owned(),
+                    );
+                    return None;
+                }
+                (None, Some(file)) => ndjson = Some(file.clone()),
+                (Some(_), Some(_)) => {
+                    let message =
+                        "a stream is read from `kafka` or from an `ndjson` file, this one says both";
+                    self.reader.report_key(&format!("{at}.ndjson"), "exclusive_keys", message.to_owned());
+                    return None;
+                }
+                // Wrongly declared, which was reported; or empty.
+                (None, None) => {
+                    if !self.reader.is_broken_below(&at) {
+                        let message = "the stream says neither `kafka` nor `ndjson`; expected one of them";
+                        self.reader.report_key(&at, "missing_key", message.to_owned());
+                    }
+                    return None;
+                }
             }
-            _ => None,
-        };
+        }
         Some(Source {
             name: name.to_owned(),
             kind: kind?,
-            kafka: match kafka {
-                Some(kafka) => Some(kafka?),
-                None => None,
-            },
+            kafka,
+            ndjson,
             event_time: decl.event_time.clone()?,
             known_at,
             columns,

@@ -158,6 +158,7 @@ impl Case {
             time_zone: None,
             max_clock_skew: 0,
             kafka: None,
+            ndjson: None,
             meta: Meta::default(),
         };
         let entity = Entity { name: "entity".to_owned(), keys: keys.clone(), meta: Meta::default() };

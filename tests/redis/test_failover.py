@@ -1,4 +1,4 @@
-"""The server on Redis behind Sentinel whose primaries die under load: requests are answered all the time, what a failover lost is
+"""The server on Redis behind Sentinel, and on a Cluster, whose primaries die under load: requests are answered all the time, what a failover lost is
 brought back, nothing counts twice."""
 import pathlib
 import random
@@ -6,7 +6,6 @@ import subprocess
 import tempfile
 import threading
 import time
-import unittest
 
 from kill import test_kill
 from redis.test_redis import DEFINITIONS, SETTINGS, Redis, RedisTest
@@ -58,9 +57,8 @@ class FailoverTest(RedisTest):
 
     test_accidents_of_the_store_and_the_server = None
 
-    def test_primaries_die_under_load(self):
+    def test_primaries_behind_sentinel_die_under_load(self):
         print(f"seed {SEED}, {FAILOVERS} failovers ...", flush=True)
-        rng = random.Random(SEED)
         servers = [Redis()]
         servers.append(Redis("--replicaof", "127.0.0.1", str(servers[0].port)))
         for server in servers:
@@ -82,6 +80,66 @@ class FailoverTest(RedisTest):
         wait("the sentinels know each other", settled)
         urls = ", ".join(f'"redis://127.0.0.1:{sentinel.port}"' for sentinel in sentinels)
         settings = SETTINGS.replace('"redis://127.0.0.1:PORT"', urls) + "  mode: sentinel\n  sentinel_primary: main\n"
+
+        def die():
+            old = wait("a primary", primary)
+            old.kill()
+            new = wait("another primary", lambda: (found := primary()) is not old and found)
+            return old, ("--replicaof", "127.0.0.1", str(new.port))
+
+        def back(old):
+            wait("the replica follows", lambda: "master_link_status:up" in ask(old.port, "info", "replication"))
+            wait("it is known", settled)
+
+        self.run_through(settings, die, back)
+
+    def test_nodes_of_a_cluster_die_under_load(self):
+        print(f"seed {SEED}, {FAILOVERS} failovers ...", flush=True)
+        arguments = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-require-full-coverage", "no",
+                     "--repl-diskless-sync-delay", "0")
+        servers = [Redis(*arguments, "--cluster-port", str(free_port())) for _ in range(6)]
+        for server in servers:
+            self.addCleanup(server.close)
+        addresses = [f"127.0.0.1:{server.port}" for server in servers]
+        subprocess.run(["redis-cli", "--cluster", "create", *addresses, "--cluster-replicas", "1", "--cluster-yes"],
+                       check=True, stdout=subprocess.DEVNULL, timeout=60)
+
+        def roles():
+            """By port, as the living nodes say; none while they disagree or somebody is not there."""
+            views = []
+            for server in servers:
+                if server.process.poll() is None:
+                    nodes = subprocess.run(["redis-cli", "-p", str(server.port), "cluster", "nodes"], capture_output=True,
+                                           text=True, timeout=10).stdout.splitlines()
+                    flags = {int(line.split()[1].split("@")[0].rsplit(":")[-1]): line.split()[2].split(",") for line in nodes}
+                    views.append({port: "master" if "master" in f else "slave" for port, f in flags.items()
+                                  if not {"fail", "fail?"} & set(f)})
+            return views[0] if all(view == views[0] for view in views) else None
+
+        def settled():
+            found = roles()
+            if not found or len(found) != 6 or list(found.values()).count("master") != 3:
+                return False
+            # A replica that has not got everything yet is not elected.
+            return all("cluster_state:ok" in ask(server.port, "cluster", "info")
+                       and "master_link_status:down" not in ask(server.port, "info", "replication") for server in servers)
+
+        wait("six nodes that agree", settled)
+        urls = ", ".join(f'"redis://{address}"' for address in addresses[:3])
+        settings = SETTINGS.replace('"redis://127.0.0.1:PORT"', urls) + "  mode: cluster\n  shards: 8\n"
+
+        def die():
+            found = wait("six nodes that agree", lambda: settled() and roles())
+            old = self.rng.choice([server for server in servers if found[server.port] == "master"])
+            old.kill()
+            wait("another primary", lambda: (now := roles()) and list(now.values()).count("master") == 3)
+            return old, old.arguments
+
+        self.run_through(settings, die, lambda old: wait("six nodes that agree", settled))
+
+    def run_through(self, settings, die, back):
+        """Requests and pushes while one after the other dies."""
+        rng = random.Random(SEED)
         with Project(DEFINITIONS, settings) as project:
             self.project, self.rng, self.ledger = project, rng, test_kill.Ledger(rng)
             self.history, self.history_files, self.loaded = [], 0, False
@@ -93,7 +151,6 @@ class FailoverTest(RedisTest):
             self.server = project.serve()
             self.assertTrue(self.server.wait_ready(), self.server.tail())
             for _ in range(FAILOVERS):
-                old = wait("a primary", primary)
                 stop = threading.Event()
                 threads = [threading.Thread(target=self.push, args=(self.server, stop, rng.randrange(1 << 30)))
                            for _ in range(test_kill.PUSHERS)]
@@ -101,8 +158,7 @@ class FailoverTest(RedisTest):
                 for thread in threads:
                     thread.start()
                 self.pause()
-                old.kill()
-                new = wait("another primary", lambda old=old: (found := primary()) is not old and found)
+                old, arguments = die()
                 self.pause()
                 self.wait_whole("failover")
                 stop.set()
@@ -110,11 +166,10 @@ class FailoverTest(RedisTest):
                     thread.join()
                 self.assertEqual(self.ledger.failures, [], self.server.tail())
                 self.check_bounds(self.server)
-                # The one that died comes back empty, as a replica.
-                old.arguments = ("--replicaof", "127.0.0.1", str(new.port))
+                # The one that died comes back as a replica.
+                old.arguments = arguments
                 old.start()
-                wait("the replica follows", lambda old=old: "master_link_status:up" in ask(old.port, "info", "replication"))
-                wait("it is known", settled)
+                back(old)
             self.assertEqual(self.server.stop(), 0, self.server.tail())
             self.finish()
             print(f"{len(self.ledger.acknowledged):,} events, {self.fresh_answers:,} answers fresh, "
@@ -123,6 +178,3 @@ class FailoverTest(RedisTest):
 
 
 del RedisTest  # or its own test would be found here too
-
-if __name__ == "__main__":
-    unittest.main()

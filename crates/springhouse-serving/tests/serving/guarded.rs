@@ -157,6 +157,20 @@ fn many_requests_for_one_key_are_one_call() {
 }
 
 #[test]
+fn all_views_of_a_request_are_one_call_of_which_a_part_may_fail() {
+    let world = world(ServingSettings { hot_cache_bytes_max: 0, negative_cache_ms: 0, ..settings() });
+    world.ask(&request("plain", &["ann", "nobody"])).unwrap();
+    assert_eq!(guard(&world).count("call"), 1);
+    *world.store.fault.lock().unwrap() = (Fault::Unavailable, Some("pay_counts@1".to_owned()));
+    let answer = world.ask(&request("plain", &["ann"])).unwrap();
+    assert_eq!(amount(&answer), (&Value::Float64(3.0), ValueStatus::Fresh, Origin::Store));
+    let counts = answer.columns.iter().find(|column| &*column.name == "pays_1h").unwrap();
+    assert_eq!((counts.statuses[0], counts.origins[0]), (ValueStatus::Unavailable, Origin::Default));
+    let after = guard(&world);
+    assert_eq!((after.count("call"), after.count("call_failed"), after.reads_under_way), (2, 1, 0));
+}
+
+#[test]
 fn the_others_get_their_answer_when_the_leader_is_gone() {
     let world = world(settings());
     world.set_fault(Fault::Gated);

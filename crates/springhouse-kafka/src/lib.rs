@@ -3,13 +3,15 @@
 
 mod context;
 mod format;
+mod handle;
 mod reader;
 mod settings;
 mod status;
 mod tail;
 
 pub use format::check_schema;
-pub use reader::TopicReader;
+pub use handle::SourceReader;
+pub use reader::read_topic;
 pub use settings::KafkaSettings;
 pub use status::{PartitionStatus, TopicStatus};
-pub use tail::FileReader;
+pub use tail::read_file;

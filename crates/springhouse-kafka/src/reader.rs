@@ -2,8 +2,9 @@
 
 use crate::context::Context;
 use crate::format::Decoder;
+use crate::handle::SourceReader;
 use crate::settings::KafkaSettings;
-use crate::status::{Notes, SharedClock, TopicStatus};
+use crate::status::{Notes, SharedClock};
 use bytes::Bytes;
 use rdkafka::Message as _;
 use rdkafka::config::ClientConfig;
@@ -12,12 +13,11 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use springhouse_core::Micros;
-use springhouse_core::definition::{Isolation, KafkaStream, MessageFormat, Source, TopicStart};
+use springhouse_core::definition::{Isolation, KafkaStream, Source, TopicStart};
 use springhouse_ingest::{Ingest, Message, Messages, OffsetRange, PushError};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
@@ -36,83 +36,38 @@ const FETCH_ON_AFTER_MS: &str = "5";
 /// The client tells how far it is this often, in milliseconds.
 const STATISTICS_MS: u32 = 100;
 
-/// Reads the topic of one source until it is dropped.
-#[derive(Debug)]
-pub struct TopicReader {
-    source: Source,
-    notes: Arc<Notes>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl TopicReader {
-    /// Begins to read where `ingest` says that the topic has been read to. What goes wrong is in [`Self::status`], and is
-    /// tried again. Must be called within a tokio runtime.
-    ///
-    /// # Errors
-    /// When the source has no topic, or the operating system gives no thread.
-    pub fn start(
-        source: &Source,
-        settings: &KafkaSettings,
-        ingest: Arc<Ingest>,
-        clock: SharedClock,
-    ) -> std::io::Result<Self> {
-        let stream = source.kafka.as_ref();
-        let stream = stream.ok_or_else(|| std::io::Error::other("the source has no topic"))?;
-        let name = source.name.as_str();
-        let told_late = Micros::from(settings.fetch_wait_ms + STATISTICS_MS) * 1_000;
-        let notes = Arc::new(Notes::new(name, &stream.topic, told_late));
-        for (partition, position) in ingest.topic_positions(name, &stream.topic) {
-            notes.begin(partition, position.next, (position.newest > Micros::MIN).then_some(position.newest));
-        }
-        let stop = Arc::new(AtomicBool::new(false));
-        let reading = Reading {
-            definition: source.clone(),
-            source: name.to_owned(),
-            stream: stream.clone(),
-            settings: settings.clone(),
-            ingest,
-            clock,
-            notes: notes.clone(),
-            stop: stop.clone(),
-            runtime: Handle::current(),
-        };
-        let thread =
-            std::thread::Builder::new().name(format!("topic-{name}")).spawn(move || reading.run())?;
-        Ok(Self { source: source.clone(), notes, stop, thread: Some(thread) })
+/// Begins to read the topic of a source where `ingest` says that it has been read to. What goes wrong is in the reader's status,
+/// and is tried again. Must be called within a tokio runtime.
+///
+/// # Errors
+/// When the source has no topic, or the operating system gives no thread.
+pub fn read_topic(
+    source: &Source,
+    settings: &KafkaSettings,
+    ingest: Arc<Ingest>,
+    clock: SharedClock,
+) -> std::io::Result<SourceReader> {
+    let stream = source.kafka.as_ref();
+    let stream = stream.ok_or_else(|| std::io::Error::other("the source has no topic"))?;
+    let name = source.name.as_str();
+    let told_late = Micros::from(settings.fetch_wait_ms + STATISTICS_MS) * 1_000;
+    let notes = Arc::new(Notes::new(name, &stream.topic, told_late));
+    for (partition, position) in ingest.topic_positions(name, &stream.topic) {
+        notes.begin(partition, position.next, (position.newest > Micros::MIN).then_some(position.newest));
     }
-
-    /// True when this is how a source is read: its topic, and its columns where those matter for reading.
-    pub fn reads(&self, source: &Source) -> bool {
-        let is_json =
-            |source: &Source| source.kafka.as_ref().is_some_and(|k| k.format == MessageFormat::Json);
-        self.source.kafka == source.kafka && (is_json(source) || self.source.columns == source.columns)
-    }
-
-    /// How far it is.
-    pub fn status(&self) -> TopicStatus {
-        self.notes.status()
-    }
-
-    /// Everything visible before this moment is applied; the least number when that is not known.
-    pub fn frontier(&self) -> Micros {
-        self.notes.frontier()
-    }
-
-    /// Asks it to stop; dropping it waits until it has.
-    pub fn stop(&self) {
-        self.stop.store(true, SeqCst);
-    }
-}
-
-impl Drop for TopicReader {
-    fn drop(&mut self) {
-        self.stop();
-        if let Some(thread) = self.thread.take() {
-            // A thread that panicked has said so.
-            drop(thread.join());
-        }
-    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let reading = Reading {
+        definition: source.clone(),
+        source: name.to_owned(),
+        stream: stream.clone(),
+        settings: settings.clone(),
+        ingest,
+        clock,
+        notes: notes.clone(),
+        stop: stop.clone(),
+        runtime: Handle::current(),
+    };
+    SourceReader::begin(source, notes, stop, move || reading.run())
 }
 
 /// Why reading ended.

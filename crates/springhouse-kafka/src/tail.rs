@@ -1,8 +1,9 @@
 //! A file that grows, as a topic of one partition whose offsets are bytes: for laptops, where no broker runs. Each line counts once
 //! by its place in the file, whatever stops when.
 
+use crate::handle::SourceReader;
 use crate::settings::KafkaSettings;
-use crate::status::{Notes, SharedClock, Told, TopicStatus};
+use crate::status::{Notes, SharedClock, Told};
 use bytes::Bytes;
 use springhouse_core::Micros;
 use springhouse_core::definition::Source;
@@ -12,7 +13,6 @@ use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::runtime::Handle;
 
@@ -24,81 +24,38 @@ const RETRY_LONGEST: Duration = Duration::from_secs(2);
 /// The longest line that is taken; of a longer one, this much goes to the dead letters.
 const LINE_BYTES_MAX: usize = 16 << 20;
 
-/// Reads the file of one source until it is dropped.
-#[derive(Debug)]
-pub struct FileReader {
-    source: Source,
-    notes: Arc<Notes>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl FileReader {
-    /// Begins to read where `ingest` says that the file has been read to. `path` is where the source's file is. Must be called
-    /// within a tokio runtime.
-    ///
-    /// # Errors
-    /// When the operating system gives no thread.
-    pub fn start(
-        source: &Source,
-        path: PathBuf,
-        settings: &KafkaSettings,
-        ingest: Arc<Ingest>,
-        clock: SharedClock,
-    ) -> std::io::Result<Self> {
-        let file = source.ndjson.clone().unwrap_or_default();
-        let notes = Arc::new(Notes::new(&source.name, &file, 0));
-        let known = ingest.topic_positions(&source.name, &file);
-        let position = known.get(&0).map_or(0, |position| position.next);
-        notes.begin(0, position, None);
-        let stop = Arc::new(AtomicBool::new(false));
-        let tailing = Tailing {
-            source: source.name.clone(),
-            file,
-            path,
-            bytes_max: settings.batch_bytes_max,
-            ingest,
-            clock,
-            notes: notes.clone(),
-            stop: stop.clone(),
-            runtime: Handle::current(),
-            position,
-            looks: 0,
-        };
-        let name = format!("file-{}", source.name);
-        let thread = std::thread::Builder::new().name(name).spawn(move || tailing.run())?;
-        Ok(Self { source: source.clone(), notes, stop, thread: Some(thread) })
-    }
-
-    /// True when this is how a source is read.
-    pub fn reads(&self, source: &Source) -> bool {
-        self.source.ndjson == source.ndjson
-    }
-
-    /// How far it is: positions are bytes.
-    pub fn status(&self) -> TopicStatus {
-        self.notes.status()
-    }
-
-    /// Everything visible before this moment is applied; the least number when that is not known.
-    pub fn frontier(&self) -> Micros {
-        self.notes.frontier()
-    }
-
-    /// Asks it to stop; dropping it waits until it has.
-    pub fn stop(&self) {
-        self.stop.store(true, SeqCst);
-    }
-}
-
-impl Drop for FileReader {
-    fn drop(&mut self) {
-        self.stop();
-        if let Some(thread) = self.thread.take() {
-            // A thread that panicked has said so.
-            drop(thread.join());
-        }
-    }
+/// Begins to read the file of a source where `ingest` says that it has been read to; `path` is where the file is. Positions in the
+/// reader's status are bytes. Must be called within a tokio runtime.
+///
+/// # Errors
+/// When the operating system gives no thread.
+pub fn read_file(
+    source: &Source,
+    path: PathBuf,
+    settings: &KafkaSettings,
+    ingest: Arc<Ingest>,
+    clock: SharedClock,
+) -> std::io::Result<SourceReader> {
+    let file = source.ndjson.clone().unwrap_or_default();
+    let notes = Arc::new(Notes::new(&source.name, &file, 0));
+    let known = ingest.topic_positions(&source.name, &file);
+    let position = known.get(&0).map_or(0, |position| position.next);
+    notes.begin(0, position, None);
+    let stop = Arc::new(AtomicBool::new(false));
+    let tailing = Tailing {
+        source: source.name.clone(),
+        file,
+        path,
+        bytes_max: settings.batch_bytes_max,
+        ingest,
+        clock,
+        notes: notes.clone(),
+        stop: stop.clone(),
+        runtime: Handle::current(),
+        position,
+        looks: 0,
+    };
+    SourceReader::begin(source, notes, stop, move || tailing.run())
 }
 
 struct Tailing {

@@ -15,7 +15,7 @@ use springhouse_core::{Clock, Definitions, Micros};
 use springhouse_ingest::{
     Feeding, Ingest, IngestPositions, LatencyHistogram, PushSettings, StartAt, ViewFeed,
 };
-use springhouse_kafka::{KafkaSettings, TopicReader, TopicStatus};
+use springhouse_kafka::{KafkaSettings, TopicStatus, read_topic};
 use springhouse_kernel::ViewPlan;
 use springhouse_lake::{Lake, MaterializeRequest, Progress};
 use springhouse_online::{Condition, OnlineStore, StoreStatistics, ViewHandle};
@@ -243,7 +243,7 @@ impl Node {
     /// # Errors
     /// When the operating system gives no threads.
     pub fn read_topics(&self) -> Result<(), NodeError> {
-        self.topics.begin(TopicReader::start);
+        self.topics.begin(read_topic);
         self.follow_topics()
     }
 

@@ -3,57 +3,20 @@
 use crate::NodeError;
 use parking_lot::Mutex;
 use springhouse_core::definition::Source;
-use springhouse_core::{Clock, Definitions, Micros};
+use springhouse_core::{Clock, Definitions};
 use springhouse_ingest::Ingest;
-use springhouse_kafka::{FileReader, KafkaSettings, TopicReader, TopicStatus};
+use springhouse_kafka::{KafkaSettings, SourceReader, TopicStatus, read_file};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-/// How a reader is started: [`TopicReader::start`]. Kept as a pointer that only [`crate::Node::read_topics`] sets, so that a
+/// How a reader is started: [`springhouse_kafka::read_topic`]. Kept as a pointer that only [`crate::Node::read_topics`] sets, so that a
 /// program that never reads topics is linked without the client of Kafka: it has more thread-local data than a Python
 /// process has room for in a module that it loads.
 pub(crate) type Start =
-    fn(&Source, &KafkaSettings, Arc<Ingest>, Arc<dyn Clock>) -> std::io::Result<TopicReader>;
+    fn(&Source, &KafkaSettings, Arc<Ingest>, Arc<dyn Clock>) -> std::io::Result<SourceReader>;
 
-/// What reads a source.
-#[derive(Debug)]
-pub(crate) enum Reader {
-    Topic(TopicReader),
-    File(FileReader),
-}
-
-impl Reader {
-    fn reads(&self, source: &Source) -> bool {
-        match self {
-            Self::Topic(reader) => source.kafka.is_some() && reader.reads(source),
-            Self::File(reader) => source.ndjson.is_some() && reader.reads(source),
-        }
-    }
-
-    fn status(&self) -> TopicStatus {
-        match self {
-            Self::Topic(reader) => reader.status(),
-            Self::File(reader) => reader.status(),
-        }
-    }
-
-    pub(crate) fn frontier(&self) -> Micros {
-        match self {
-            Self::Topic(reader) => reader.frontier(),
-            Self::File(reader) => reader.frontier(),
-        }
-    }
-
-    fn stop(&self) {
-        match self {
-            Self::Topic(reader) => reader.stop(),
-            Self::File(reader) => reader.stop(),
-        }
-    }
-}
-
-type Readers = BTreeMap<String, Arc<Reader>>;
+type Readers = BTreeMap<String, Arc<SourceReader>>;
 
 /// The readers, once they have been asked for.
 #[derive(Debug, Default)]
@@ -87,10 +50,8 @@ impl Topics {
             }
             let (ingest, clock) = (ingest.clone(), clock.clone());
             let started = match (&source.kafka, &source.ndjson) {
-                (Some(_), _) => start(source, settings, ingest, clock).map(Reader::Topic),
-                (None, Some(file)) => {
-                    FileReader::start(source, project.join(file), settings, ingest, clock).map(Reader::File)
-                }
+                (Some(_), _) => start(source, settings, ingest, clock),
+                (None, Some(file)) => read_file(source, project.join(file), settings, ingest, clock),
                 (None, None) => continue,
             };
             let reader = started.map_err(|error| {
@@ -106,7 +67,7 @@ impl Topics {
         self.0.lock().is_some()
     }
 
-    pub(crate) fn reader(&self, source: &str) -> Option<Arc<Reader>> {
+    pub(crate) fn reader(&self, source: &str) -> Option<Arc<SourceReader>> {
         self.0.lock().as_ref()?.1.get(source).cloned()
     }
 

@@ -248,6 +248,9 @@ impl RedisStore {
         reads: &[ViewKeys<'_>],
         is_for_write: bool,
     ) -> Result<Vec<Result<States, StoreError>>, StoreError> {
+        if reads.iter().all(|read| read.keys.is_empty()) {
+            return Ok(reads.iter().map(|_| Ok(Vec::new())).collect());
+        }
         self.check_not_lost(action)?;
         let known = self.known();
         let mut by_shard: BTreeMap<u32, Wanted> = BTreeMap::new();
@@ -493,19 +496,11 @@ impl OnlineStore for RedisStore {
         view: &'a ViewHandle,
         keys: &'a [EntityKey],
     ) -> BoxFuture<'a, Result<States, StoreError>> {
-        self.connections.within(async move {
-            if keys.is_empty() {
-                return Ok(Vec::new());
-            }
-            self.read_rows("read", view, keys, false).await
-        })
+        self.connections.within(async move { self.read_rows("read", view, keys, false).await })
     }
 
     fn get_views<'a>(&'a self, reads: &'a [ViewKeys<'a>]) -> BoxFuture<'a, Vec<Result<States, StoreError>>> {
         self.connections.within(async move {
-            if reads.iter().all(|read| read.keys.is_empty()) {
-                return reads.iter().map(|_| Ok(Vec::new())).collect();
-            }
             match self.read_views("read", reads, false).await {
                 Ok(found) => found,
                 Err(error) => reads.iter().map(|_| Err(error.clone())).collect(),

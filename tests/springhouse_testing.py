@@ -43,6 +43,26 @@ def free_port():
         return free.getsockname()[1]
 
 
+def eventually(what, holds, seconds):
+    """Until `holds()` is true; its result."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if result := holds():
+            return result
+        time.sleep(0.05)
+    raise AssertionError(f"seed {SEED}, never: {what}")
+
+
+def certificate(folder, name, authority=None):
+    """A key and a certificate in PEM (`NAME.key`, `NAME.crt`): of an authority, or signed by one for this machine."""
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}",
+               "-keyout", folder / f"{name}.key", "-out", folder / f"{name}.crt", "-addext", "subjectAltName=IP:127.0.0.1"]
+    if authority:
+        command += ["-CA", folder / f"{authority}.crt", "-CAkey", folder / f"{authority}.key",
+                    "-addext", "basicConstraints=critical,CA:FALSE"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
 class Failed(Exception):
     """The program answered with an error; `status` is the HTTP status or exit status."""
 
@@ -131,6 +151,16 @@ class Server:
                     return False
                 time.sleep(0.01)
         raise Failed("timeout", "the server was not ready in time\n" + self.tail())
+
+    def eventually(self, what, holds, seconds):
+        """Until `holds(client)` is true; its result."""
+        def asked():
+            with Client(self) as client:
+                return holds(client)
+        try:
+            return eventually(what, asked, seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.tail()}") from None
 
     def tail(self):
         return "\n".join(self.log[-40:])

@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 
-from springhouse_testing import ROOT, free_port
+from springhouse_testing import ROOT, certificate, free_port
 
 HERE = pathlib.Path(__file__).parent
 VERSION = "3.9.1"
@@ -41,15 +41,6 @@ def jars():
                         "-DincludeScope=runtime", f"-DoutputDirectory={folder}"], cwd=work, check=True)
     (folder / "ready").touch()
     return folder
-
-
-def certificate(folder, name):
-    """A key and a certificate signed by itself, in one PEM file; the certificate alone in another."""
-    key, signed = folder / f"{name}.key", folder / f"{name}.crt"
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}",
-                    "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", signed],
-                   check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    (folder / f"{name}.pem").write_text(key.read_text() + signed.read_text())
 
 
 class Broker:
@@ -85,6 +76,8 @@ num.io.threads=2
             secure = free_port()
             self.secure_address = f"127.0.0.1:{secure}"
             certificate(self.folder, "broker")
+            pem = (self.folder / "broker.key").read_text() + (self.folder / "broker.crt").read_text()
+            (self.folder / "broker.pem").write_text(pem)
             text = self.properties.read_text().replace(",CONTROLLER://", f",SASL_SSL://127.0.0.1:{secure},CONTROLLER://")
             text = text.replace("\ncontroller.listener", f",SASL_SSL://127.0.0.1:{secure}\ncontroller.listener", 1)
             self.properties.write_text(text + f"""

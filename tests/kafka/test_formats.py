@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 import struct
-import time
 import unittest
 
 from kafka.broker import Broker, Kafka
@@ -119,13 +118,7 @@ class FormatTest(unittest.TestCase):
         return project, server
 
     def wait(self, server, what, holds):
-        end = time.monotonic() + PATIENCE
-        while time.monotonic() < end:
-            with Client(server) as client:
-                if result := holds(client):
-                    return result
-            time.sleep(0.05)
-        return self.fail(f"never: {what}\n{server.tail()}")
+        return server.eventually(what, holds, PATIENCE)
 
     def wait_count(self, server, user, count):
         def holds(client):

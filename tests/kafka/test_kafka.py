@@ -10,7 +10,7 @@ import time
 import unittest
 
 from kafka.broker import Broker, Kafka
-from springhouse_testing import LONG, SEED, Client, Failed, Project
+from springhouse_testing import LONG, SEED, Client, Failed, Project, eventually
 
 ROUNDS = int(os.environ.get("SPRINGHOUSE_TEST_ROUNDS", "40" if LONG else "8"))
 PATIENCE = 60
@@ -114,12 +114,7 @@ class KafkaTest(unittest.TestCase):
         self.fail(f"seed {SEED}: not served, expected: {different}\n{server.tail()}")
 
     def wait(self, what, holds):
-        end = time.monotonic() + PATIENCE
-        while time.monotonic() < end:
-            if result := holds():
-                return result
-            time.sleep(0.05)
-        return self.fail(f"never: {what}")
+        return eventually(what, holds, PATIENCE)
 
     def status(self, server):
         with Client(server) as client:

@@ -55,13 +55,7 @@ class FileStreamTest(unittest.TestCase):
         return json.dumps({"at": "2026-01-01T00:00:00Z", "user_id": user, "amount": amount})
 
     def wait(self, server, what, holds):
-        end = time.monotonic() + PATIENCE
-        while time.monotonic() < end:
-            with Client(server) as client:
-                if result := holds(client):
-                    return result
-            time.sleep(0.05)
-        return self.fail(f"seed {SEED}, never: {what}\n{server.tail()}")
+        return server.eventually(what, holds, PATIENCE)
 
     def wait_served(self, server):
         users = list(range(USERS))

@@ -5,11 +5,10 @@ import random
 import subprocess
 import tempfile
 import threading
-import time
 
 from kill import test_kill
 from redis.test_redis import DEFINITIONS, SETTINGS, Redis, RedisTest
-from springhouse_testing import LONG, SEED, Project, free_port
+from springhouse_testing import LONG, SEED, Project, eventually, free_port
 
 FAILOVERS = 8 if LONG else 2
 FAILOVER_SECONDS_MAX = 60
@@ -44,12 +43,7 @@ def ask(port, *words):
 
 
 def wait(what, holds):
-    end = time.monotonic() + FAILOVER_SECONDS_MAX
-    while time.monotonic() < end:
-        if result := holds():
-            return result
-        time.sleep(0.05)
-    raise AssertionError(f"never: {what}")
+    return eventually(what, holds, FAILOVER_SECONDS_MAX)
 
 
 class FailoverTest(RedisTest):

@@ -19,7 +19,7 @@ import unittest
 
 from conformance import test_conformance
 from kill import test_kill
-from springhouse_testing import LONG, SEED, Client, Failed, Project, free_port, program
+from springhouse_testing import LONG, SEED, Client, Failed, Project, certificate, free_port, program
 
 ACCIDENTS = int(os.environ.get("SPRINGHOUSE_TEST_ACCIDENTS", "120" if LONG else "14"))
 RECOVERY_SECONDS_MAX = 60
@@ -168,24 +168,14 @@ class TlsTest(unittest.TestCase):
 
     USER = "springhouse on >secret ~{springhouse:* +@read +@write +@scripting +@connection +info +wait"
 
-    def certificate(self, folder, name, authority=None):
-        """A key and a certificate in PEM: of the authority itself, or signed by it."""
-        key, signed = folder / f"{name}.key", folder / f"{name}.crt"
-        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}",
-                   "-keyout", key, "-out", signed]
-        if authority:
-            command += ["-CA", folder / f"{authority}.crt", "-CAkey", folder / f"{authority}.key",
-                        "-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
     def test_tls_with_certificates_of_both_and_a_user(self):
         with tempfile.TemporaryDirectory() as name:
             folder = pathlib.Path(name)
-            self.certificate(folder, "authority")
-            self.certificate(folder, "stranger")
+            certificate(folder, "authority")
+            certificate(folder, "stranger")
             for of in ["server", "client"]:
-                self.certificate(folder, of, "authority")
-            self.certificate(folder, "other", "stranger")
+                certificate(folder, of, "authority")
+            certificate(folder, "other", "stranger")
             tls_port = free_port()
             redis = Redis("--tls-port", str(tls_port), "--tls-cert-file", folder / "server.crt", "--tls-key-file",
                           folder / "server.key", "--tls-ca-cert-file", folder / "authority.crt")

@@ -340,14 +340,16 @@ impl Applier {
         end_message
     }
 
-    /// Writes rows of the log up to `end`, all that there are between the store's position and it; gives back what it wrote.
+    /// Writes rows of the log up to `end`: all that there are between the store's position and it, and perhaps rows from
+    /// before, which are left out. Gives back what it wrote.
     fn write(
         &self,
         pieces: BTreeMap<Arc<str>, Vec<Piece>>,
         end: i64,
         known_at: Micros,
     ) -> Result<Vec<(Arc<str>, StampedRows)>, PushError> {
-        if end <= self.progress.applied_end.load(SeqCst) {
+        let applied = self.progress.applied_end.load(SeqCst);
+        if end <= applied {
             return Ok(Vec::new());
         }
         if let Some(why) = &*self.progress.store_error.lock() {
@@ -356,8 +358,13 @@ impl Applier {
         let now = self.progress.clock.now().max(known_at);
         let mut writes = Vec::new();
         let mut written = Vec::new();
-        for (name, pieces) in pieces {
+        for (name, mut pieces) in pieces {
             let Some(source) = self.feeds.sources.get(&*name) else { continue };
+            // Groups that waited while the log was read again were among what was read; later ones may have joined them.
+            pieces.retain(|piece| piece.base >= applied);
+            if pieces.is_empty() {
+                continue;
+            }
             let rows = StampedRows::join(&source.schema, &pieces).map_err(damaged)?;
             for feed in &source.feeds {
                 writes.extend(fold(source, feed, &rows, now));

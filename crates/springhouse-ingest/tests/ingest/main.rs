@@ -6,6 +6,7 @@
     reason = "a test fails where it unwraps, and prints its seed"
 )]
 
+mod gate;
 mod kills;
 mod outcomes;
 mod refusals;

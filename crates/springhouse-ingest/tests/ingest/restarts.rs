@@ -1,8 +1,9 @@
 //! Random pushes, restarts and redeliveries against a naive model.
 
-use crate::support::{Project, Random, START, click, describe, ids_in_lake, json};
+use crate::gate::Gate;
+use crate::support::{Project, Random, START, click, describe, feeds, ids_in_lake, json};
 use springhouse_core::time::{HOUR, SECOND};
-use springhouse_ingest::{Ingest, PushRequest};
+use springhouse_ingest::{Feeding, Ingest, PushRequest, StartAt};
 use springhouse_online::StoreErrorKind;
 use springhouse_online_embedded::{EmbeddedSettings, EmbeddedStore};
 use std::collections::{BTreeMap, HashMap};
@@ -153,6 +154,49 @@ async fn whatever_is_pushed_and_whenever_it_stops_every_event_counts_once() {
         one_run(seed + run, false).await;
         one_run(seed + run, true).await;
     }
+}
+
+#[tokio::test]
+async fn pushes_that_waited_while_the_log_was_read_again_count_once() {
+    let mut project = Project::new();
+    let gate = Arc::new(Gate::open());
+    project.store = gate.clone();
+    let ingest = Arc::new(project.open().await);
+    gate.close();
+    let push = async |id: i64| {
+        let ingest = ingest.clone();
+        let row = format!("[{}]", click(Some(id), "a", START, 1.0));
+        let before = ingest.positions().log_end;
+        let pushed = tokio::spawn({
+            let ingest = ingest.clone();
+            async move { ingest.push(json("clicks", &row)).await }
+        });
+        while ingest.positions().log_end == before {
+            tokio::task::yield_now().await;
+        }
+        pushed
+    };
+    // The first is being written when the restart is asked for; the second is logged before the log is read again, so it is
+    // among what is read; the third is logged while that is written. Those two are then taken up together.
+    let mut pushes = vec![push(0).await];
+    let restarted = tokio::spawn({
+        let (ingest, definitions) = (ingest.clone(), project.definitions.clone());
+        let feeding = Feeding { views: feeds(&definitions), start: StartAt::Lane };
+        async move { ingest.restart(&definitions, feeding).await }
+    });
+    tokio::task::yield_now().await;
+    pushes.push(push(1).await);
+    gate.writes.add_permits(1);
+    while project.clicks(&ingest, "a").await.0 == 0 {
+        tokio::task::yield_now().await;
+    }
+    pushes.push(push(2).await);
+    gate.writes.add_permits(100);
+    restarted.await.unwrap().unwrap();
+    for pushed in pushes {
+        assert_eq!(pushed.await.unwrap().unwrap().accepted, 1);
+    }
+    assert_eq!(project.clicks(&ingest, "a").await, (3, 3.0));
 }
 
 #[tokio::test]

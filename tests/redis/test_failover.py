@@ -159,7 +159,7 @@ class FailoverTest(RedisTest):
                 for thread in threads:
                     thread.join()
                 self.assertEqual(self.ledger.failures, [], self.server.tail())
-                self.check_bounds(self.server)
+                self.check_bounds_after("failover")
                 # The one that died comes back as a replica.
                 old.arguments = arguments
                 old.start()

@@ -298,6 +298,9 @@ class RedisTest(test_kill.KillTest):
         for thread in threads:
             thread.join()
         self.assertEqual(self.ledger.failures, [], f"after: {kind}\n{self.server.tail()}")
+        self.check_bounds_after(kind)
+
+    def check_bounds_after(self, kind):
         try:
             self.check_bounds(self.server)
         except AssertionError as error:

@@ -105,8 +105,8 @@ pub(crate) fn position_of(text: &[u8]) -> Option<i64> {
 pub(crate) const IDENTITY_LEN: usize = 32;
 /// Letters of a writer's token.
 pub(crate) const WRITER_LEN: usize = 16;
-/// Bytes of a meta key: identity, writer, number, state, shards.
-const META_LEN: usize = IDENTITY_LEN + WRITER_LEN + 16 + 1 + 4;
+/// Bytes of a meta key: identity, writer, number, state, shards, stamp.
+const META_LEN: usize = IDENTITY_LEN + WRITER_LEN + 16 + 1 + 4 + 16;
 
 /// What a meta key says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,6 +120,9 @@ pub(crate) struct Meta {
     /// True while the store is filled from history and must not be read.
     pub(crate) is_filling: bool,
     pub(crate) shards: u32,
+    /// The number that shard 0 had when it held the newest intent of which this shard got a part. A shard 0 with a smaller
+    /// number has lost that intent, and this shard has rows that no lane knows of.
+    pub(crate) stamp: u64,
 }
 
 impl Meta {
@@ -137,7 +140,8 @@ impl Meta {
             writer: rest[..WRITER_LEN].to_owned(),
             number: rest[16..32].parse().ok()?,
             is_filling,
-            shards: rest[33..].parse().ok().filter(|shards| *shards > 0)?,
+            shards: rest[33..37].parse().ok().filter(|shards| *shards > 0)?,
+            stamp: rest[37..].parse().ok()?,
         })
     }
 }
@@ -159,10 +163,10 @@ mod tests {
 
     #[test]
     fn a_meta_key_is_read_whole_or_not_at_all() {
-        let text = format!("{}{}{:016}{}{:04}", "a".repeat(32), "b".repeat(16), 12, 'f', 64);
+        let text = format!("{}{}{:016}{}{:04}{:016}", "a".repeat(32), "b".repeat(16), 12, 'f', 64, 7);
         let meta = Meta::parse(text.as_bytes()).expect("well formed");
         assert_eq!((&*meta.writer, meta.number), ("bbbbbbbbbbbbbbbb", 12));
-        assert_eq!((meta.is_filling, meta.shards), (true, 64));
+        assert_eq!((meta.is_filling, meta.shards, meta.stamp), (true, 64, 7));
         for broken in [&text[1..], &text.replace('f', "x"), &text.replace("0064", "0000"), "", "nonsense"] {
             assert_eq!(Meta::parse(broken.as_bytes()), None, "{broken}");
         }

@@ -59,10 +59,10 @@ const TAKE: &str = r"
 local meta = redis.call('GET', KEYS[1])
 if not meta then
   if ARGV[1] == '' then return {'EMPTY', ''} end
-  redis.call('SET', KEYS[1], ARGV[1] .. ARGV[4] .. string.format('%016d', 0) .. ARGV[2] .. ARGV[3])
+  redis.call('SET', KEYS[1], ARGV[1] .. ARGV[4] .. string.format('%016d', 0) .. ARGV[2] .. ARGV[3] .. string.format('%016d', 0))
   return {'NEW', redis.call('GET', KEYS[1])}
 end
-if string.len(meta) ~= 69 then return {'FOREIGN', meta} end
+if string.len(meta) ~= 85 then return {'FOREIGN', meta} end
 local now = string.sub(meta, 33, 48)
 local allowed = #ARGV < 6
 for i = 6, #ARGV do
@@ -103,8 +103,12 @@ redis.call('HSET', KEYS[4], ARGV[4], ARGV[after])
 return done()
 ";
 
-/// Keys: meta, rows. Arguments: fence, rows.
-const PART: &str = "rows(2, 4)\nreturn done()\n";
+/// Keys: meta, rows. Arguments: fence, stamp, rows.
+const PART: &str = r"
+redis.call('SETRANGE', KEYS[1], 69, ARGV[4])
+rows(2, 5)
+return done()
+";
 
 /// Keys: meta, lanes, intents, floors, the intent's parts. Arguments: fence, lane, position, then pairs of shard and number.
 const COMMIT: &str = r"

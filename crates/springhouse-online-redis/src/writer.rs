@@ -87,7 +87,8 @@ impl RedisStore {
     ) -> Result<bool, StoreError> {
         let action = "open";
         *writing = Writing::default();
-        let layout = self.known().layout.clone();
+        let before = self.known();
+        let layout = before.layout.clone();
         let writer = new_token(WRITER_LEN);
         let state = if was_filled_before { 'f' } else { 'r' };
         let make = Make { identity: &new_token(IDENTITY_LEN), state };
@@ -121,12 +122,12 @@ impl RedisStore {
                 None => "a node of the Cluster has been emptied",
             };
             missing.get_or_insert(why);
-            metas.push(Meta { number: 0, ..metas[0].clone() });
+            metas.push(Meta { number: 0, stamp: 0, ..metas[0].clone() });
         }
         self.set_known(Known::new(identity, writer, layout.clone(), &metas));
         let why = match missing {
             Some(why) => Some(why),
-            None => self.behind_floors(&metas).await?,
+            None => self.out_of_step(&before, &metas).await?,
         };
         match why {
             Some(why) => drop(self.lose(action, &self.known(), why)),
@@ -167,19 +168,27 @@ impl RedisStore {
         Ok(Some(Taken { was_new, meta }))
     }
 
-    /// A shard whose number is below what shard 0 noted of it has lost writes; says so when there is one.
-    async fn behind_floors(&self, metas: &[Meta]) -> Result<Option<&'static str>, StoreError> {
+    /// Says so when the shards of a Cluster are not from one moment: a failover has taken some of them back, and the lanes
+    /// of shard 0 don't tell what all of them hold.
+    async fn out_of_step(&self, before: &Known, metas: &[Meta]) -> Result<Option<&'static str>, StoreError> {
+        const WHY: &str =
+            "a node of the Cluster is at an earlier moment than the others (a failover lost writes)";
         if metas.len() == 1 {
             return Ok(None);
         }
+        let was_taken_back = |(shard, meta): (usize, &Meta)| meta.number < before.floor(shard as u32);
+        if before.identity == metas[0].identity && metas.iter().enumerate().any(was_taken_back) {
+            return Ok(Some(WHY));
+        }
+        // What this process has not seen: what shard 0 noted of the others, and they of shard 0.
         let floors = self.control_hash("open", "floors").await?;
         let floor = |shard: usize| -> Option<u64> {
             std::str::from_utf8(floors.get(shard.to_string().as_bytes())?).ok()?.parse().ok()
         };
         let is_behind = |(shard, meta): (usize, &Meta)| floor(shard).is_some_and(|floor| meta.number < floor);
-        Ok(metas.iter().enumerate().any(is_behind).then_some(
-            "a node of the Cluster is at an earlier moment than the others (a failover lost writes)",
-        ))
+        let is_ahead = |meta: &Meta| meta.stamp > metas[0].number;
+        let is_lost = metas.iter().enumerate().any(is_behind) || metas.iter().any(is_ahead);
+        Ok(is_lost.then_some(WHY))
     }
 
     async fn complete_left_behind(&self) -> Result<(), StoreError> {
@@ -461,9 +470,10 @@ impl RedisStore {
     async fn carry_out(&self, lane: &Lane, parts: &[Part]) -> Result<(), StoreError> {
         let action = "write";
         let known = self.known();
+        let stamp = known.floor(0);
         let mut writes = Vec::with_capacity(parts.len());
         for part in parts {
-            writes.push(self.write_part(&known, part));
+            writes.push(self.write_part(&known, stamp, part));
         }
         let written: Vec<(u32, u64)> = stream::iter(writes).buffer_unordered(PIPELINE).try_collect().await?;
         let mut numbers: BTreeMap<u32, u64> = BTreeMap::new();
@@ -486,8 +496,9 @@ impl RedisStore {
     }
 
     /// Writes one part of an intent; gives its shard and the number that the shard has then.
-    async fn write_part(&self, known: &Known, part: &Part) -> Result<(u32, u64), StoreError> {
+    async fn write_part(&self, known: &Known, stamp: u64, part: &Part) -> Result<(u32, u64), StoreError> {
         let mut call = self.fenced(known, part.shard);
+        call.arg(format!("{stamp:016}"));
         add_rows(&mut call, part.clone());
         let said = run(&self.connections, "write", &WRITE_PART, &call).await?;
         self.verdict("write", known, part.shard, said).map(|said| (part.shard, said.number))

@@ -464,13 +464,7 @@ async fn a_cluster_node_that_lost_confirmed_writes_is_noticed_by_the_next_proces
     let mut world = World::new(12);
     let everyone: Vec<(usize, usize)> = (0..world.entity_count()).map(|e| (0, e)).collect();
     write(&store, &world.batch_of("log", 1, &everyone)).await.expect("write");
-    let victim = (0..3)
-        .find(|node| {
-            let mut line = cluster.nodes[*node].connect();
-            let metas: Vec<String> = line.keys("*:0}m").expect("keys");
-            metas.is_empty()
-        })
-        .expect("a node without shard 0");
+    let victim = has_shard_0(&cluster, false);
     flush(&cluster.nodes[victim]);
     assert!(matches!(store.condition().await.expect("it answers"), Condition::Lost(_)));
     drop(store);
@@ -482,6 +476,71 @@ async fn a_cluster_node_that_lost_confirmed_writes_is_noticed_by_the_next_proces
     write(&store, &batch).await.expect("write");
     store.end_filling().await.expect("end");
     world.assert_holds(&store, &[batch], "filled again").await;
+}
+
+#[tokio::test]
+async fn a_cluster_whose_lanes_went_back_is_not_brought_up_from_them() {
+    let cluster = Cluster::start();
+    let settings = RedisSettings {
+        urls: cluster.urls(),
+        mode: RedisMode::Cluster,
+        shards: 16,
+        ..RedisSettings::default()
+    };
+    // Noticed by the process that wrote what is lost, and by the next one.
+    for is_next_process in [false, true] {
+        let mut store = open(&settings).await;
+        let mut world = World::new(13);
+        let everyone: Vec<(usize, usize)> = (0..world.entity_count()).map(|e| (0, e)).collect();
+        write(&store, &world.batch_of("log", 1, &everyone)).await.expect("write");
+        let with_lanes = &cluster.nodes[has_shard_0(&cluster, true)];
+        let saved = dump(with_lanes);
+        write(&store, &world.batch_of("log", 2, &everyone)).await.expect("write");
+        flush(with_lanes);
+        restore(with_lanes, &saved);
+        if is_next_process {
+            drop(store);
+            store = open(&settings).await;
+        }
+        assert!(matches!(store.condition().await.expect("it answers"), Condition::Lost(_)));
+        assert_eq!(store.take_again().await.expect("take"), Holding::Nothing, "next: {is_next_process}");
+        store.begin_filling().await.expect("begin");
+        let batch = world.batch_of("log", 1, &everyone);
+        write(&store, &batch).await.expect("write");
+        store.end_filling().await.expect("end");
+        world.assert_holds(&store, &[batch], "filled again").await;
+        drop(store);
+        for node in &cluster.nodes[..3] {
+            flush(node);
+        }
+    }
+}
+
+/// A primary that has shard 0, or one that has not.
+fn has_shard_0(cluster: &Cluster, has: bool) -> usize {
+    let holds = |node: &usize| {
+        let metas: Vec<String> = cluster.nodes[*node].connect().keys("*:0}m").expect("keys");
+        metas.is_empty() != has
+    };
+    (0..3).find(holds).expect("a node")
+}
+
+/// Every key of a server as `DUMP` gives it.
+fn dump(server: &Server) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut line = server.connect();
+    let keys: Vec<Vec<u8>> = line.keys("*").expect("keys");
+    let dumped = |key: Vec<u8>| {
+        let value = redis::cmd("DUMP").arg(&key).query(&mut line).expect("dump");
+        (key, value)
+    };
+    keys.into_iter().map(dumped).collect()
+}
+
+fn restore(server: &Server, saved: &[(Vec<u8>, Vec<u8>)]) {
+    let mut line = server.connect();
+    for (key, value) in saved {
+        redis::cmd("RESTORE").arg(key).arg(0).arg(value).exec(&mut line).expect("restore");
+    }
 }
 
 async fn eventually_async(what: &str, mut holds: impl AsyncFnMut() -> bool) {

@@ -111,7 +111,7 @@ def main():
                                 peer and got["requests_per_second"] / peer, p50_us=got["p50_us"], p99_us=got["p99_us"],
                                 server_cpu_us=round(cpu, 1))
                     json_rate, before = got["requests_per_second"], cpu_seconds(project.process.pid)
-                    got = load(options.program, "serve", address, replay=bodies, connections=connections, grpc=1,
+                    got = load(options.program, "serve", address, replay=bodies, connections=connections, grpc=min(connections, 4),
                                seconds=seconds, warm_up=seconds / 4)
                     if got["failed"]:
                         raise SystemExit(f"{got['failed']} calls failed")

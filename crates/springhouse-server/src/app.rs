@@ -173,7 +173,9 @@ impl App {
             let route = route.map_or("unknown", Routed::label);
             tracing::warn!(trace_id, route, status, "a request failed");
         }
-        if let Ok(value) = HeaderValue::from_str(trace_id) {
+        if let Ok(mut value) = HeaderValue::from_str(trace_id) {
+            // HTTP/2 must not remember it for later answers: each has its own.
+            value.set_sensitive(true);
             response.headers_mut().insert("x-trace-id", value);
         }
         let took = started.elapsed();

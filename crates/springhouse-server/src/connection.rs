@@ -1,18 +1,28 @@
 //! One connection, from its first byte to its last.
 
 use crate::app::App;
+use crate::outbox::Outbox;
 use crate::settings::{HEADER_BUFFER_BYTES, ServerSettings};
 use axum::Router;
 use axum::extract::Request;
+use axum::http::Version;
+use axum::response::Response;
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
 use hyper::body::Incoming;
+use hyper::rt::Executor;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use parking_lot::Mutex;
+use springhouse_api::grpc;
 use std::convert::Infallible;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -25,9 +35,9 @@ const HTTP2_RESETS_MAX: usize = 64;
 const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(20);
 
 /// hyper with our limits. (`axum::serve` has no header timeout: a trickled header would hold a connection for ever.)
-pub(crate) fn builder(settings: &ServerSettings) -> Builder<TokioExecutor> {
+fn builder(settings: &ServerSettings, calls: Calls) -> Builder<Calls> {
     let header_timeout = Duration::from_millis(settings.header_timeout_ms);
-    let mut builder = Builder::new(TokioExecutor::new());
+    let mut builder = Builder::new(calls);
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -44,11 +54,49 @@ pub(crate) fn builder(settings: &ServerSettings) -> Builder<TokioExecutor> {
     builder
 }
 
+/// The calls of an HTTP/2 connection, run by the connection's own task. Small ones are answered without waiting for
+/// anything, and then it costs more to wake another thread for each than to answer it.
+#[derive(Clone, Default)]
+struct Calls(Arc<Mutex<Vec<BoxFuture<'static, ()>>>>);
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Calls {
+    fn execute(&self, call: F) {
+        self.0.lock().push(Box::pin(call));
+    }
+}
+
+/// Those that were begun.
+#[derive(Default)]
+struct Begun(FuturesUnordered<BoxFuture<'static, ()>>);
+
+impl Begun {
+    /// Never ready: goes on with the calls that can go on, and with new ones.
+    fn poll(&mut self, new: &Calls, context: &mut Context<'_>) -> Poll<Infallible> {
+        loop {
+            self.0.extend(std::mem::take(&mut *new.0.lock()));
+            match self.0.poll_next_unpin(context) {
+                Poll::Ready(Some(())) => {}
+                Poll::Ready(None) | Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}
+
+/// Answers one request; what may take long has a task of its own, beside the connection's.
+async fn answer(app: Arc<App>, router: Router, request: Request<Incoming>, peer: SocketAddr) -> Response {
+    // A connection of HTTP/1 has one request at a time.
+    if request.version() != Version::HTTP_2 || request.uri().path() == grpc::GET_FEATURES {
+        return app.answer(router, request, peer).await;
+    }
+    let answered = tokio::spawn(async move { app.answer(router, request, peer).await });
+    // Panics are caught within; it only stops with the runtime, when nobody reads the answer.
+    answered.await.unwrap_or_default()
+}
+
 /// Serves until the peer leaves, or until `stop` says so and what is in flight is answered.
 pub(crate) async fn serve_connection(
     app: Arc<App>,
     router: Router,
-    builder: Arc<Builder<TokioExecutor>>,
     stream: TcpStream,
     peer: SocketAddr,
     mut stop: watch::Receiver<bool>,
@@ -57,15 +105,18 @@ pub(crate) async fn serve_connection(
     let _ = stream.set_nodelay(true);
     let asked = Arc::new(AtomicBool::new(false));
     let header_timeout = Duration::from_millis(app.settings.header_timeout_ms);
+    let (calls, mut begun) = (Calls::default(), Begun::default());
+    let builder = builder(&app.settings, calls.clone());
     let service = {
         let asked = asked.clone();
         service_fn(move |request: Request<Incoming>| {
             asked.store(true, Ordering::Relaxed);
             let (app, router) = (app.clone(), router.clone());
-            async move { Ok::<_, Infallible>(app.answer(router, request, peer).await) }
+            async move { Ok::<_, Infallible>(answer(app, router, request, peer).await) }
         })
     };
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let outbox = Outbox::new(stream);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(outbox.clone()), service));
     // hyper's header timeout starts only when it knows the protocol; a peer that sends nothing, or half of an HTTP/2
     // preface, must not stay for ever either.
     let mut first_request = pin!(tokio::time::sleep(header_timeout));
@@ -73,12 +124,16 @@ pub(crate) async fn serve_connection(
     let mut stopping = false;
     loop {
         tokio::select! {
+            // In this order: the connection brings calls, which are begun at once; what is written by then is sent.
+            biased;
             result = connection.as_mut() => {
                 if let Err(error) = result {
                     tracing::debug!(error = %error, "a connection ended early");
                 }
                 return;
             }
+            never = poll_fn(|context| begun.poll(&calls, context)) => match never {},
+            never = poll_fn(|context| outbox.send(context)) => match never {},
             () = first_request.as_mut(), if first_request_due => {
                 if !asked.load(Ordering::Relaxed) {
                     return;

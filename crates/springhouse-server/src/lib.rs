@@ -8,6 +8,7 @@ mod grpc_status;
 mod in_process;
 mod jobs;
 mod metrics;
+mod outbox;
 mod peer;
 mod problem;
 mod routes;

@@ -554,11 +554,11 @@ mod tests {
             view: "v".into(),
             value_type: ValueType::Bool,
             type_name: "bool".into(),
-            values: vec![Value::Null; 2],
-            statuses: vec![ValueStatus::OverCap; 2],
-            ages: vec![None; 2],
-            event_times: vec![None; 2],
-            origins: vec![Origin::Default; 2],
+            values: vec![Value::Null; 2].into(),
+            statuses: vec![ValueStatus::OverCap; 2].into(),
+            ages: vec![None; 2].into(),
+            event_times: vec![None; 2].into(),
+            origins: vec![Origin::Default; 2].into(),
         };
         FeatureAnswer {
             at: 0,

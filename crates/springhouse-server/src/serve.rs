@@ -1,7 +1,7 @@
 //! From an open node to a served address, and back: accept, stop accepting, drain, close the node.
 
 use crate::app::{App, router};
-use crate::connection::{builder, serve_connection};
+use crate::connection::serve_connection;
 use crate::served_log;
 use crate::settings::ServerSettings;
 use crate::trace::RequestTracer;
@@ -83,7 +83,6 @@ async fn accept(
     shutdown: impl Future<Output = ()>,
 ) {
     let router = router(app);
-    let builder = Arc::new(builder(&app.settings));
     let slots = Arc::new(Semaphore::new(app.settings.connections_max));
     let drain_delay = Duration::from_millis(app.settings.drain_delay_ms);
     let mut told_to_stop = pin!(async {
@@ -103,12 +102,12 @@ async fn accept(
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             (slot, accepted) = accepted => match accepted {
                 Ok((stream, peer)) => {
-                    let (app, router, builder) = (app.clone(), router.clone(), builder.clone());
+                    let (app, router) = (app.clone(), router.clone());
                     let stopped = stopped.clone();
                     connections.spawn(async move {
                         let _slot = slot;
                         let _open = Open::new(&app);
-                        serve_connection(app.clone(), router, builder, stream, peer, stopped).await;
+                        serve_connection(app.clone(), router, stream, peer, stopped).await;
                     });
                 }
                 Err(error) => {

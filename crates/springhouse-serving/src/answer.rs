@@ -1,7 +1,11 @@
 //! What the caller gets.
 
+use smallvec::SmallVec;
 use springhouse_core::{Micros, Value, ValueStatus, ValueType};
 use std::sync::Arc;
+
+/// What there is one of for every row. Most requests have one row, and fifty features of it need no allocation each.
+pub type PerRow<T> = SmallVec<[T; 1]>;
 
 /// Where a value came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,15 +36,15 @@ pub struct FeatureColumn {
     /// The type's name.
     pub type_name: Arc<str>,
     /// Per row.
-    pub values: Vec<Value>,
+    pub values: PerRow<Value>,
     /// Per row.
-    pub statuses: Vec<ValueStatus>,
+    pub statuses: PerRow<ValueStatus>,
     /// Per row, microseconds; None = no age (missing, or computed from the request alone).
-    pub ages: Vec<Option<Micros>>,
+    pub ages: PerRow<Option<Micros>>,
     /// Per row: event time of a latest value.
-    pub event_times: Vec<Option<Micros>>,
+    pub event_times: PerRow<Option<Micros>>,
     /// Per row.
-    pub origins: Vec<Origin>,
+    pub origins: PerRow<Origin>,
 }
 
 /// How degraded an answer is.

@@ -1,6 +1,6 @@
 //! From states to columns: the kernel's answer, ages, statuses, policy, defaults; then what is computed from those.
 
-use crate::answer::{DegradationLevel, FeatureColumn, Origin};
+use crate::answer::{DegradationLevel, FeatureColumn, Origin, PerRow};
 use crate::error::ServingError;
 use crate::plan::{ColumnShape, ComputedInput, ComputedView, RequestShape, ViewRead};
 use crate::read::{Found, FoundRow, Inputs, age_of};
@@ -222,11 +222,11 @@ pub(crate) fn empty_columns(shape: &RequestShape, row_count: usize) -> Vec<Featu
         view: Arc::clone(&column.view),
         value_type: column.value_type.clone(),
         type_name: Arc::clone(&column.type_name),
-        values: Vec::with_capacity(row_count),
-        statuses: Vec::with_capacity(row_count),
-        ages: Vec::with_capacity(row_count),
-        event_times: Vec::with_capacity(row_count),
-        origins: Vec::with_capacity(row_count),
+        values: PerRow::with_capacity(row_count),
+        statuses: PerRow::with_capacity(row_count),
+        ages: PerRow::with_capacity(row_count),
+        event_times: PerRow::with_capacity(row_count),
+        origins: PerRow::with_capacity(row_count),
     };
     shape.columns.iter().map(column).collect()
 }

@@ -16,7 +16,7 @@ mod snapshot;
 mod stages;
 mod statistics;
 
-pub use answer::{DegradationLevel, FeatureAnswer, FeatureColumn, Origin};
+pub use answer::{DegradationLevel, FeatureAnswer, FeatureColumn, Origin, PerRow};
 pub use error::ServingError;
 pub use guard::{BreakerState, GuardedStore};
 pub use request::{

@@ -5,24 +5,22 @@ use super::answer::{level, origin, status};
 use super::column::column;
 use super::v1;
 use prost::Message;
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+use prost::encoding::{WireType, encode_varint, encoded_len_varint};
 use springhouse_core::{Value, ValueType};
 use springhouse_serving::{FeatureAnswer, FeatureColumn};
 
 /// Appends the answer, saying as much as `detail` asks for.
 pub(super) fn answer(out: &mut Vec<u8>, from: &FeatureAnswer, detail: v1::Detail) {
+    out.reserve(estimate(from, detail));
     if from.at != 0 {
-        encode_key(1, WireType::SixtyFourBit, out);
+        key(out, 1, WireType::SixtyFourBit);
         out.extend_from_slice(&from.at.to_le_bytes());
     }
     varint(out, 2, level(from.level) as u64);
     text(out, 3, &from.definition_hash);
     varint(out, 4, from.row_count as u64);
-    let mut scratch = Scratch::default();
     for column in &from.columns {
-        scratch.feature.clear();
-        feature(&mut scratch, column, detail);
-        piece(out, 5, &scratch.feature);
+        nested(out, 5, |out| feature(out, column, detail));
     }
     if detail == v1::Detail::Full {
         for (view, cut) in &from.cuts {
@@ -32,85 +30,80 @@ pub(super) fn answer(out: &mut Vec<u8>, from: &FeatureAnswer, detail: v1::Detail
     }
 }
 
-/// Pieces whose length stands before them, reused from feature to feature.
-#[derive(Default)]
-struct Scratch {
-    feature: Vec<u8>,
-    column: Vec<u8>,
-    list: Vec<u8>,
+/// About as many bytes as the answer has, so that it seldom grows.
+fn estimate(from: &FeatureAnswer, detail: v1::Detail) -> usize {
+    let value = match detail {
+        v1::Detail::Values => 10,
+        v1::Detail::Full => 30,
+        _ => 18,
+    };
+    let columns = from.columns.iter().map(|column| 24 + column.name.len() + column.type_name.len());
+    128 + columns.sum::<usize>() + from.columns.len() * from.row_count * value
 }
 
-fn feature(scratch: &mut Scratch, from: &FeatureColumn, detail: v1::Detail) {
-    let Scratch { feature: out, column, list } = scratch;
+fn feature(out: &mut Vec<u8>, from: &FeatureColumn, detail: v1::Detail) {
     text(out, 1, &from.name);
     if detail != v1::Detail::Values {
         text(out, 2, &from.type_name);
     }
-    column.clear();
-    values(column, list, &from.values, &from.value_type);
-    piece(out, 3, column);
+    nested(out, 3, |out| values(out, &from.values, &from.value_type));
     if detail != v1::Detail::Values {
-        packed(out, list, 4, from.statuses.iter().map(|value| status(*value) as u64));
-        packed(out, list, 5, from.ages.iter().map(|age| zigzag(age.unwrap_or(-1))));
+        packed(out, 4, from.statuses.iter().map(|value| status(*value) as u64));
+        packed(out, 5, from.ages.iter().map(|age| zigzag(age.unwrap_or(-1))));
     }
     if detail == v1::Detail::Full {
         let times: Vec<_> =
             from.event_times.iter().map(|at| at.map_or(Value::Null, Value::Timestamp)).collect();
-        column.clear();
-        values(column, list, &times, &ValueType::Timestamp);
-        piece(out, 6, column);
-        packed(out, list, 7, from.origins.iter().map(|value| origin(*value) as u64));
+        nested(out, 6, |out| values(out, &times, &ValueType::Timestamp));
+        packed(out, 7, from.origins.iter().map(|value| origin(*value) as u64));
     }
 }
 
 /// A column of these values.
-fn values(out: &mut Vec<u8>, list: &mut Vec<u8>, values: &[Value], value_type: &ValueType) {
+fn values(out: &mut Vec<u8>, values: &[Value], value_type: &ValueType) {
     // In proto3 an empty list has no bytes, but the kind that holds it has.
-    list.clear();
     macro_rules! fixed {
-        ($tag:literal, $width:literal, $pattern:pat => $value:expr) => {{
-            if !values.is_empty() {
-                encode_key(1, WireType::LengthDelimited, list);
-                encode_varint($width * values.len() as u64, list);
-            }
-            for value in values {
-                match value {
-                    $pattern => list.extend_from_slice(&$value.to_le_bytes()),
-                    _ => list.extend_from_slice(&[0; $width]),
+        ($tag:literal, $width:literal, $pattern:pat => $value:expr) => {
+            nested(out, $tag, |out| {
+                if values.is_empty() {
+                    return;
                 }
-            }
-            $tag
-        }};
+                key(out, 1, WireType::LengthDelimited);
+                number(out, $width * values.len() as u64);
+                for value in values {
+                    match value {
+                        $pattern => out.extend_from_slice(&$value.to_le_bytes()),
+                        _ => out.extend_from_slice(&[0; $width]),
+                    }
+                }
+            })
+        };
     }
     macro_rules! variable {
-        ($tag:literal, $pattern:pat => $value:expr) => {{
-            let number = |value: &Value| match value {
-                $pattern => $value,
-                _ => 0,
-            };
-            if !values.is_empty() {
-                encode_key(1, WireType::LengthDelimited, list);
-                encode_varint(values.iter().map(|v| encoded_len_varint(number(v)) as u64).sum(), list);
-            }
-            for value in values {
-                encode_varint(number(value), list);
-            }
-            $tag
-        }};
+        ($tag:literal, $pattern:pat => $value:expr) => {
+            nested(out, $tag, |out| {
+                let numbers = values.iter().map(|value| match value {
+                    $pattern => $value,
+                    _ => 0,
+                });
+                packed(out, 1, numbers);
+            })
+        };
     }
     macro_rules! pieces {
-        ($tag:literal, $pattern:pat => $bytes:expr) => {{
-            for value in values {
-                let bytes: &[u8] = match value {
-                    $pattern => $bytes,
-                    _ => &[],
-                };
-                piece(list, 1, bytes);
-            }
-            $tag
-        }};
+        ($tag:literal, $pattern:pat => $bytes:expr) => {
+            nested(out, $tag, |out| {
+                for value in values {
+                    let bytes: &[u8] = match value {
+                        $pattern => $bytes,
+                        _ => &[],
+                    };
+                    piece(out, 1, bytes);
+                }
+            })
+        };
     }
-    let tag = match value_type {
+    match value_type {
         ValueType::Bool => variable!(1, Value::Bool(v) => u64::from(*v)),
         ValueType::Int32 => variable!(2, Value::Int32(v) => zigzag(i64::from(*v))),
         ValueType::Int64 => variable!(2, Value::Int64(v) => zigzag(*v)),
@@ -128,21 +121,33 @@ fn values(out: &mut Vec<u8>, list: &mut Vec<u8>, values: &[Value], value_type: &
             column(values.iter(), value_type).encode(out).expect("a Vec takes every message");
             return;
         }
-    };
-    piece(out, tag, list);
+    }
     let nulls = values.iter().enumerate().filter(|(_, value)| value.is_null()).map(|(row, _)| row as u64);
-    packed(out, list, 15, nulls);
+    packed(out, 15, nulls);
 }
 
 fn zigzag(value: i64) -> u64 {
     ((value << 1) ^ (value >> 63)) as u64
 }
 
+fn key(out: &mut Vec<u8>, tag: u32, wire: WireType) {
+    number(out, u64::from(tag << 3 | wire as u32));
+}
+
+fn number(out: &mut Vec<u8>, value: u64) {
+    // Most are lengths of a few bytes, and words.
+    if value < 0x80 {
+        out.push(value as u8);
+    } else {
+        encode_varint(value, out);
+    }
+}
+
 /// A number, unless it is the default.
 fn varint(out: &mut Vec<u8>, tag: u32, value: u64) {
     if value != 0 {
-        encode_key(tag, WireType::Varint, out);
-        encode_varint(value, out);
+        key(out, tag, WireType::Varint);
+        number(out, value);
     }
 }
 
@@ -154,17 +159,33 @@ fn text(out: &mut Vec<u8>, tag: u32, text: &str) {
 }
 
 fn piece(out: &mut Vec<u8>, tag: u32, bytes: &[u8]) {
-    encode_key(tag, WireType::LengthDelimited, out);
-    encode_varint(bytes.len() as u64, out);
+    key(out, tag, WireType::LengthDelimited);
+    number(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
 
+/// What `write` appends, with its length before it: of one byte, as it mostly is; else the content moves.
+fn nested(out: &mut Vec<u8>, tag: u32, write: impl FnOnce(&mut Vec<u8>)) {
+    key(out, tag, WireType::LengthDelimited);
+    let start = out.len() + 1;
+    out.push(0);
+    write(out);
+    let length = out.len() - start;
+    if length < 0x80 {
+        out[start - 1] = length as u8;
+        return;
+    }
+    let more = encoded_len_varint(length as u64) - 1;
+    out.resize(out.len() + more, 0);
+    out.copy_within(start..start + length, start + more);
+    encode_varint(length as u64, &mut &mut out[start - 1..start + more]);
+}
+
 /// A packed list, unless it is empty.
-fn packed(out: &mut Vec<u8>, scratch: &mut Vec<u8>, tag: u32, values: impl Iterator<Item = u64>) {
-    scratch.clear();
-    values.for_each(|value| encode_varint(value, scratch));
-    if !scratch.is_empty() {
-        piece(out, tag, scratch);
+fn packed(out: &mut Vec<u8>, tag: u32, values: impl Iterator<Item = u64>) {
+    let mut values = values.peekable();
+    if values.peek().is_some() {
+        nested(out, tag, |out| values.for_each(|value| number(out, value)));
     }
 }
 
@@ -196,18 +217,18 @@ mod tests {
                     view: "view".into(),
                     value_type: value_type.clone(),
                     type_name: value_type.to_string().into(),
-                    values,
-                    statuses,
-                    ages,
-                    event_times,
-                    origins,
+                    values: values.into(),
+                    statuses: statuses.into(),
+                    ages: ages.into(),
+                    event_times: event_times.into(),
+                    origins: origins.into(),
                 },
             )
         })
     }
 
     fn feature_answer() -> impl Strategy<Value = FeatureAnswer> {
-        (0usize..4).prop_flat_map(|rows| {
+        prop_oneof![0usize..4, 100usize..140, Just(3_000)].prop_flat_map(|rows| {
             let columns = prop::collection::vec(feature_column(rows), 0..4);
             let at = prop_oneof![Just(0i64), any::<i64>()];
             let cuts = prop::collection::vec(any::<i64>(), 0..3);

@@ -15,7 +15,7 @@ fn column(name: &str, value_type: ValueType, values: Vec<Value>) -> FeatureColum
         ages: (0..rows).map(|row| if row % 2 == 0 { Some(1_500_000 + row as i64) } else { None }).collect(),
         event_times: (0..rows).map(|row| if row % 2 == 0 { Some(7) } else { None }).collect(),
         origins: (0..rows).map(|row| if row % 2 == 0 { Origin::Store } else { Origin::Default }).collect(),
-        values,
+        values: values.into(),
     }
 }
 

@@ -163,34 +163,33 @@ async fn pushes_that_waited_while_the_log_was_read_again_count_once() {
     project.store = gate.clone();
     let ingest = Arc::new(project.open().await);
     gate.close();
-    let push = async |id: i64| {
-        let ingest = ingest.clone();
+    let mut pushes = Vec::new();
+    let mut push = async |id: i64| {
         let row = format!("[{}]", click(Some(id), "a", START, 1.0));
         let before = ingest.positions().log_end;
-        let pushed = tokio::spawn({
+        pushes.push(tokio::spawn({
             let ingest = ingest.clone();
             async move { ingest.push(json("clicks", &row)).await }
-        });
+        }));
         while ingest.positions().log_end == before {
             tokio::task::yield_now().await;
         }
-        pushed
     };
     // The first is being written when the restart is asked for; the second is logged before the log is read again, so it is
     // among what is read; the third is logged while that is written. Those two are then taken up together.
-    let mut pushes = vec![push(0).await];
+    push(0).await;
     let restarted = tokio::spawn({
         let (ingest, definitions) = (ingest.clone(), project.definitions.clone());
         let feeding = Feeding { views: feeds(&definitions), start: StartAt::Lane };
         async move { ingest.restart(&definitions, feeding).await }
     });
     tokio::task::yield_now().await;
-    pushes.push(push(1).await);
+    push(1).await;
     gate.writes.add_permits(1);
     while project.clicks(&ingest, "a").await.0 == 0 {
         tokio::task::yield_now().await;
     }
-    pushes.push(push(2).await);
+    push(2).await;
     gate.writes.add_permits(100);
     restarted.await.unwrap().unwrap();
     for pushed in pushes {

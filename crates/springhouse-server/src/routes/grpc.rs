@@ -8,20 +8,21 @@ use crate::body;
 use crate::problem::from_serving;
 use crate::trace::Notes;
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any_service, post};
 use futures::stream::{self, Stream};
-use http_body_util::{BodyExt, Full};
+use hyper::body::Frame;
 use springhouse_api::grpc::v1;
 use springhouse_api::{ApiError, arrow_batches, batch_key, grpc};
 use springhouse_ingest::{PushOutcome, PushRequest, PushRows, RowOutcome};
 use std::convert::Infallible;
-use std::future::{Future, ready};
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tonic::Status;
 use tonic_health::ServingStatus;
@@ -110,11 +111,38 @@ where
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
+/// A message, then the word that all went well.
+enum Reply {
+    Message(Bytes),
+    Status,
+    Ended,
+}
+
+impl HttpBody for Reply {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(match std::mem::replace(&mut *self, Self::Ended) {
+            Self::Message(message) => {
+                *self = Self::Status;
+                Some(Ok(Frame::data(message)))
+            }
+            Self::Status => {
+                let mut trailers = HeaderMap::with_capacity(1);
+                trailers.insert("grpc-status", HeaderValue::from_static("0"));
+                Some(Ok(Frame::trailers(trailers)))
+            }
+            Self::Ended => None,
+        })
+    }
+}
+
 fn reply(framed: Vec<u8>) -> Response {
-    let mut trailers = HeaderMap::with_capacity(1);
-    trailers.insert("grpc-status", HeaderValue::from_static("0"));
-    let body = Full::new(Bytes::from(framed)).with_trailers(ready(Some(Ok(trailers))));
-    let mut response = Response::new(Body::new(body));
+    let mut response = Response::new(Body::new(Reply::Message(framed.into())));
     *response.status_mut() = StatusCode::OK;
     response.headers_mut().insert(header::CONTENT_TYPE, GRPC);
     response
@@ -129,9 +157,24 @@ async fn get_features(app: Arc<App>, request: Request) -> Result<Vec<u8>, ApiErr
     let asked = grpc::features_request(message, deadline, |selection| {
         serving.signature(selection).map_err(from_serving)
     })?;
-    let answer = features::answer(&app, asked.request, notes).await?;
-    Ok(grpc::framed_answer(&answer, asked.detail))
+    let rows = asked.request.entities.values().next().map_or(1, Vec::len);
+    let answering = async move {
+        let answer = features::answer(&app, asked.request, notes).await?;
+        Ok(grpc::framed_answer(&answer, asked.detail))
+    };
+    if rows <= SMALL_ROWS {
+        return answering.await;
+    }
+    // Calls on one connection share its task; one that takes long goes beside it, where another core may answer it.
+    match tokio::spawn(answering).await {
+        Ok(answer) => answer,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(ApiError::internal()),
+    }
 }
+
+/// A call for no more rows is answered by its connection's task.
+const SMALL_ROWS: usize = 4;
 
 fn deadline(headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {
     let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };

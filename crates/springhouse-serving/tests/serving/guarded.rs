@@ -150,7 +150,7 @@ fn many_requests_for_one_key_are_one_call() {
     world.store.gate.let_go(1);
     for answer in asked {
         let answer = world.block_on(answer).unwrap().unwrap();
-        assert_eq!(answer.columns[0].values, [Value::Float64(3.0), Value::Float64(3.0)]);
+        assert_eq!(answer.columns[0].values[..], [Value::Float64(3.0), Value::Float64(3.0)]);
     }
     assert_eq!((world.calls(), world.store.most_at_once.load(Ordering::SeqCst)), (1, 1));
     assert_eq!(guard(&world).count("coalesced"), 199);

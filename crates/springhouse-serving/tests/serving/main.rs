@@ -137,7 +137,7 @@ fn a_frontier_ahead_of_the_moment_is_no_negative_age() {
     let world = world();
     world.set_frontiers(400 * SECOND);
     let answer = world.ask(&request("names pay_counts", &["ann"])).unwrap();
-    assert_eq!(answer.columns[0].ages, [Some(0)]);
+    assert_eq!(answer.columns[0].ages[..], [Some(0)]);
 }
 
 #[test]
@@ -197,7 +197,7 @@ fn a_reload_swaps_definitions_and_forgets_old_plans() {
     world.server.reload(Arc::clone(&changed), "hash-2".into(), handles(&changed)).unwrap();
     let answer = world.ask(&request("names last_pay:amount", &["nobody"])).unwrap();
     assert_eq!(&*answer.definition_hash, "hash-2");
-    assert_eq!(answer.columns[0].values, [Value::Float64(-5.0)]);
+    assert_eq!(answer.columns[0].values[..], [Value::Float64(-5.0)]);
     // What does not fit is refused, and the old stays.
     let other = load(&world::DEFINITIONS.replace("place:\n  contact", "place:\n      card:\n  contact"));
     let error = world.server.reload(other, "hash-3".into(), handles(&changed)).unwrap_err();

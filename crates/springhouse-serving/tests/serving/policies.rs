@@ -76,7 +76,7 @@ fn a_callers_own_limit_makes_values_stale() {
     // A service that does not serve stale values gives the default for these too.
     let mut asked = request("careful", &["ann"]);
     asked.max_age = Some(SECOND);
-    assert_eq!(world.ask(&asked).unwrap().columns[0].values, [Value::Float64(-1.0)]);
+    assert_eq!(world.ask(&asked).unwrap().columns[0].values[..], [Value::Float64(-1.0)]);
 }
 
 #[test]

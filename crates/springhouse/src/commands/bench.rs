@@ -140,8 +140,10 @@ async fn serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let measured = match args.grpc {
         Some(channels) => {
             let messages = Arc::new(grpc::messages(&bodies)?);
-            let channels = grpc::connect(args.load.address, channels.max(1)).await?;
-            let target = |n: usize| grpc::Grpc::new(channels[n % channels.len()].clone(), messages.clone());
+            let address = args.load.address;
+            let connections: Vec<_> = (0..channels.max(1)).map(|_| grpc::Connection::to(address)).collect();
+            let target =
+                |n: usize| grpc::Grpc::new(connections[n % connections.len()].clone(), messages.clone());
             run_all(&args.load, target).await?
         }
         None => {

@@ -1,51 +1,107 @@
-//! The same requests over gRPC: encoded beforehand, and of an answer only its level is read, so that the client costs the
-//! machine as little as the one for HTTP does.
+//! The same requests over gRPC: encoded beforehand, HTTP/2 frames and nothing else, and of an answer only its level is read,
+//! so that the client costs the machine as little as the one for HTTP does.
 
+use super::http::RECONNECT_PAUSE;
 use super::run::{Outcome, Target};
 use anyhow::{Context, bail};
+use h2::client::SendRequest;
 use hyper::body::Bytes;
-use hyper::http::uri::PathAndQuery;
+use hyper::http::{HeaderMap, Request, header};
 use prost::Message;
 use springhouse_api::grpc::v1::column::Kind;
-use springhouse_api::grpc::{CODE, GET_FEATURES, v1};
+use springhouse_api::grpc::{CODE, GET_FEATURES, frame, v1};
 use springhouse_api::{EntityRows, FeaturesRequestBody};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
-use tonic::Status;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
-use tonic::transport::{Channel, Endpoint};
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+
+/// Bytes that the server may send before the client has said that it read them, a call and a connection.
+const WINDOW: u32 = 8 << 20;
+/// Bytes before a message: whether it is compressed, and its length.
+const FRAME_HEAD: usize = 5;
+
+/// A connection that several callers share, made when first used and again after it broke.
+#[derive(Debug)]
+pub(super) struct Connection {
+    address: SocketAddr,
+    sender: Mutex<Option<SendRequest<Bytes>>>,
+}
 
 /// One caller among those on its connection.
 #[derive(Debug)]
 pub(super) struct Grpc {
-    client: tonic::client::Grpc<Channel>,
+    connection: Rc<Connection>,
+    head: Request<()>,
     messages: Arc<Vec<Bytes>>,
+    answer: Vec<u8>,
+}
+
+impl Connection {
+    pub(super) fn to(address: SocketAddr) -> Rc<Self> {
+        Rc::new(Self { address, sender: Mutex::new(None) })
+    }
+
+    async fn sender(&self) -> anyhow::Result<SendRequest<Bytes>> {
+        let mut kept = self.sender.lock().await;
+        if let Some(sender) = &*kept {
+            return Ok(sender.clone());
+        }
+        let stream = TcpStream::connect(self.address).await?;
+        stream.set_nodelay(true)?;
+        let mut builder = h2::client::Builder::new();
+        builder.initial_window_size(WINDOW).initial_connection_window_size(WINDOW);
+        let (sender, connection) = builder.handshake(stream).await?;
+        // How it ended is seen by those who call on it.
+        tokio::spawn(async move { drop(connection.await) });
+        Ok(kept.insert(sender).clone())
+    }
 }
 
 impl Grpc {
-    pub(super) fn new(channel: Channel, messages: Arc<Vec<Bytes>>) -> Self {
-        let client = tonic::client::Grpc::new(channel).max_decoding_message_size(usize::MAX);
-        Self { client, messages }
+    pub(super) fn new(connection: Rc<Connection>, messages: Arc<Vec<Bytes>>) -> Self {
+        let head = Request::post(format!("http://{}{GET_FEATURES}", connection.address))
+            .header(header::CONTENT_TYPE, "application/grpc")
+            .header(header::TE, "trailers")
+            .body(())
+            .expect("an address and a path are a URI");
+        Self { connection, head, messages, answer: Vec::new() }
+    }
+
+    /// The answer's bytes are in `answer`; gives the headers that say how the call ended.
+    async fn exchange(&mut self, message: Bytes) -> anyhow::Result<HeaderMap> {
+        let mut sender = self.connection.sender().await?.ready().await?;
+        let (response, mut body) = sender.send_request(self.head.clone(), false)?;
+        body.send_data(message, true)?;
+        let (head, mut body) = response.await?.into_parts();
+        self.answer.clear();
+        while let Some(bytes) = body.data().await {
+            let bytes = bytes?;
+            body.flow_control().release_capacity(bytes.len())?;
+            self.answer.extend_from_slice(&bytes);
+        }
+        Ok(body.trailers().await?.unwrap_or(head.headers))
     }
 }
 
 impl Target for Grpc {
     async fn call(&mut self, number: u64) -> Outcome {
         let message = super::turn(&self.messages, number).clone();
-        if self.client.ready().await.is_err() {
+        let Ok(ended) = self.exchange(message).await else {
+            self.connection.sender.lock().await.take();
+            tokio::time::sleep(RECONNECT_PAUSE).await;
             return Err("connection broken".to_owned());
-        }
-        let path = PathAndQuery::from_static(GET_FEATURES);
-        match self.client.unary(tonic::Request::new(message), path, Encoded).await {
-            Ok(answer) => {
-                let level = answer.get_ref().level().as_str_name();
-                Ok(level.trim_start_matches("LEVEL_").to_ascii_lowercase())
+        };
+        let text = |name: &str| ended.get(name).and_then(|value| value.to_str().ok());
+        match text("grpc-status") {
+            Some("0") => {
+                let head = Head::decode(self.answer.get(FRAME_HEAD..).unwrap_or_default());
+                let head = head.map_err(|error| error.to_string())?;
+                Ok(head.level().as_str_name().trim_start_matches("LEVEL_").to_ascii_lowercase())
             }
-            Err(status) => Err(match status.metadata().get(CODE).and_then(|code| code.to_str().ok()) {
-                Some(code) => code.to_owned(),
-                None => format!("gRPC {:?}", status.code()),
-            }),
+            status => Err(text(CODE).map_or_else(|| format!("gRPC {status:?}"), str::to_owned)),
         }
     }
 }
@@ -57,57 +113,9 @@ struct Head {
     level: i32,
 }
 
-/// Messages that are bytes already, answers of which only the head is read.
-#[derive(Clone, Copy, Debug)]
-struct Encoded;
-
-impl Codec for Encoded {
-    type Encode = Bytes;
-    type Decode = Head;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Encoded {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, message: Bytes, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        prost::bytes::BufMut::put_slice(out, &message);
-        Ok(())
-    }
-}
-
-impl Decoder for Encoded {
-    type Item = Head;
-    type Error = Status;
-
-    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<Head>, Status> {
-        Head::decode(from).map(Some).map_err(|error| Status::internal(error.to_string()))
-    }
-}
-
-pub(super) async fn connect(address: SocketAddr, connections: usize) -> anyhow::Result<Vec<Channel>> {
-    let mut channels = Vec::new();
-    for _ in 0..connections {
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))?.tcp_nodelay(true);
-        let channel = endpoint.connect().await;
-        channels.push(channel.with_context(|| format!("the server at {address} does not answer"))?);
-    }
-    Ok(channels)
-}
-
-/// The JSON bodies as messages.
+/// The JSON bodies as framed messages.
 pub(super) fn messages(bodies: &[String]) -> anyhow::Result<Vec<Bytes>> {
-    bodies.iter().map(|body| Ok(message(serde_json::from_str(body)?)?.encode_to_vec().into())).collect()
+    bodies.iter().map(|body| Ok(frame(&message(serde_json::from_str(body)?)?).into())).collect()
 }
 
 fn message(body: FeaturesRequestBody) -> anyhow::Result<v1::GetFeaturesRequest> {

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// A worker whose connection broke waits this long before the next one.
-const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
 
 /// One connection, made when first used and again after it broke.
 #[derive(Debug)]

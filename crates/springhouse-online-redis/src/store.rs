@@ -37,7 +37,8 @@ pub struct RedisStore {
     pub(crate) settings: RedisSettings,
     pub(crate) connections: Connections,
     known: RwLock<Arc<Known>>,
-    pub(crate) writing: tokio::sync::Mutex<Writing>,
+    /// Held shared by writes of new rows, of which several may be on their way; alone by everything else that writes.
+    pub(crate) writing: tokio::sync::RwLock<Writing>,
     slots: RwLock<Slots>,
     /// Why what is there can't be relied on; set until the store has been taken again.
     lost: RwLock<Option<Arc<str>>>,
@@ -109,7 +110,7 @@ impl RedisStore {
             settings,
             connections,
             known: RwLock::new(Arc::new(Known::new(String::new(), String::new(), layout, &[]))),
-            writing: tokio::sync::Mutex::new(Writing::default()),
+            writing: tokio::sync::RwLock::new(Writing::default()),
             slots: RwLock::new(Slots::default()),
             lost: RwLock::new(None),
             was_new: AtomicBool::new(false),
@@ -119,7 +120,7 @@ impl RedisStore {
             .connections
             .within(async {
                 store.learn_slots().await?;
-                let mut writing = store.writing.lock().await;
+                let mut writing = store.writing.write().await;
                 store.take(&mut writing, was_filled_before, false).await?;
                 store.warn_of_settings().await;
                 Ok::<_, StoreError>(())
@@ -641,7 +642,7 @@ impl OnlineStore for RedisStore {
 
     fn take_again(&self) -> BoxFuture<'_, Result<Holding, StoreError>> {
         self.connections.within(async {
-            let mut writing = self.writing.lock().await;
+            let mut writing = self.writing.write().await;
             let was_filling = self.take(&mut writing, true, true).await?;
             let is_lost = self.check_not_lost("open").is_err();
             Ok(if self.was_new() || was_filling || is_lost { Holding::Nothing } else { Holding::Earlier })

@@ -1,4 +1,4 @@
-//! Everything that changes the store. One change at a time: a process is one writer.
+//! Everything that changes the store. A process is one writer; one change at a time, but for new rows.
 
 use crate::connection::Access;
 use crate::error::{corrupt, failed, foreign, unavailable, unexpected};
@@ -18,11 +18,14 @@ use springhouse_online::{Lane, StoreError, StoreErrorKind, ViewHandle, Write};
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::RwLockReadGuard;
 
 /// Bytes of rows in one script; a larger write is carried out in parts.
 const SCRIPT_BYTES_MAX: usize = 16 << 20;
-/// Rows that are written as new ones in one script at most: their keys and values together must fit Lua's stack (8,000).
-pub(crate) const NEW_ROWS_MAX: usize = 3_500;
+/// Rows that are written as new ones in one script at most. Larger scripts leave the server's cache; their keys and values
+/// together must fit Lua's stack (8,000).
+pub(crate) const NEW_ROWS_MAX: usize = 500;
 /// Reads, and parts of a write, that are under way at once.
 const PIPELINE: usize = 4;
 /// Entities that one read of a write asks for.
@@ -36,12 +39,37 @@ const EXPIRY_MAX_MS: u64 = 315_360_000_000;
 #[derive(Debug, Default)]
 pub(crate) struct Writing {
     /// A script may still arrive at the server (its answer did not come, or nobody waited for it): the token must be
-    /// changed first, so that it then does nothing. Set before a script is sent, so that it holds when the caller goes away.
-    is_in_doubt: bool,
+    /// changed first, so that it then does nothing. Set before a script is sent, or by [`Sent`], so that it holds when the
+    /// caller goes away.
+    is_in_doubt: AtomicBool,
     /// The token of an attempt to end the doubt that did not come through on every shard.
     next_writer: Option<String>,
     /// Intents that may be stored already.
     pending: Vec<Pending>,
+}
+
+impl Writing {
+    fn is_in_doubt(&self) -> bool {
+        self.is_in_doubt.load(Ordering::Acquire)
+    }
+
+    fn set_in_doubt(&self, is_in_doubt: bool) {
+        self.is_in_doubt.store(is_in_doubt, Ordering::Release);
+    }
+}
+
+/// A script on its way beside others; leaves a doubt when its answer does not come, or nobody waits for it.
+struct Sent<'a> {
+    writing: &'a Writing,
+    is_answered: bool,
+}
+
+impl Drop for Sent<'_> {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            self.writing.set_in_doubt(true);
+        }
+    }
 }
 
 /// A write in parts.
@@ -213,7 +241,7 @@ impl RedisStore {
 
     pub(crate) async fn write_all(
         &self,
-        writes: Vec<Write>,
+        mut writes: Vec<Write>,
         lane: Lane,
         now: Micros,
     ) -> Result<bool, StoreError> {
@@ -223,22 +251,15 @@ impl RedisStore {
                 (build(&view.id, view.generation), format!("{:016x}", view.plan.fingerprint()))
             })
             .collect();
-        // Made while an earlier write is on its way.
-        let new = self.as_new(&writes, &plans, now);
-        let mut writing = self.writing.lock().await;
-        self.settle(&mut writing).await?;
-        let known = self.known();
-        if let Some(part) = new {
-            writing.is_in_doubt = true;
-            let mut call = self.with_lane(&known, &lane, &plans);
-            add_new_rows(&mut call, part);
-            let said = run(&self.connections, "write", &WRITE_NEW_ROWS, &call).await;
-            match &*self.judge(&mut writing, said, &known, 0)?.word {
-                "OK" => return Ok(true),
-                "SKIPPED" => return Ok(false),
-                _ => self.with_rows.lock().extend(plans.iter().map(|(build, _)| build.clone())),
+        if let Some(part) = self.as_new(&mut writes, &plans, now) {
+            match self.write_new(&lane, &plans, part).await? {
+                Some(was_written) => return Ok(was_written),
+                None => self.with_rows.lock().extend(plans.iter().map(|(build, _)| build.clone())),
             }
         }
+        let mut writing = self.writing.write().await;
+        self.settle(&mut writing).await?;
+        let known = self.known();
         let mut rows: BTreeMap<u32, Vec<Row>> = BTreeMap::new();
         for write in writes {
             self.merge(&known, &write.view, write.deltas, now, &mut rows).await?;
@@ -246,7 +267,7 @@ impl RedisStore {
         let mut parts: Vec<Part> = rows.into_iter().flat_map(|(shard, rows)| self.cut(shard, rows)).collect();
         if parts.iter().all(|part| part.shard == 0) && parts.len() <= 1 {
             let part = parts.pop().unwrap_or_default();
-            writing.is_in_doubt = true;
+            writing.set_in_doubt(true);
             let mut call = self.with_lane(&known, &lane, &plans);
             add_rows(&mut call, part);
             let said = run(&self.connections, "write", &WRITE_ROWS, &call).await;
@@ -254,6 +275,41 @@ impl RedisStore {
         }
         writing.pending.push(Pending { lane, plans, parts });
         self.finish_pending(&mut writing).await
+    }
+
+    /// Writes rows that are to be new, beside other writes of new rows: while the server carries out one script the next is
+    /// made and sent. None when a row is there; then nothing was written.
+    async fn write_new(
+        &self,
+        lane: &Lane,
+        plans: &[(String, String)],
+        part: Part,
+    ) -> Result<Option<bool>, StoreError> {
+        let writing = self.beside_others().await?;
+        let known = self.known();
+        let mut call = self.with_lane(&known, lane, plans);
+        add_new_rows(&mut call, part);
+        let mut sent = Sent { writing: &writing, is_answered: false };
+        let said = run(&self.connections, "write", &WRITE_NEW_ROWS, &call).await;
+        sent.is_answered = !matches!(&said, Err(error) if error.kind == StoreErrorKind::Unavailable);
+        match &*self.verdict("write", &known, 0, said?)?.word {
+            "OK" => Ok(Some(true)),
+            "SKIPPED" => Ok(Some(false)),
+            _ => Ok(None),
+        }
+    }
+
+    /// The right to write beside others; whoever comes first after a doubt ends it.
+    async fn beside_others(&self) -> Result<RwLockReadGuard<'_, Writing>, StoreError> {
+        let writing = self.writing.read().await;
+        if !writing.is_in_doubt() && writing.pending.is_empty() {
+            self.check_not_lost("write")?;
+            return Ok(writing);
+        }
+        drop(writing);
+        let mut writing = self.writing.write().await;
+        self.settle(&mut writing).await?;
+        Ok(writing.downgrade())
     }
 
     /// Reads the rows that the deltas change, merges, and puts what they become with their shard.
@@ -329,7 +385,7 @@ impl RedisStore {
 
     /// The rows of a write as they are when none of them is there yet, which saves reading them. None when a row of its views
     /// has been met, or when it does not fit one script.
-    fn as_new(&self, writes: &[Write], plans: &[(String, String)], now: Micros) -> Option<Part> {
+    fn as_new(&self, writes: &mut [Write], plans: &[(String, String)], now: Micros) -> Option<Part> {
         let count: usize = writes.iter().map(|write| write.deltas.len()).sum();
         let layout = &self.known().layout;
         if count == 0 || count > self.settings.script_rows_max.min(NEW_ROWS_MAX) || layout.shards > 1 {
@@ -344,10 +400,10 @@ impl RedisStore {
         let mut rows = Vec::with_capacity(count);
         for Write { view, deltas } in writes {
             let names = Layout::rows_of(&view.id, view.generation);
-            for (key, delta) in deltas {
-                let mut state = delta.clone();
-                view.plan.compact(&mut state, now);
-                rows.push(self.row(layout, &names, view, key, &state));
+            for (key, state) in deltas {
+                // What no read will see can go before the states are merged, if that it comes to, as well as after.
+                view.plan.compact(state, now);
+                rows.push(self.row(layout, &names, view, key, state));
             }
         }
         let mut parts = self.cut(0, rows);
@@ -379,7 +435,7 @@ impl RedisStore {
     /// Makes sure that nothing of an earlier write is still to come, or half done.
     async fn settle(&self, writing: &mut Writing) -> Result<(), StoreError> {
         self.check_not_lost("write")?;
-        if writing.is_in_doubt {
+        if writing.is_in_doubt() {
             self.change_token(writing).await?;
         }
         if !writing.pending.is_empty() {
@@ -404,7 +460,7 @@ impl RedisStore {
         }
         self.set_known(Known::new(known.identity.clone(), writer, known.layout.clone(), &metas));
         writing.next_writer = None;
-        writing.is_in_doubt = false;
+        writing.set_in_doubt(false);
         Ok(())
     }
 
@@ -412,7 +468,7 @@ impl RedisStore {
     async fn finish_pending(&self, writing: &mut Writing) -> Result<bool, StoreError> {
         let mut was_written = false;
         while let Some(pending) = writing.pending.first() {
-            writing.is_in_doubt = true;
+            writing.set_in_doubt(true);
             let known = self.known();
             let said = self.store_intent(&known, pending).await;
             was_written = match said.and_then(|said| self.verdict("write", &known, 0, said)) {
@@ -425,13 +481,13 @@ impl RedisStore {
                     if error.kind != StoreErrorKind::Unavailable {
                         // Refused before anything was changed.
                         writing.pending.remove(0);
-                        writing.is_in_doubt = false;
+                        writing.set_in_doubt(false);
                     }
                     return Err(error);
                 }
             };
             writing.pending.remove(0);
-            writing.is_in_doubt = false;
+            writing.set_in_doubt(false);
         }
         Ok(was_written)
     }
@@ -512,7 +568,7 @@ impl RedisStore {
         removed: &[&str],
         set: &[(&str, &str)],
     ) -> Result<(), StoreError> {
-        let mut writing = self.writing.lock().await;
+        let mut writing = self.writing.write().await;
         self.settle(&mut writing).await?;
         let known = self.known();
         let mut call = self.fenced(&known, 0);
@@ -523,7 +579,7 @@ impl RedisStore {
         for (field, value) in set {
             call.arg(*field).arg(*value);
         }
-        writing.is_in_doubt = true;
+        writing.set_in_doubt(true);
         let said = run(&self.connections, action, &CHANGE_HASH, &call).await;
         self.judge(&mut writing, said, &known, 0).map(drop)
     }
@@ -533,12 +589,12 @@ impl RedisStore {
         action: &'static str,
         pattern: String,
     ) -> Result<(), StoreError> {
-        let mut writing = self.writing.lock().await;
+        let mut writing = self.writing.write().await;
         self.settle(&mut writing).await?;
         let known = self.known();
         let mut scan = self.scan(action, pattern, usize::MAX).await?;
         // A deletion that arrives late must not remove what is written by then.
-        writing.is_in_doubt = true;
+        writing.set_in_doubt(true);
         while let Some(found) = scan.next().await? {
             let mut by_shard: BTreeMap<u32, Call> = BTreeMap::new();
             for name in found {
@@ -551,14 +607,14 @@ impl RedisStore {
                 self.verdict(action, &known, shard, said)?;
             }
         }
-        writing.is_in_doubt = false;
+        writing.set_in_doubt(false);
         Ok(())
     }
 
     /// Removes everything and makes the store anew, closed for readers.
     pub(crate) async fn make_anew(&self) -> Result<(), StoreError> {
         let action = "empty the store";
-        let mut writing = self.writing.lock().await;
+        let mut writing = self.writing.write().await;
         *writing = Writing::default();
         self.with_rows.lock().clear();
         let layout = self.known().layout.clone();
@@ -591,13 +647,13 @@ impl RedisStore {
     /// Ends the filling: readers may read.
     pub(crate) async fn open_for_readers(&self) -> Result<(), StoreError> {
         let action = "open the store for readers";
-        let mut writing = self.writing.lock().await;
+        let mut writing = self.writing.write().await;
         self.settle(&mut writing).await?;
         let known = self.known();
         for shard in (0..known.layout.shards).rev() {
             let mut call = self.fenced(&known, shard);
             call.arg("r");
-            writing.is_in_doubt = true;
+            writing.set_in_doubt(true);
             let said = run(&self.connections, action, &SET_STATE, &call).await;
             self.judge(&mut writing, said, &known, shard)?;
         }
@@ -654,11 +710,11 @@ impl RedisStore {
         let said = match said {
             Ok(said) => said,
             Err(error) => {
-                writing.is_in_doubt = error.kind == StoreErrorKind::Unavailable;
+                writing.set_in_doubt(error.kind == StoreErrorKind::Unavailable);
                 return Err(error);
             }
         };
-        writing.is_in_doubt = false;
+        writing.set_in_doubt(false);
         self.verdict("write", known, shard, said)
     }
 

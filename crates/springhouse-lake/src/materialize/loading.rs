@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 /// Folded buckets that wait to be written.
 const WAITING_MAX: usize = 1;
 /// Parts of a bucket that are on their way to the store at once.
-const PARTS_UNDER_WAY: usize = 4;
+const PARTS_UNDER_WAY: usize = 8;
 /// Rows written between two checkpoints of the store: what a killed job does again at most.
 const CHECKPOINT_ROWS: u64 = 2_000_000;
 

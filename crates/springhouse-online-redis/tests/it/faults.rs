@@ -232,6 +232,49 @@ async fn accidents_at_random_moments_lose_and_double_nothing() {
 }
 
 #[tokio::test]
+async fn new_rows_written_side_by_side_through_accidents_count_once() {
+    let seed = u64::from(std::process::id());
+    println!("seed={seed}");
+    let server = Server::start(&[]);
+    let mut random = Random::new(seed);
+    let mut accidents = 0;
+    for round in 0..30 {
+        let settings = RedisSettings { key_prefix: format!("round{round}"), ..settings(&server) };
+        let store = open(&settings).await;
+        let mut world = World::new(seed + round);
+        let entities: Vec<usize> = (0..world.entity_count()).collect();
+        let batches: Vec<Batch> = entities
+            .chunks(2)
+            .enumerate()
+            .map(|(part, entities)| {
+                let entities: Vec<(usize, usize)> = entities.iter().map(|entity| (0, *entity)).collect();
+                world.batch_of(&format!("part/{part}"), 1, &entities)
+            })
+            .collect();
+        let waits: Vec<Duration> =
+            batches.iter().map(|_| Duration::from_micros(random.below(3_000))).collect();
+        let parts = batches.iter().zip(&waits).map(async |(batch, wait)| {
+            let given_up = tokio::time::timeout(*wait, write(&store, batch)).await.is_err();
+            write_patiently(&store, batch).await;
+            usize::from(given_up)
+        });
+        let cut = async {
+            tokio::time::sleep(Duration::from_micros(random.below(2_000))).await;
+            let mut line = server.connect();
+            redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("normal").exec(&mut line).expect("killed");
+        };
+        let (given_up, ()) = tokio::join!(futures::future::join_all(parts), cut);
+        accidents += given_up.iter().sum::<usize>();
+        // The connection for reads was cut too.
+        let keys = [world.entity(0).clone()];
+        let is_read = async || store.get_many(&world.views()[0], &keys).await.is_ok();
+        eventually_async("it reads", is_read).await;
+        world.assert_holds(&store, &batches, &format!("round {round}, seed={seed}")).await;
+    }
+    assert!(accidents > 0, "no write was given up; seed={seed}");
+}
+
+#[tokio::test]
 async fn a_full_server_says_so_and_goes_on_when_it_has_room() {
     let server = Server::start(&["--maxmemory", "0", "--maxmemory-policy", "noeviction"]);
     let store = open(&settings(&server)).await;

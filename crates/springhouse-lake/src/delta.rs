@@ -75,6 +75,15 @@ fn delta_schema(columns: &[TableColumn]) -> Result<Vec<StructField>> {
 
 /// Opens the Delta table in a local directory; None when there is none.
 pub(crate) async fn open(directory: &Path) -> Result<Option<DeltaTable>> {
+    open_as(directory, None).await
+}
+
+/// The same in an earlier version.
+pub(crate) async fn open_version(directory: &Path, version: i64) -> Result<Option<DeltaTable>> {
+    open_as(directory, Some(version.unsigned_abs())).await
+}
+
+async fn open_as(directory: &Path, version: Option<u64>) -> Result<Option<DeltaTable>> {
     if !directory.join("_delta_log").is_dir() {
         return Ok(None);
     }
@@ -83,7 +92,11 @@ pub(crate) async fn open(directory: &Path) -> Result<Option<DeltaTable>> {
     let absolute = std::fs::canonicalize(directory).map_err(|e| LakeError::unreadable(directory, &e))?;
     let url = url::Url::from_directory_path(&absolute)
         .map_err(|()| LakeError::internal(format!("`{name}` makes no URL")))?;
-    match deltalake_core::open_table(url).await {
+    let opened = match version {
+        None => deltalake_core::open_table(url).await,
+        Some(version) => deltalake_core::open_table_with_version(url, version).await,
+    };
+    match opened {
         Ok(table) => Ok(Some(table)),
         // A crash between making the directory and the first commit leaves an empty log: no table yet.
         Err(DeltaTableError::NotATable(_)) => Ok(None),

@@ -29,7 +29,8 @@ pub use progress::{Progress, Silent};
 pub use source::selected::PassKind;
 pub use stream::{EVENT_ID_COLUMN, KNOWN_AT_COLUMN, OFFSET_COLUMN, StreamAppend};
 pub use training::{
-    Availability, CollectedBatches, Cut, LabelReport, LabelRows, LabelSource, MadeReport, OutputFormat,
-    PassReport, Sample, SampleSize, SourceReport, StageReport, StageTime, TrainingOutcome, TrainingOutput,
-    TrainingReport, TrainingRequest, TrainingShape, TrainingSink, ViewReport, ViewWay,
+    Availability, CollectedBatches, Cut, LabelInputs, LabelReport, LabelRows, LabelSource, MadeReport,
+    Manifest, OutputFormat, PassReport, Sample, SampleSize, SourceInputs, SourceReport, StageReport,
+    StageTime, TrainingOutcome, TrainingOutput, TrainingReport, TrainingRequest, TrainingShape, TrainingSink,
+    ViewReport, ViewWay,
 };

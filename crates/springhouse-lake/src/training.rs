@@ -5,6 +5,7 @@
 //! chunk of the output and written in label order. Of latest views only keys and times are scanned at first: the columns
 //! are read when it is known which rows labels see.
 
+pub(crate) mod again;
 mod assemble;
 pub(crate) mod gather;
 pub(crate) mod join;
@@ -18,11 +19,13 @@ pub(crate) mod plan;
 mod recompute;
 mod report;
 pub(crate) mod request;
+mod resumable;
 mod sample;
 mod selection;
 mod sink;
 mod stages;
 
+pub use again::{LabelInputs, Manifest, SourceInputs};
 pub use report::{
     LabelReport, MadeReport, PassReport, SourceReport, StageReport, TrainingReport, ViewReport, ViewWay,
 };
@@ -235,6 +238,9 @@ impl Lake {
     async fn prepare<'a>(&self, request: &TrainingRequest<'a>) -> Result<Prepared<'a>> {
         let plan = ServicePlan::new(request.definitions, &request.services, &request.features)?;
         let labels = Labels::open(self, request, &declared_label_types(&plan)).await?;
+        if let Some(inputs) = &request.label_inputs {
+            inputs.check(&labels.name, blocking(|| labels.hash())?)?;
+        }
         let entities = entities(&plan);
         let mut key_columns = Vec::with_capacity(entities.len());
         for entity in &entities {
@@ -247,16 +253,26 @@ impl Lake {
         let mut sources: BTreeMap<String, OpenSource> = BTreeMap::new();
         for job in &plan.views {
             if !sources.contains_key(&job.source.name) {
-                let cut = request.cuts.get(&job.source.name).cloned().unwrap_or_default();
-                sources.insert(job.source.name.clone(), self.open_source(job, cut).await?);
+                let mut cut = request.cuts.get(&job.source.name).cloned().unwrap_or_default();
+                let inputs = request.inputs.get(&job.source.name);
+                cut.stream_end = cut.stream_end.or(inputs.and_then(|inputs| inputs.stream_end));
+                sources.insert(job.source.name.clone(), self.open_source(job, cut, inputs).await?);
             }
         }
         let groups = group_views(&plan.views, payload_of);
         Ok(Prepared { plan, labels, entities, key_columns, fields, schema, sources, groups })
     }
 
-    async fn open_source(&self, job: &ViewJob<'_>, cut: Cut) -> Result<OpenSource> {
-        let files = SourceFiles::open(self, job.source, true).await?;
+    async fn open_source(
+        &self,
+        job: &ViewJob<'_>,
+        cut: Cut,
+        inputs: Option<&SourceInputs>,
+    ) -> Result<OpenSource> {
+        let files = match inputs {
+            Some(inputs) => SourceFiles::open_again(self, job.source, inputs).await?,
+            None => SourceFiles::open(self, job.source, true).await?,
+        };
         let cursor = cut.table_cursor.as_deref().map(TableCursor::parse).transpose()?.flatten();
         Ok(OpenSource { files, counts: ScanCounts::default(), cut, cursor })
     }
@@ -453,9 +469,7 @@ impl Lake {
         let written = output::write(
             &request.out,
             schema,
-            labels,
-            &assembler,
-            chunk_rows,
+            &output::LabelChunks::new(labels, &assembler, chunk_rows),
             chunk_count,
             &rounds,
             threads,

@@ -12,6 +12,7 @@ use crate::source::zone::Zone;
 use crate::source::{csv, parquet};
 use crate::stream::{EVENT_ID_COLUMN, KNOWN_AT_COLUMN, OFFSET_COLUMN};
 use crate::training::Availability;
+use crate::training::again::{SourceInputs, changed};
 use ::parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, new_empty_array,
@@ -19,6 +20,7 @@ use arrow::array::{
 };
 use arrow::buffer::{BooleanBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
+use deltalake_core::DeltaTable;
 use parking_lot::Mutex;
 use springhouse_core::definition::{Column, KnownAt, Source, TableFormat};
 use springhouse_core::time::{DAY, EVENT_TIME_MAX, EVENT_TIME_MIN};
@@ -176,9 +178,42 @@ fn seq_base(name: &str) -> i64 {
     i64::MIN | (hash31 << 32) as i64
 }
 
+/// A source's Delta table, as it is or in a version; none when there is none, or was none.
+async fn open_delta(
+    directory: &Path,
+    source: &str,
+    version: Option<Option<i64>>,
+) -> Result<Option<DeltaTable>> {
+    match version {
+        None => delta::open(directory).await,
+        Some(None) => Ok(None),
+        Some(Some(version)) => {
+            let gone = |why: &str| changed(source, &format!("version {version} of its Delta table {why}"));
+            match delta::open_version(directory, version).await {
+                Ok(table) => Ok(Some(table.ok_or_else(|| gone("is gone with the table"))?)),
+                Err(error) => Err(gone(&format!("can't be read ({})", error.message))),
+            }
+        }
+    }
+}
+
 impl SourceFiles {
     /// Finds the files of a source and reads their footers. `stream` false leaves the stream's own table out.
     pub(crate) async fn open(lake: &Lake, source: &Source, stream: bool) -> Result<Self> {
+        Self::open_as(lake, source, stream, None).await
+    }
+
+    /// The same of a source as it was.
+    pub(crate) async fn open_again(lake: &Lake, source: &Source, inputs: &SourceInputs) -> Result<Self> {
+        Self::open_as(lake, source, true, Some(inputs)).await
+    }
+
+    async fn open_as(
+        lake: &Lake,
+        source: &Source,
+        stream: bool,
+        inputs: Option<&SourceInputs>,
+    ) -> Result<Self> {
         let zone = Zone::parse(source.time_zone.as_deref())?;
         let mut found = Self {
             source: source.clone(),
@@ -191,7 +226,8 @@ impl SourceFiles {
         if let Some(location) = source.table() {
             if location.format == TableFormat::Delta {
                 let directory = resolve(lake.project(), &location.uri)?;
-                let Some(table) = delta::open(&directory).await? else {
+                let version = inputs.map(|inputs| inputs.delta_version);
+                let Some(table) = open_delta(&directory, &source.name, version).await? else {
                     return Err(LakeError::new(
                         "source_not_found",
                         format!("`{}` is not a Delta table", location.uri),
@@ -202,13 +238,17 @@ impl SourceFiles {
                 found.table_version = Some(listed.version);
                 found.add(listed.files, Origin::Table, TableFormat::Parquet, true)?;
             } else {
-                let files = list_files(lake.project(), &location.uri, location.format)?;
+                let mut files = list_files(lake.project(), &location.uri, location.format)?;
+                if let Some(inputs) = inputs {
+                    files = inputs.of(&source.name, files)?;
+                }
                 found.add(files, Origin::Table, location.format, false)?;
             }
         }
         if stream && source.is_stream() {
             let directory = lake.stream_table(&source.name);
-            if let Some(table) = delta::open(&directory).await? {
+            let version = inputs.map(|inputs| inputs.stream_delta_version);
+            if let Some(table) = open_delta(&directory, &source.name, version).await? {
                 let listed = delta::files(lake.project(), &directory, &table)?;
                 found.stream_version = Some(listed.version);
                 found.add(listed.files, Origin::Stream, TableFormat::Parquet, true)?;

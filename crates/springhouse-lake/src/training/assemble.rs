@@ -9,6 +9,7 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, Scalar, 
 use arrow::compute::interleave;
 use arrow::datatypes::{DataType, Field, Schema, UInt8Type, UInt64Type};
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use springhouse_core::definition::{DefaultValue, RequestView};
 use springhouse_core::{Micros, Value, ValueStatus, ValueType};
 use springhouse_kernel::{array_from_values, arrow_type};
@@ -18,7 +19,7 @@ use std::sync::Arc;
 pub(crate) const STATUS_COUNT: usize = ValueStatus::Denied as usize + 1;
 
 /// What became of one feature's values.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct FeatureCounts {
     /// Rows by status.
     pub by_status: [u64; STATUS_COUNT],
@@ -179,6 +180,13 @@ fn is_replaced(status: u8, stale_is_default: bool) -> bool {
 }
 
 impl FeatureCounts {
+    /// Those of another part of the labels.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.by_status.iter_mut().zip(other.by_status).for_each(|(all, more)| *all += more);
+        self.nulls += other.nulls;
+        self.defaults += other.defaults;
+    }
+
     fn add(&mut self, feature: &FeatureChunk, stale_is_default: bool) {
         let mut by_status = [0u64; STATUS_COUNT];
         feature.statuses.iter().for_each(|status| by_status[*status as usize] += 1);

@@ -9,6 +9,7 @@ use crate::source::location::{FileRef, file_ref, list_files};
 use crate::source::scan::{describe, is_delta};
 use crate::source::zone::{TimeText, Zone, parse_time_text};
 use crate::source::{csv, parquet};
+use crate::training::again::LabelInputs;
 use crate::training::request::LabelRows;
 use ::parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use arrow::array::{AsArray, RecordBatch};
@@ -58,8 +59,10 @@ impl LabelTable {
         name: &str,
         types: &BTreeMap<String, ValueType>,
         zone: Zone,
+        inputs: Option<&LabelInputs>,
     ) -> Result<Self> {
-        let (files, version) = label_files(lake, path).await?;
+        let version = inputs.and_then(|inputs| inputs.delta_version);
+        let (files, version) = label_files(lake, path, version).await?;
         let mut parts = Vec::with_capacity(files.len());
         let mut lines = Vec::new();
         for file in files {
@@ -362,9 +365,13 @@ fn arrow_schema(file: &FileRef, stream: bool) -> Result<SchemaRef> {
     })
 }
 
-async fn label_files(lake: &Lake, path: &Path) -> Result<(Vec<FileRef>, Option<i64>)> {
+async fn label_files(lake: &Lake, path: &Path, version: Option<i64>) -> Result<(Vec<FileRef>, Option<i64>)> {
     if is_delta(path) {
-        let table = delta::open(path).await?.ok_or_else(|| {
+        let table = match version {
+            Some(version) => delta::open_version(path, version).await?,
+            None => delta::open(path).await?,
+        };
+        let table = table.ok_or_else(|| {
             LakeError::new("labels_unreadable", format!("`{}` is not a Delta table", path.display()))
         })?;
         let listed = delta::files(lake.project(), path, &table)?;

@@ -20,6 +20,7 @@ use arrow::datatypes::{DataType, SchemaRef, TimestampMicrosecondType};
 use springhouse_core::time::{EVENT_TIME_MAX, EVENT_TIME_MIN};
 use springhouse_core::{Micros, ValueType};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
@@ -43,6 +44,8 @@ pub(crate) struct Labels {
     /// Rows before the sample, where they had to be counted.
     counted: Option<u64>,
     sample: Option<SampleSize>,
+    /// Which of what is left are the labels.
+    range: Option<Range<u64>>,
     hash: OnceLock<String>,
 }
 
@@ -56,19 +59,20 @@ impl Labels {
         let zone = Zone::parse(request.time_zone.as_deref())?;
         let absolute =
             |path: PathBuf| std::path::absolute(&path).map_err(|e| LakeError::unreadable(&path, &e));
+        let inputs = request.label_inputs.as_ref();
         let (table, name, query) = match &request.labels {
             LabelSource::Rows(rows) => (LabelTable::of_rows(rows.clone()), "table".to_owned(), None),
             LabelSource::Path(path) => {
                 let path = absolute(path.clone())?;
                 let name = file_name(lake.project(), &path);
-                (LabelTable::open(lake, &path, &name, key_types, zone).await?, name, None)
+                (LabelTable::open(lake, &path, &name, key_types, zone, inputs).await?, name, None)
             }
             LabelSource::Query(sql) => {
                 let query = LabelQuery::parse(sql)?;
                 let path = absolute(PathBuf::from(query.table()))?;
                 let name = file_name(lake.project(), &path);
                 let types = query.declared(key_types);
-                let table = LabelTable::open(lake, &path, &name, &types, zone).await?;
+                let table = LabelTable::open(lake, &path, &name, &types, zone, inputs).await?;
                 let planned = query.plan(&table, &name, zone)?;
                 (table, name, Some(planned))
             }
@@ -88,6 +92,7 @@ impl Labels {
             sampler: None,
             counted: None,
             sample: None,
+            range: None,
             hash: OnceLock::new(),
         };
         // Types are checked before any row is read.
@@ -106,6 +111,7 @@ impl Labels {
             labels.counted = counted;
             labels.sampler = sampler;
         }
+        labels.range.clone_from(&request.rows);
         Ok(labels)
     }
 
@@ -115,10 +121,19 @@ impl Labels {
             Some(query) if query.has_filter() => self.counted,
             _ => self.counted.or_else(|| self.table.row_count()),
         };
-        match self.sample {
+        let taken = match self.sample {
             None => all,
             Some(SampleSize::Rows(rows)) => all.map(|all| all.min(rows)),
             Some(SampleSize::Share(_)) => None,
+        };
+        taken.map(|rows| self.in_range(rows))
+    }
+
+    /// How many of so many rows are in the range.
+    fn in_range(&self, rows: u64) -> u64 {
+        match &self.range {
+            Some(range) => rows.min(range.end).saturating_sub(range.start),
+            None => rows,
         }
     }
 
@@ -127,9 +142,14 @@ impl Labels {
         let stored = || self.table.row_count().unwrap_or(self.table.bytes() / 20 + 1);
         match (self.row_count(), self.sample) {
             (Some(rows), _) => rows,
-            (None, Some(SampleSize::Share(share))) => (stored() as f64 * share) as u64 + 1,
-            (None, _) => stored(),
+            (None, Some(SampleSize::Share(share))) => self.in_range((stored() as f64 * share) as u64 + 1),
+            (None, _) => self.in_range(stored()),
         }
+    }
+
+    /// How many labels there are, read if need be.
+    pub(crate) fn count(&self) -> Result<u64> {
+        self.row_count().map_or_else(|| self.count_rows(), Ok)
     }
 
     fn count_rows(&self) -> Result<u64> {
@@ -156,7 +176,7 @@ impl Labels {
             self.schema.field(self.at_column).data_type(),
             DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, Some(_))
         );
-        let narrowed = self.query.is_some() || self.sampler.is_some();
+        let narrowed = self.query.is_some() || self.sampler.is_some() || self.range.is_some();
         if utc && !narrowed { self.table.int64_range(self.at_column) } else { None }
     }
 
@@ -245,7 +265,16 @@ impl Labels {
 
     /// Reads some columns (sorted positions) of all rows in order, in batches of any size.
     pub(crate) fn read(&self, columns: Vec<usize>) -> LabelReader<'_> {
-        LabelReader { labels: self, columns, part: 0, current: None, before_sample: 0, row: 0, rest: None }
+        LabelReader {
+            labels: self,
+            columns,
+            part: 0,
+            current: None,
+            before_sample: 0,
+            before_range: 0,
+            row: 0,
+            rest: None,
+        }
     }
 }
 
@@ -257,6 +286,8 @@ pub(crate) struct LabelReader<'a> {
     current: Option<Batches>,
     /// The number of the next row before the sample.
     before_sample: u64,
+    /// The number of the next row before the range.
+    before_range: u64,
     /// The number of the next row.
     row: u64,
     rest: Option<RecordBatch>,
@@ -296,6 +327,16 @@ impl LabelReader<'_> {
             self.before_sample += batch.num_rows() as u64;
             if let Some(sampler) = &self.labels.sampler {
                 batch = filter_record_batch(&batch, &sampler.mask(before, batch.num_rows()))?;
+            }
+            if let Some(range) = &self.labels.range {
+                let (first, rows) = (self.before_range, batch.num_rows() as u64);
+                self.before_range += rows;
+                if first >= range.end {
+                    return Ok(None);
+                }
+                let from = range.start.saturating_sub(first).min(rows);
+                let to = (range.end - first).min(rows);
+                batch = batch.slice(from as usize, to.saturating_sub(from) as usize);
             }
             if batch.num_rows() > 0 {
                 return Ok(Some(batch));

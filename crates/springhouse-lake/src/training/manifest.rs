@@ -3,7 +3,7 @@
 use crate::error::{LakeError, Result};
 use crate::source::scan::Origin;
 use crate::training::assemble::FeatureCounts;
-use crate::training::request::{Availability, LabelSource, TrainingRequest};
+use crate::training::request::{LabelSource, TrainingRequest};
 use crate::training::{Made, OpenSource, Prepared};
 use serde_json::{Value as Json, json};
 use springhouse_core::ValueStatus;
@@ -51,10 +51,7 @@ pub(crate) fn manifest(request: &TrainingRequest<'_>, prepared: &Prepared<'_>, m
         "services": services,
         "asked_features": request.features,
         "definition_hash": request.definition_hash,
-        "availability": match request.availability {
-            Availability::Known => "known",
-            Availability::Event => "event",
-        },
+        "availability": request.availability,
         "labels": {
             "name": labels.name,
             "query": query,

@@ -8,6 +8,7 @@ use crate::training::labels::{LabelReader, Labels};
 use crate::training::request::TrainingOutput;
 use crate::training::sink::{self, Taker};
 use crate::training::stages::Stages;
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use parking_lot::{Condvar, Mutex};
 use std::fs::File;
@@ -65,22 +66,59 @@ pub(crate) struct Rounds<'a> {
     pub stages: &'a Stages,
 }
 
-/// Assembles and writes all chunks; returns the rows written.
-#[expect(clippy::too_many_arguments, reason = "the pieces of one job, all borrowed")]
+/// Where chunks come from.
+pub(crate) trait Chunks: Sync {
+    /// The next chunk's rows, with its number and the number of its first row; called by one thread at a time.
+    fn next(&self) -> Result<Option<(usize, u64, RecordBatch)>>;
+
+    /// The columns of the output for these rows; called by many threads.
+    fn columns(&self, chunk: usize, first_row: u64, rows: &RecordBatch) -> Result<Vec<ArrayRef>>;
+}
+
+/// Chunks of labels, with features.
+pub(crate) struct LabelChunks<'a> {
+    reader: Mutex<(usize, LabelReader<'a>)>,
+    assembler: &'a Assembler<'a>,
+    chunk_rows: u64,
+}
+
+impl<'a> LabelChunks<'a> {
+    pub(crate) fn new(labels: &'a Labels, assembler: &'a Assembler<'a>, chunk_rows: u64) -> Self {
+        let columns = (0..labels.schema.fields().len()).collect();
+        Self { reader: Mutex::new((0, labels.read(columns))), assembler, chunk_rows }
+    }
+}
+
+impl Chunks for LabelChunks<'_> {
+    fn next(&self) -> Result<Option<(usize, u64, RecordBatch)>> {
+        let mut reader = self.reader.lock();
+        let Some((first_row, batch)) = reader.1.next_chunk(self.chunk_rows as usize)? else {
+            return Ok(None);
+        };
+        let chunk = reader.0;
+        reader.0 += 1;
+        Ok(Some((chunk, first_row, batch)))
+    }
+
+    fn columns(&self, chunk: usize, first_row: u64, rows: &RecordBatch) -> Result<Vec<ArrayRef>> {
+        let mut columns = rows.columns().to_vec();
+        columns.extend(self.assembler.chunk(chunk, first_row, rows)?);
+        Ok(columns)
+    }
+}
+
+/// Writes all chunks; returns the rows written.
 pub(crate) fn write(
     out: &TrainingOutput<'_>,
     schema: &SchemaRef,
-    labels: &Labels,
-    assembler: &Assembler<'_>,
-    chunk_rows: u64,
+    chunks: &dyn Chunks,
     chunk_count: usize,
     rounds: &Rounds<'_>,
     threads: usize,
     report: &(dyn Fn(u64) -> Result<()> + Sync),
 ) -> Result<u64> {
-    let write_to = |file: Option<File>| {
-        write_to(file, out, schema, labels, assembler, chunk_rows, chunk_count, rounds, threads, report)
-    };
+    let write_to =
+        |file: Option<File>| write_to(file, out, schema, chunks, chunk_count, rounds, threads, report);
     let Some(path) = out.path() else { return write_to(None) };
     let partial = partial_path(path);
     let unwritable = |e: &dyn std::fmt::Display| LakeError::unwritable(path, e);
@@ -108,9 +146,7 @@ fn write_to(
     file: Option<File>,
     out: &TrainingOutput<'_>,
     schema: &SchemaRef,
-    labels: &Labels,
-    assembler: &Assembler<'_>,
-    chunk_rows: u64,
+    chunks: &dyn Chunks,
     chunk_count: usize,
     rounds: &Rounds<'_>,
     threads: usize,
@@ -119,15 +155,12 @@ fn write_to(
     let place = out.path().unwrap_or_else(|| Path::new("-"));
     let fail = |e: &dyn std::fmt::Display| LakeError::unwritable(place, e);
     let (encoder, taker) = sink::open(out, file, schema, &fail)?;
-    let reader = Mutex::new((0usize, labels.read((0..labels.schema.fields().len()).collect())));
     let turn = Mutex::new(Turn { taker, next: 0, failed: false });
     let changed = Condvar::new();
     let written = Mutex::new(0u64);
     let one = |_: usize| -> Result<()> {
-        let Some((chunk, first_row, batch)) = next_chunk(&reader, chunk_rows)? else { return Ok(()) };
-        let mut columns = batch.columns().to_vec();
-        columns.extend(assembler.chunk(chunk, first_row, &batch)?);
-        let encoded = encoder.encode(chunk, columns, &fail)?;
+        let Some((chunk, first_row, batch)) = chunks.next()? else { return Ok(()) };
+        let encoded = encoder.encode(chunk, chunks.columns(chunk, first_row, &batch)?, &fail)?;
         let mut turn = turn.lock();
         while turn.next != chunk && !turn.failed {
             changed.wait(&mut turn);
@@ -156,15 +189,4 @@ fn write_to(
     }
     rounds.stages.time("write", "", || turn.into_inner().taker.finish(&fail))?;
     Ok(written.into_inner())
-}
-
-fn next_chunk(
-    reader: &Mutex<(usize, LabelReader<'_>)>,
-    chunk_rows: u64,
-) -> Result<Option<(usize, u64, arrow::array::RecordBatch)>> {
-    let mut reader = reader.lock();
-    let Some((first_row, batch)) = reader.1.next_chunk(chunk_rows as usize)? else { return Ok(None) };
-    let chunk = reader.0;
-    reader.0 += 1;
-    Ok(Some((chunk, first_row, batch)))
 }

@@ -36,7 +36,7 @@ impl Lake {
             return Err(LakeError::internal("recompute needs one moment per key"));
         }
         let job = view_job(definitions, view)?;
-        let source = self.open_source(&job, cut.clone()).await?;
+        let source = self.open_source(&job, cut.clone(), None).await?;
         blocking(|| {
             let budget = Arc::new(Budget::new(BUDGET));
             let file = Arc::new(SpillFile::new(self.tables()));

@@ -2,17 +2,21 @@
 
 use crate::error::{LakeError, Result};
 use crate::frames::{plain, plain_schema};
+use crate::training::again::{LabelInputs, SourceInputs};
 use arrow::array::{RecordBatch, RecordBatchReader};
 use arrow::datatypes::SchemaRef;
+use serde::{Deserialize, Serialize};
 use springhouse_core::Definitions;
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Availability mode of a training set.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Availability {
     /// Both times count (default).
     #[default]
@@ -119,7 +123,7 @@ pub enum TrainingOutput<'a> {
 }
 
 /// A training set to make.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct TrainingRequest<'a> {
     /// The definitions applied.
     pub definitions: &'a Definitions,
@@ -145,6 +149,12 @@ pub struct TrainingRequest<'a> {
     pub memory_budget: u64,
     /// Cuts by source; sources not named see all.
     pub cuts: BTreeMap<String, Cut>,
+    /// Only the labels with these numbers, counted in what is left of them by query and sample; None = all.
+    pub rows: Option<Range<u64>>,
+    /// Sources as they were, by name; those not named are read as they are.
+    pub inputs: BTreeMap<String, SourceInputs>,
+    /// Labels as they were; None: as they are.
+    pub label_inputs: Option<LabelInputs>,
 }
 
 impl<'a> TrainingRequest<'a> {
@@ -170,6 +180,9 @@ impl<'a> TrainingRequest<'a> {
             availability: Availability::Known,
             memory_budget,
             cuts: BTreeMap::new(),
+            rows: None,
+            inputs: BTreeMap::new(),
+            label_inputs: None,
         }
     }
 }

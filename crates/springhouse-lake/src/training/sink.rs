@@ -144,10 +144,21 @@ impl Encoder {
             Self::Parquet(factory, schema) => {
                 encode_parquet(factory, schema, chunk, &columns).map(Encoded::Parquet).map_err(|e| fail(&e))
             }
-            Self::Batch(schema) => Ok(Encoded::Batch(plain(columns, schema)?)),
+            Self::Batch(schema) => {
+                let columns = columns.into_iter().map(without_idle_nulls).collect::<Result<_, _>>()?;
+                Ok(Encoded::Batch(plain(columns, schema)?))
+            }
             Self::Csv(schema) => encode_csv(schema, chunk == 0, columns).map(Encoded::Bytes),
         }
     }
+}
+
+/// A column that has no nulls without a list of them, so that its bytes don't depend on where its values were before.
+fn without_idle_nulls(column: ArrayRef) -> Result<ArrayRef, ArrowError> {
+    if column.nulls().is_none_or(|nulls| nulls.null_count() > 0) {
+        return Ok(column);
+    }
+    Ok(arrow::array::make_array(column.to_data().into_builder().nulls(None).build()?))
 }
 
 fn encode_parquet(

@@ -7,7 +7,7 @@ use crate::session::{Session, node_options};
 use anyhow::Context;
 use clap::{ArgGroup, Args, ValueEnum};
 use springhouse_lake::{
-    Availability, LabelSource, Lake, LakeError, OutputFormat, Sample, SampleSize, TrainingOutput,
+    Availability, LabelSource, Lake, LakeError, Manifest, OutputFormat, Sample, SampleSize, TrainingOutput,
     TrainingReport, TrainingRequest,
 };
 use springhouse_node::{NodeOptions, open_registry};
@@ -19,10 +19,10 @@ use std::sync::Mutex;
 
 /// Arguments of `springhouse train`.
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("the labels").required(true).args(["labels", "labels_sql"]))]
+#[command(group = ArgGroup::new("the labels").required(true).args(["labels", "labels_sql", "from_manifest"]))]
 pub(crate) struct TrainArgs {
     /// The feature service; several times for the features of several services.
-    #[arg(long, required_unless_present = "features")]
+    #[arg(long, required_unless_present_any = ["features", "from_manifest"])]
     service: Vec<String>,
     /// Only these features, in this order: `feature`, `view` or `view:feature`, with commas between them.
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
@@ -34,6 +34,17 @@ pub(crate) struct TrainArgs {
     /// Labels from a query over one such table: "SELECT user, ts AS event_timestamp FROM 'file' WHERE ...".
     #[arg(long, value_name = "QUERY")]
     labels_sql: Option<String>,
+    /// Makes a training set again: from the labels, files, table versions and definitions that its manifest names.
+    #[arg(
+        long,
+        value_name = "MANIFEST",
+        conflicts_with_all = ["service", "features", "sample", "at_column", "time_zone", "availability"]
+    )]
+    from_manifest: Option<PathBuf>,
+    /// Keeps finished parts of so many labels beside the output until it is complete (`OUT.parts`), so that the same command
+    /// takes up a run that was killed.
+    #[arg(long, value_name = "LABELS", num_args = 0..=1, default_missing_value = "2000000")]
+    resumable: Option<u64>,
     /// Of the labels only so many rows (1000) or about this share (1%); the same every time.
     #[arg(long, value_name = "SIZE")]
     sample: Option<SampleSize>,
@@ -102,31 +113,41 @@ pub(crate) async fn run(args: TrainArgs, project: &Path) -> anyhow::Result<ExitC
     let stdout = Mutex::new(Stdout);
     let to_stdout = args.out.as_deref() == Some(Path::new("-"));
     let out = args.output(to_stdout, &stdout)?;
+    let manifest = args.from_manifest.as_deref().map(Manifest::read).transpose()?;
     if args.dry_run {
-        let head = applied(&options).await?;
-        let report = lake.training_plan(&args.request(&options, &head, out)).await?;
+        let head = applied(&options, manifest.as_ref()).await?;
+        let request = args.request(&options, &head, manifest.as_ref(), out)?;
+        let report = lake.training_plan(&request).await?;
         output::data(&match args.format {
             Format::Table => explain::plan(&report),
             Format::Json => json(&report)?,
         });
         return Ok(ExitCode::SUCCESS);
     }
-    // What was pushed and is still in the log belongs to history too.
-    let session = Session::open(project).await?;
-    let flushed = session.client.post("/v1/admin/flush", &serde_json::json!({})).await;
-    session.close().await?;
-    flushed?;
-    let head = applied(&options).await?;
-    let request = args.request(&options, &head, out);
+    if manifest.is_none() {
+        // What was pushed and is still in the log belongs to history too.
+        let session = Session::open(project).await?;
+        let flushed = session.client.post("/v1/admin/flush", &serde_json::json!({})).await;
+        session.close().await?;
+        flushed?;
+    }
+    let head = applied(&options, manifest.as_ref()).await?;
+    let request = args.request(&options, &head, manifest.as_ref(), out)?;
     // Data on standard output has no company.
     let say = if to_stdout { output::note } else { output::data };
     if args.explain && args.format == Format::Table {
         say(&format!("{}\n", explain::plan(&lake.training_plan(&request).await?)));
     }
     let bar = output::bar();
-    let outcome = lake.training_set(&request, &bar).await;
+    let outcome = match args.resumable {
+        Some(labels) => lake.training_set_in_parts(&request, labels, &bar).await,
+        None => lake.training_set(&request, &bar).await,
+    };
     bar.finish();
     let outcome = outcome?;
+    if let Some(manifest) = &manifest {
+        manifest.check(&outcome.manifest)?;
+    }
     let place = out.path().map_or_else(|| "standard output".to_owned(), |path| path.display().to_string());
     let done = format!("{} rows written to {place}", outcome.rows);
     if args.explain && args.format == Format::Json {
@@ -148,9 +169,17 @@ fn json(report: &TrainingReport) -> anyhow::Result<String> {
     Ok(serde_json::to_string_pretty(report)?)
 }
 
-async fn applied(options: &NodeOptions) -> anyhow::Result<Snapshot> {
-    let head = open_registry(&options.paths.registry)?.head().await?;
-    head.context("nothing has been applied yet; run `springhouse apply`")
+/// The definitions that are applied, or those of the manifest.
+async fn applied(options: &NodeOptions, manifest: Option<&Manifest>) -> anyhow::Result<Snapshot> {
+    let registry = open_registry(&options.paths.registry)?;
+    let Some(manifest) = manifest else {
+        return registry.head().await?.context("nothing has been applied yet; run `springhouse apply`");
+    };
+    let hash = &manifest.definition_hash;
+    let found = registry.list().await?.into_iter().rfind(|snapshot| snapshot.definition_hash == *hash);
+    found.with_context(|| {
+        format!("the registry has no definitions with the manifest's hash {hash}; `springhouse history` lists what was applied")
+    })
 }
 
 impl TrainArgs {
@@ -183,14 +212,18 @@ impl TrainArgs {
         &self,
         options: &NodeOptions,
         head: &'a Snapshot,
+        manifest: Option<&Manifest>,
         out: TrainingOutput<'a>,
-    ) -> TrainingRequest<'a> {
+    ) -> anyhow::Result<TrainingRequest<'a>> {
+        let budget = self.memory_mb.map_or(options.memory_budget, |mb| u64::from(mb) << 20);
+        if let Some(manifest) = manifest {
+            return Ok(manifest.request(&options.paths.project, &head.definitions, out, budget)?);
+        }
         let labels = match (&self.labels, &self.labels_sql) {
             (_, Some(sql)) => LabelSource::Query(sql.clone()),
             (path, None) => LabelSource::Path(path.clone().unwrap_or_default()),
         };
-        let budget = self.memory_mb.map_or(options.memory_budget, |mb| u64::from(mb) << 20);
-        TrainingRequest {
+        Ok(TrainingRequest {
             services: self.service.clone(),
             features: self.features.clone(),
             at_column: self.at_column.clone(),
@@ -201,6 +234,6 @@ impl TrainArgs {
                 AvailabilityArg::Event => Availability::Event,
             },
             ..TrainingRequest::new(&head.definitions, head.definition_hash.as_str(), "", labels, out, budget)
-        }
+        })
     }
 }

@@ -5,7 +5,7 @@
 
 mod world;
 
-use crate::{Lane, OnlineStore, StoreErrorKind, ViewHandle, ViewKeys, ViewStatus, Write};
+use crate::{Lane, OnlineStore, States, StoreErrorKind, ViewHandle, ViewKeys, ViewStatus, Write};
 use futures::executor::block_on;
 use springhouse_kernel::READ_BACK;
 use std::sync::Arc;
@@ -80,10 +80,16 @@ async fn keys_are_answered_in_their_order(store: &dyn OnlineStore) {
 
 async fn views_read_together_are_as_read_alone(store: &dyn OnlineStore, seed: u64) {
     let mut world = World::new(seed);
-    write(store, &world.batch_of("log", 0, &[(0, 0), (1, 0)])).await;
+    let mut last = world.batch_of("log", 0, &[(0, 0), (1, 0)]);
+    write(store, &last).await;
     for position in 1..10 {
-        write(store, &world.random_batch("log", position)).await;
+        last = world.random_batch("log", position);
+        write(store, &last).await;
     }
+    // What a state says counts, not how it is laid out: a checkpoint between two reads may have compacted it.
+    let said = |view: &ViewHandle, states: States| -> Vec<_> {
+        states.iter().map(|state| state.as_ref().map(|state| view.plan.read(state, last.now))).collect()
+    };
     let keys: Vec<_> = (0..world.entity_count()).map(|entity| world.entity(entity).clone()).collect();
     let (own, other) = (&world.views()[1], &world.views()[0]);
     let stranger = ViewHandle { plan: Arc::clone(&other.plan), ..own.clone() };
@@ -97,7 +103,10 @@ async fn views_read_together_are_as_read_alone(store: &dyn OnlineStore, seed: u6
     for (read, answer) in reads.iter().zip(together) {
         let alone = store.get_many(read.view, read.keys).await;
         match (answer, alone) {
-            (Ok(together), Ok(alone)) => assert_eq!(together, alone, "seed {seed}, {}", read.view.id),
+            (Ok(together), Ok(alone)) => {
+                let (together, alone) = (said(read.view, together), said(read.view, alone));
+                assert_eq!(together, alone, "seed {seed}, {}", read.view.id);
+            }
             (Err(together), Err(alone)) => assert_eq!(together.kind, alone.kind, "seed {seed}"),
             (together, alone) => panic!("seed {seed}: {together:?} together, {alone:?} alone"),
         }

@@ -53,6 +53,8 @@ impl Line {
 
 /// Where a connection belongs.
 struct Place {
+    /// Commands that only read go to replicas too. Never the first place: what is read there is written back, changed.
+    reads_replicas: bool,
     line: RwLock<Option<(u64, Line)>>,
     opening: tokio::sync::Mutex<Option<(tokio::time::Instant, StoreError)>>,
 }
@@ -81,11 +83,19 @@ impl Connections {
             // Two providers are linked, so rustls does not choose by itself. When somebody has chosen already, that holds.
             let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         }
-        // A Cluster's connection is itself a set of them.
-        let count = if settings.mode == RedisMode::Cluster { 1 } else { settings.connection_count() };
-        let place = || Place { line: RwLock::new(None), opening: tokio::sync::Mutex::new(None) };
+        let place = |reads_replicas: bool| Place {
+            reads_replicas,
+            line: RwLock::new(None),
+            opening: tokio::sync::Mutex::new(None),
+        };
+        let places: Vec<Place> = match settings.mode {
+            // A Cluster's connection is itself a set of them.
+            RedisMode::Cluster if settings.replica_reads => vec![place(false), place(true)],
+            RedisMode::Cluster => vec![place(false)],
+            _ => (0..settings.connection_count()).map(|_| place(false)).collect(),
+        };
         Ok(Self {
-            places: (0..count).map(|_| place()).collect(),
+            places,
             settings,
             next: AtomicU32::new(0),
             numbers: AtomicU64::new(0),
@@ -229,10 +239,13 @@ impl Connections {
     fn place(&self, access: Access) -> &Place {
         match access {
             Access::Write => &self.places[0],
-            Access::Read => {
-                let next = self.next.fetch_add(1, Ordering::Relaxed) as usize;
-                &self.places[next % self.places.len()]
-            }
+            Access::Read => match self.places.iter().find(|place| place.reads_replicas) {
+                Some(place) => place,
+                None => {
+                    let next = self.next.fetch_add(1, Ordering::Relaxed) as usize;
+                    &self.places[next % self.places.len()]
+                }
+            },
         }
     }
 
@@ -250,7 +263,7 @@ impl Connections {
             return Err(StoreError { action, ..error.clone() });
         }
         let timeout = Duration::from_millis(self.settings.connect_timeout_ms);
-        let opened = match tokio::time::timeout(timeout, self.open(action)).await {
+        let opened = match tokio::time::timeout(timeout, self.open(action, place.reads_replicas)).await {
             Ok(opened) => opened,
             Err(_) => Err(timed_out(action, timeout)),
         };
@@ -270,7 +283,7 @@ impl Connections {
     }
 
     /// With a client made anew: passwords and certificates may have changed.
-    async fn open(&self, action: &'static str) -> Result<Line, StoreError> {
+    async fn open(&self, action: &'static str, reads_replicas: bool) -> Result<Line, StoreError> {
         let login = Login {
             password: self.settings.password()?,
             sentinel_password: self.settings.sentinel_password()?,
@@ -280,7 +293,7 @@ impl Connections {
         let opened = match self.settings.mode {
             RedisMode::Standalone => self.open_server(login).await,
             RedisMode::Sentinel => self.open_primary(login).await,
-            RedisMode::Cluster => self.open_cluster(login).await,
+            RedisMode::Cluster => self.open_cluster(login, reads_replicas).await,
         };
         opened.map_err(|error| from_redis(action, &error))
     }
@@ -339,7 +352,7 @@ impl Connections {
         client.get_async_connection_with_config(&without_timeouts()).await.map(Line::One)
     }
 
-    async fn open_cluster(&self, login: Login) -> Result<Line, RedisError> {
+    async fn open_cluster(&self, login: Login, reads_replicas: bool) -> Result<Line, RedisError> {
         let settings = &self.settings;
         let mut builder = ClusterClient::builder(settings.urls.iter().map(String::as_str))
             .connection_timeout(Duration::from_millis(settings.connect_timeout_ms))
@@ -357,7 +370,7 @@ impl Connections {
                 builder = builder.certs(certificates);
             }
         }
-        if settings.replica_reads {
+        if reads_replicas {
             builder = builder.read_routing_strategy(RandomReplicaStrategy);
         }
         builder.build()?.get_async_connection().await.map(Line::Cluster)

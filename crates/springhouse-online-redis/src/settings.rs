@@ -62,7 +62,7 @@ pub struct RedisSettings {
     pub read_timeout_ms: u64,
     /// How long one script of a write may take, in milliseconds.
     pub write_timeout_ms: u64,
-    /// In a Cluster, read from replicas too. They may be behind: what was written a moment ago may not be there yet.
+    /// In a Cluster, answer requests from replicas too. They may be behind: what was written a moment ago may not be there yet.
     pub replica_reads: bool,
     /// How many replicas must have confirmed everything written before a checkpoint counts; 0 asks none.
     pub wait_replicas: u32,

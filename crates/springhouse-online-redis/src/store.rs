@@ -205,7 +205,7 @@ impl RedisStore {
             // Or somebody else has made it anew since; then this process must take it up again in any case.
             return Err(self.lose(action, known, MADE_ANEW));
         }
-        if meta.number < floor && !self.settings.replica_reads {
+        if meta.number < floor {
             return Err(self.lose(action, known, EARLIER));
         }
         Ok(meta)
@@ -220,7 +220,9 @@ impl RedisStore {
         names: &[Vec<u8>],
         is_for_write: bool,
     ) -> Result<Vec<Value>, StoreError> {
-        let floor = known.floor(shard);
+        // A replica may be behind what the primary has confirmed.
+        let may_be_behind = self.settings.replica_reads && !is_for_write;
+        let floor = if may_be_behind { 0 } else { known.floor(shard) };
         let bytes: usize = names.iter().map(|name| name.len() + 16).sum();
         let mut command = Cmd::with_capacity(names.len() + 2, bytes + 64);
         command.arg("MGET").arg(known.layout.meta(shard));

@@ -559,6 +559,46 @@ async fn a_cluster_whose_lanes_went_back_is_not_brought_up_from_them() {
     }
 }
 
+#[tokio::test]
+async fn replicas_are_read_for_requests_and_never_for_writes() {
+    let cluster = Cluster::start();
+    let settings = RedisSettings {
+        urls: cluster.urls(),
+        mode: RedisMode::Cluster,
+        shards: 16,
+        replica_reads: true,
+        wait_replicas: 1,
+        ..RedisSettings::default()
+    };
+    let store = open(&settings).await;
+    let mut world = World::new(14);
+    let reads_of_replicas = || -> usize {
+        let said = cluster.nodes[3..].iter().map(|node| {
+            let text: String =
+                redis::cmd("INFO").arg("commandstats").query(&mut node.connect()).expect("statistics");
+            let calls = text.split("cmdstat_mget:calls=").nth(1).and_then(|rest| rest.split(',').next());
+            calls.map_or(0, |calls| calls.parse::<usize>().expect("a number"))
+        });
+        said.sum()
+    };
+    // Rows are merged: what is there is read first, and a replica may not have it yet.
+    let everyone: Vec<(usize, usize)> = (0..world.entity_count()).map(|e| (0, e)).collect();
+    let batches: Vec<Batch> = (1..=30).map(|n| world.batch_of("log", n, &everyone)).collect();
+    for batch in &batches {
+        assert!(write(&store, batch).await.expect("write"));
+    }
+    assert_eq!(store.condition().await.expect("it answers"), Condition::Whole);
+    assert_eq!(reads_of_replicas(), 0, "a write read from a replica");
+    store.checkpoint().await.expect("the replicas have it");
+    for _ in 0..5 {
+        world.assert_holds(&store, &batches, "read from replicas too").await;
+    }
+    assert!(reads_of_replicas() > 0, "no request read from a replica");
+    // What a primary lost is noticed all the same.
+    flush(&cluster.nodes[has_shard_0(&cluster, true)]);
+    assert!(matches!(store.condition().await.expect("it answers"), Condition::Lost(_)));
+}
+
 /// A primary that has shard 0, or one that has not.
 fn has_shard_0(cluster: &Cluster, has: bool) -> usize {
     let holds = |node: &usize| {

@@ -87,8 +87,8 @@ class FailoverTest(RedisTest):
 
         self.run_through(settings, die, back)
 
-    def test_nodes_of_a_cluster_die_under_load(self):
-        print(f"seed {SEED}, {FAILOVERS} failovers ...", flush=True)
+    def cluster(self):
+        """Six nodes: the servers, whether they agree and follow (and then who is what), the server's settings."""
         arguments = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-require-full-coverage", "no",
                      "--repl-diskless-sync-delay", "0")
         servers = [Redis(*arguments, "--cluster-port", str(free_port())) for _ in range(6)]
@@ -113,23 +113,45 @@ class FailoverTest(RedisTest):
         def settled():
             found = roles()
             if not found or len(found) != 6 or list(found.values()).count("master") != 3:
-                return False
+                return None
             # A replica that has not got everything yet is not elected.
-            return all("cluster_state:ok" in ask(server.port, "cluster", "info")
-                       and "master_link_status:down" not in ask(server.port, "info", "replication") for server in servers)
+            whole = all("cluster_state:ok" in ask(server.port, "cluster", "info")
+                        and "master_link_status:down" not in ask(server.port, "info", "replication") for server in servers)
+            return found if whole else None
 
         wait("six nodes that agree", settled)
         urls = ", ".join(f'"redis://{address}"' for address in addresses[:3])
         settings = SETTINGS.replace('"redis://127.0.0.1:PORT"', urls) + "  mode: cluster\n  shards: 8\n"
+        return servers, roles, settled, settings
+
+    def test_nodes_of_a_cluster_die_under_load(self):
+        print(f"seed {SEED}, {FAILOVERS} failovers ...", flush=True)
+        servers, roles, settled, settings = self.cluster()
 
         def die():
-            found = wait("six nodes that agree", lambda: settled() and roles())
+            found = wait("six nodes that agree", settled)
             old = self.rng.choice([server for server in servers if found[server.port] == "master"])
             old.kill()
             wait("another primary", lambda: (now := roles()) and list(now.values()).count("master") == 3)
             return old, old.arguments
 
         self.run_through(settings, die, lambda old: wait("six nodes that agree", settled))
+
+    def test_slots_of_a_cluster_move_under_load(self):
+        print(f"seed {SEED}, {FAILOVERS} moves ...", flush=True)
+        servers, _, settled, settings = self.cluster()
+
+        def move():
+            found = wait("six nodes that agree", settled)
+            primaries = [server for server in servers if found[server.port] == "master"]
+            of, to = self.rng.sample([ask(server.port, "cluster", "myid")[0] for server in primaries], 2)
+            done = subprocess.run(["redis-cli", "--cluster", "reshard", f"127.0.0.1:{primaries[0].port}", "--cluster-from", of,
+                                   "--cluster-to", to, "--cluster-slots", "4000", "--cluster-pipeline", "50", "--cluster-yes"],
+                                  capture_output=True, text=True, timeout=120)
+            self.assertEqual(done.returncode, 0, done.stdout[-1000:] + done.stderr)
+            return None, None
+
+        self.run_through(settings, move, None)
 
     def run_through(self, settings, die, back):
         """Requests and pushes while one after the other dies."""
@@ -160,10 +182,11 @@ class FailoverTest(RedisTest):
                     thread.join()
                 self.assertEqual(self.ledger.failures, [], self.server.tail())
                 self.check_bounds_after("failover")
-                # The one that died comes back as a replica.
-                old.arguments = arguments
-                old.start()
-                back(old)
+                if old:
+                    # The one that died comes back as a replica.
+                    old.arguments = arguments
+                    old.start()
+                    back(old)
             self.assertEqual(self.server.stop(), 0, self.server.tail())
             self.finish()
             print(f"{len(self.ledger.acknowledged):,} events, {self.fresh_answers:,} answers fresh, "

@@ -7,8 +7,8 @@ use arrow::array::RecordBatch;
 use pyo3::prelude::*;
 use pyo3_arrow::{PyRecordBatchReader, PyTable};
 use springhouse_lake::{
-    Availability, CollectedBatches, LabelRows, LabelSource, OutputFormat, Progress, Sample, SampleSize,
-    TrainingOutput, read_training_set,
+    Availability, CollectedBatches, LabelRows, LabelSource, Manifest, OutputFormat, Progress, Sample,
+    SampleSize, TrainingOutput, read_training_set,
 };
 use springhouse_node::TrainingOrder;
 use std::path::{Path, PathBuf};
@@ -53,6 +53,9 @@ pub(crate) struct Asked {
     availability: String,
     memory_mb: Option<u64>,
     output_format: Option<String>,
+    /// The manifest of a training set to be made again; then nothing else is asked.
+    manifest: Option<PathBuf>,
+    part_rows: Option<u64>,
 }
 
 fn invalid(message: impl Into<String>) -> PyErr {
@@ -68,7 +71,20 @@ pub(crate) fn availability_of(name: &str) -> PyResult<Availability> {
     }
 }
 
+/// A training set from what is asked, or again from a manifest.
+enum Job {
+    Order(TrainingOrder),
+    Again { manifest: Manifest, memory_budget: Option<u64>, part_rows: Option<u64> },
+}
+
 impl Asked {
+    fn job(self, rows: Option<LabelRows>) -> PyResult<Job> {
+        let Some(path) = &self.manifest else { return self.order(rows).map(Job::Order) };
+        let manifest = Manifest::read(path).map_err(from_lake)?;
+        let memory_budget = self.memory_mb.map(|mb| mb << 20);
+        Ok(Job::Again { manifest, memory_budget, part_rows: self.part_rows })
+    }
+
     fn order(self, rows: Option<LabelRows>) -> PyResult<TrainingOrder> {
         let labels: LabelSource = match (rows, self.labels, self.labels_sql) {
             (Some(rows), None, None) => rows.into(),
@@ -86,6 +102,7 @@ impl Asked {
             sample: size.map(|size| Sample { size, seed: self.seed }),
             availability: availability_of(&self.availability)?,
             memory_budget: self.memory_mb.map(|mb| mb << 20),
+            part_rows: self.part_rows,
             ..TrainingOrder::new("", labels)
         })
     }
@@ -123,7 +140,7 @@ pub(crate) fn training_set(
     on_progress: Option<Py<PyAny>>,
 ) -> PyResult<Made> {
     let format = asked.format(out.as_deref())?;
-    let order = asked.order(label_rows(py, labels)?)?;
+    let job = asked.job(label_rows(py, labels)?)?;
     let node = py.detach(|| project.opened())?.node().clone();
     let watch = Arc::new(Watch::default());
     let (done, result) = std::sync::mpsc::sync_channel(1);
@@ -134,7 +151,12 @@ pub(crate) fn training_set(
             (Some(out), Some(format)) => TrainingOutput::File(out, format),
             _ => TrainingOutput::Batches(&collected),
         };
-        let made = node.training_set(order, place, seen.as_ref()).await;
+        let made = match job {
+            Job::Order(order) => node.training_set(order, place, seen.as_ref()).await,
+            Job::Again { manifest, memory_budget, part_rows } => {
+                node.training_set_again(&manifest, place, memory_budget, part_rows, seen.as_ref()).await
+            }
+        };
         // The waiting thread is gone only when it has panicked.
         let _ = done.send(made.map(|made| (made, collected.into_batches())));
     });

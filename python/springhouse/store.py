@@ -34,6 +34,8 @@ _JOB_POLL_SECONDS = 0.02
 _MANIFEST_KEY = "springhouse.manifest"
 #: Rows sent in one push; larger pushes are sent in parts.
 PUSH_ROWS_MAX = 50_000
+PART_ROWS = 2_000_000
+"""Labels of a part of a training set that is resumable."""
 
 
 @dataclass(frozen=True)
@@ -365,7 +367,7 @@ class Store:
 
     def training_set(
         self,
-        service: str | Sequence[str] | None,
+        service: str | Sequence[str] | None = None,
         labels: Any = None,
         *,
         features: Sequence[str] = (),
@@ -378,6 +380,8 @@ class Store:
         out: str | Path | None = None,
         output_format: Literal["parquet", "arrow", "arrow-stream", "csv"] | None = None,
         memory_mb: int | None = None,
+        manifest: str | Path | None = None,
+        resumable: bool | int = False,
         progress: bool = True,
     ) -> TrainingSet:
         """The features of a service for every label row, as serving would have answered at its moment.
@@ -392,11 +396,23 @@ class Store:
         this file in the format of its extension (or ``output_format``), with its manifest beside it, instead of into
         memory. Ctrl-C stops it and leaves nothing behind.
 
+        ``manifest`` instead of all that says what is asked: the manifest of a training set, which is made again from the
+        definitions, labels, files and table versions that it names. ``resumable``, with ``out``: finished parts (of so many labels, or two
+        million) are kept in ``OUT.parts`` until the output is complete, and the same call takes up a run that was killed.
+
         Raises :class:`InvalidInput` for labels that don't fit, :class:`NotFound` for an unknown service.
         """
-        asked = _asked(service, features, labels, labels_sql, at, availability, time_zone, sample, seed, memory_mb)
+        if manifest is not None:
+            given = (service, labels, labels_sql, at, time_zone, sample)
+            if any(value is not None for value in given) or features or availability != "known":
+                raise InvalidInput("invalid_argument", "a manifest says what is asked", "give `manifest` and `out` alone")
+            asked = _asked(None, (), "", None, None, "known", None, None, 0, memory_mb)
+        else:
+            asked = _asked(service, features, labels, labels_sql, at, availability, time_zone, sample, seed, memory_mb)
         if isinstance(self._transport, InProcessTransport) and self._project is not None:
             asked["output_format"] = output_format
+            asked["manifest"] = None if manifest is None else str(manifest)
+            asked["part_rows"] = PART_ROWS if resumable is True else resumable or None
             table = None if labels is None or isinstance(labels, str | Path) else _with_stream(labels)
             try:
                 with ProgressBar(progress) as bar:
@@ -406,6 +422,10 @@ class Store:
                 raise from_native(error) from None
             path = None if out is None else Path(out)
             return TrainingSet(made, json.loads(manifest), path, json.loads(report))
+        if manifest is not None or resumable:
+            raise InvalidInput(
+                "invalid_argument", "`manifest` and `resumable` are for an embedded store", "use `springhouse.open(folder)`"
+            )
         return self._training_set_there(asked, labels, out, output_format)
 
     def training_plan(
@@ -583,6 +603,8 @@ def _asked(
         "availability": availability,
         "memory_mb": memory_mb,
         "output_format": None,
+        "manifest": None,
+        "part_rows": None,
     }
 
 

@@ -105,6 +105,26 @@ def test_a_training_set_from_and_to_files_is_the_command_lines(project: Path) ->
     assert made.path == out and made.manifest["service"] == "checkout"
 
 
+def test_a_training_set_again_and_in_parts(project: Path) -> None:
+    labels, first, again, parts = (project / f"{name}.parquet" for name in ("labels", "first", "again", "parts"))
+    pyarrow.parquet.write_table(LABELS, labels)
+    with springhouse.open(project) as store:
+        store.apply()
+        made = store.training_set("checkout", labels, out=first, progress=False)
+        manifest = f"{first}.manifest.json"
+        store.training_set(manifest=manifest, out=again, progress=False)
+        store.training_set("checkout", labels, out=parts, resumable=True, progress=False)
+        assert first.read_bytes() == again.read_bytes() == parts.read_bytes()
+        assert store.training_set(manifest=manifest, progress=False).to_arrow().equals(made.to_arrow())
+        with pytest.raises(springhouse.InvalidInput, match="`manifest` and `out` alone"):
+            store.training_set("checkout", manifest=manifest)
+        with pytest.raises(springhouse.SpringhouseError, match="goes to a file"):
+            store.training_set("checkout", LABELS, resumable=1000, progress=False)
+        pyarrow.parquet.write_table(LABELS.slice(1), labels)
+        with pytest.raises(springhouse.SpringhouseError, match="labels_changed"):
+            store.training_set(manifest=manifest, out=again, progress=False)
+
+
 ENTITIES: list[Any] = [
     {"user": 1},
     {"user": numpy.int64(1)},

@@ -25,5 +25,5 @@ pub use project::{
 };
 pub use springhouse_kafka::{KafkaSettings, PartitionStatus, TopicStatus};
 pub use springhouse_online::Condition;
-pub use training::{History, TrainingOrder};
+pub use training::{History, TrainingOrder, snapshot_of};
 pub use verify::{DIFFERENCES_MAX, Difference, VerifyOutcome};

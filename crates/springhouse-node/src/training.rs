@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 use springhouse_core::Definitions;
 use springhouse_core::definition::Source;
 use springhouse_lake::{
-    Availability, LabelSource, Lake, OptimizeOutcome, OptimizeRequest, Progress, Sample, TrainingOutcome,
-    TrainingOutput, TrainingReport, TrainingRequest, TrainingShape, cluster_columns,
+    Availability, LabelSource, Lake, LakeError, Manifest, OptimizeOutcome, OptimizeRequest, Progress, Sample,
+    TrainingOutcome, TrainingOutput, TrainingReport, TrainingRequest, TrainingShape, cluster_columns,
 };
+use springhouse_registry::{Registry, Snapshot};
 use std::time::Duration;
 
 /// A training set to make.
@@ -31,6 +32,8 @@ pub struct TrainingOrder {
     pub availability: Availability,
     /// Memory budget in bytes; the project's when None.
     pub memory_budget: Option<u64>,
+    /// Labels of a part, where finished parts are kept until the output is complete; None: not kept.
+    pub part_rows: Option<u64>,
 }
 
 impl TrainingOrder {
@@ -45,6 +48,7 @@ impl TrainingOrder {
             sample: None,
             availability: Availability::Known,
             memory_budget: None,
+            part_rows: None,
         }
     }
 
@@ -182,6 +186,35 @@ impl History {
     }
 }
 
+/// The snapshot with the definitions that a manifest names.
+///
+/// # Errors
+/// `unknown_definitions`, or what the registry says.
+pub async fn snapshot_of(registry: &Registry, manifest: &Manifest) -> Result<Snapshot, NodeError> {
+    let hash = &manifest.definition_hash;
+    let found = registry.list().await?.into_iter().rfind(|snapshot| snapshot.definition_hash == *hash);
+    found.ok_or_else(|| {
+        let message = format!("the registry has no definitions with the manifest's hash {hash}");
+        NodeError::new(
+            "unknown_definitions",
+            message,
+            "it was made in another project; `springhouse registry` lists what was applied here",
+        )
+    })
+}
+
+async fn make(
+    lake: &Lake,
+    request: &TrainingRequest<'_>,
+    part_rows: Option<u64>,
+    progress: &dyn Progress,
+) -> Result<TrainingOutcome, LakeError> {
+    match part_rows {
+        Some(rows) => lake.training_set_in_parts(request, rows, progress).await,
+        None => lake.training_set(request, progress).await,
+    }
+}
+
 impl Node {
     /// Makes a training set from the applied definitions.
     ///
@@ -195,9 +228,30 @@ impl Node {
     ) -> Result<TrainingOutcome, NodeError> {
         self.ingest().flush().await?;
         let applied = self.applied();
-        let budget = self.options().memory_budget;
+        let (budget, part_rows) = (self.options().memory_budget, order.part_rows);
         let request = order.request(&applied.definitions, &applied.hash, out, budget);
-        Ok(self.lake().training_set(&request, progress).await?)
+        Ok(make(self.lake(), &request, part_rows, progress).await?)
+    }
+
+    /// Makes a training set again, as its manifest says.
+    ///
+    /// # Errors
+    /// `unknown_definitions`, or what the registry or the lake says; `cancelled`.
+    pub async fn training_set_again(
+        &self,
+        manifest: &Manifest,
+        out: TrainingOutput<'_>,
+        memory_budget: Option<u64>,
+        part_rows: Option<u64>,
+        progress: &dyn Progress,
+    ) -> Result<TrainingOutcome, NodeError> {
+        let snapshot = snapshot_of(self.registry(), manifest).await?;
+        let budget = memory_budget.unwrap_or(self.options().memory_budget);
+        let project = &self.options().paths.project;
+        let request = manifest.request(project, &snapshot.definitions, out, budget)?;
+        let made = make(self.lake(), &request, part_rows, progress).await?;
+        manifest.check(&made.manifest)?;
+        Ok(made)
     }
 
     /// How a training set would be made.

@@ -10,7 +10,7 @@ use springhouse_lake::{
     Availability, LabelSource, Lake, LakeError, Manifest, OutputFormat, Sample, SampleSize, TrainingOutput,
     TrainingReport, TrainingRequest,
 };
-use springhouse_node::{NodeOptions, open_registry};
+use springhouse_node::{NodeOptions, open_registry, snapshot_of};
 use springhouse_registry::Snapshot;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -175,11 +175,7 @@ async fn applied(options: &NodeOptions, manifest: Option<&Manifest>) -> anyhow::
     let Some(manifest) = manifest else {
         return registry.head().await?.context("nothing has been applied yet; run `springhouse apply`");
     };
-    let hash = &manifest.definition_hash;
-    let found = registry.list().await?.into_iter().rfind(|snapshot| snapshot.definition_hash == *hash);
-    found.with_context(|| {
-        format!("the registry has no definitions with the manifest's hash {hash}; `springhouse history` lists what was applied")
-    })
+    Ok(snapshot_of(&registry, manifest).await?)
 }
 
 impl TrainArgs {

@@ -53,7 +53,7 @@ tools:                   ## installs cargo-deny below the cache folder, once
 advisories:              ## known vulnerabilities; needs the advisory database from the network
 	cargo deny check advisories
 
-.PHONY: bench bench-build bench-serving bench-training bench-materialize bench-push bench-stream bench-redis bench-python
+.PHONY: bench bench-build bench-serving bench-training bench-materialize bench-push bench-stream bench-redis bench-feast bench-python
 bench: bench-serving bench-training bench-materialize bench-push bench-stream bench-redis bench-python  ## all benchmarks; results in target/bench/*.json
 bench-build:
 	cargo build --release --locked --workspace --bins
@@ -69,6 +69,8 @@ bench-stream: bench-build    ## topics of a real Kafka broker: throughput, event
 	scripts/python.sh benches/stream.py --program $(RELEASE) $(ARGS)
 bench-redis: bench-build     ## the online store on a real Redis, beside redis-benchmark and an answer from memory
 	scripts/python.sh benches/redis_store.py --program $(RELEASE) $(ARGS)
+bench-feast: bench-build     ## serving and loading beside Feast's server, the same tables and Redis
+	scripts/python.sh benches/beside_feast.py --program $(RELEASE) $(ARGS)
 bench-python: bench-build wheel  ## what a call from Python costs beside the program
 	scripts/python.sh benches/python.py --program $(RELEASE) $(ARGS)
 

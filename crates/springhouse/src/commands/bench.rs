@@ -108,6 +108,15 @@ struct ServeArgs {
     /// Sends the lines of a file instead (bodies of POST /v1/features), in turn.
     #[arg(long, value_name = "FILE")]
     replay: Option<PathBuf>,
+    /// Where they go, for another server that takes JSON and answers with a content-length.
+    #[arg(
+        long,
+        value_name = "PATH",
+        default_value = "/v1/features",
+        requires = "replay",
+        conflicts_with = "grpc"
+    )]
+    path: String,
     /// Over gRPC; all connections are calls at once on this many HTTP/2 connections.
     #[arg(long, value_name = "CONNECTIONS", num_args = 0..=1, default_missing_value = "1")]
     grpc: Option<usize>,
@@ -148,7 +157,7 @@ async fn serve(args: ServeArgs) -> anyhow::Result<ExitCode> {
         }
         None => {
             let target = |_| Asking {
-                http: Http::new(args.load.address, "/v1/features"),
+                http: Http::new(args.load.address, &args.path),
                 shadow: args.shadow.map(Shadow::new),
                 bodies: bodies.clone(),
             };

@@ -120,6 +120,9 @@ def test_a_training_set_again_and_in_parts(project: Path) -> None:
             store.training_set("checkout", manifest=manifest)
         with pytest.raises(springhouse.SpringhouseError, match="goes to a file"):
             store.training_set("checkout", LABELS, resumable=1000, progress=False)
+        store.training_set("checkout", LABELS, out=project / "gone.parquet", progress=False)
+        with pytest.raises(springhouse.SpringhouseError, match="were a table in memory"):
+            store.training_set(manifest=project / "gone.parquet.manifest.json", progress=False)
         pyarrow.parquet.write_table(LABELS.slice(1), labels)
         with pytest.raises(springhouse.SpringhouseError, match="labels_changed"):
             store.training_set(manifest=manifest, out=again, progress=False)

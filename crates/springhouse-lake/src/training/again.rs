@@ -53,6 +53,9 @@ pub(crate) fn changed(source: &str, what: &str) -> LakeError {
         .hint("bring the old files back, or make a new training set from what there is now")
 }
 
+/// The name of labels that are rows in memory.
+pub(crate) const IN_MEMORY: &str = "table";
+
 /// What of a manifest is needed to make its training set again.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Manifest {
@@ -136,7 +139,15 @@ impl Manifest {
     ) -> Result<TrainingRequest<'a>> {
         let labels = match &self.labels.query {
             Some(query) => LabelSource::Query(query.clone()),
-            None => LabelSource::Path(project.join(&self.labels.name)),
+            None => {
+                let path = project.join(&self.labels.name);
+                if self.labels.name == IN_MEMORY && !path.exists() {
+                    let message = "the labels were a table in memory, which is gone";
+                    return Err(LakeError::new("labels_changed", message)
+                        .hint("write labels to a file first where a training set is to be made again"));
+                }
+                LabelSource::Path(path)
+            }
         };
         let sample = self.labels.sample.as_ref().map(|sample| {
             let size: SampleSize =

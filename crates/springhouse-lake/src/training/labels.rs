@@ -10,6 +10,7 @@ use crate::source::location::file_name;
 use crate::source::parquet;
 use crate::source::scan::describe;
 use crate::source::zone::Zone;
+use crate::training::again::IN_MEMORY;
 use crate::training::label_query::LabelQuery;
 use crate::training::label_table::{Batches, LabelTable, ZONE_FIX};
 use crate::training::request::{LabelSource, SampleSize, TrainingRequest};
@@ -61,7 +62,7 @@ impl Labels {
             |path: PathBuf| std::path::absolute(&path).map_err(|e| LakeError::unreadable(&path, &e));
         let inputs = request.label_inputs.as_ref();
         let (table, name, query) = match &request.labels {
-            LabelSource::Rows(rows) => (LabelTable::of_rows(rows.clone()), "table".to_owned(), None),
+            LabelSource::Rows(rows) => (LabelTable::of_rows(rows.clone()), IN_MEMORY.to_owned(), None),
             LabelSource::Path(path) => {
                 let path = absolute(path.clone())?;
                 let name = file_name(lake.project(), &path);

@@ -157,15 +157,7 @@ class FailoverTest(RedisTest):
         """Requests and pushes while one after the other dies."""
         rng = random.Random(SEED)
         with Project(DEFINITIONS, settings) as project:
-            self.project, self.rng, self.ledger = project, rng, test_kill.Ledger(rng)
-            self.history, self.history_files, self.loaded = [], 0, False
-            self.fresh_answers, self.other_answers = 0, 0
-            (project.folder / "history").mkdir()
-            self.add_history()
-            project.run("apply")
-            project.run("materialize")
-            self.server = project.serve()
-            self.assertTrue(self.server.wait_ready(), self.server.tail())
+            self.begin(project, rng)
             for _ in range(FAILOVERS):
                 stop = threading.Event()
                 threads = [threading.Thread(target=self.push, args=(self.server, stop, rng.randrange(1 << 30)))

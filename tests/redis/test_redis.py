@@ -230,15 +230,8 @@ class RedisTest(test_kill.KillTest):
         redis = Redis()
         self.addCleanup(redis.close)
         with Project(DEFINITIONS, SETTINGS.replace("PORT", str(redis.port))) as project:
-            self.project, self.rng, self.ledger, self.redis = project, rng, test_kill.Ledger(rng), redis
-            self.history, self.history_files, self.loaded = [], 0, False
-            (project.folder / "history").mkdir()
-            self.add_history()
-            project.run("apply")
-            project.run("materialize")
-            self.server = project.serve()
-            self.assertTrue(self.server.wait_ready(), self.server.tail())
-            self.fresh_answers, self.other_answers = 0, 0
+            self.redis = redis
+            self.begin(project, rng)
             kinds = []
             for _ in range(ACCIDENTS):
                 kinds = kinds or rng.sample(KINDS, len(KINDS))
@@ -248,6 +241,18 @@ class RedisTest(test_kill.KillTest):
             print(f"{len(self.ledger.acknowledged):,} events, {self.fresh_answers:,} answers fresh, "
                   f"{self.other_answers:,} not", flush=True)
             self.assertGreater(self.fresh_answers, 0)
+
+    def begin(self, project, rng):
+        """A project with history loaded, and its server."""
+        self.project, self.rng, self.ledger = project, rng, test_kill.Ledger(rng)
+        self.history, self.history_files, self.loaded = [], 0, False
+        (project.folder / "history").mkdir()
+        self.add_history()
+        project.run("apply")
+        project.run("materialize")
+        self.server = project.serve()
+        self.assertTrue(self.server.wait_ready(), self.server.tail())
+        self.fresh_answers, self.other_answers = 0, 0
 
     def accident(self, kind):
         stop = threading.Event()

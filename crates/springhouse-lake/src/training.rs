@@ -166,12 +166,15 @@ impl Lake {
     ///
     /// # Errors
     /// `unknown_service`, `unknown_feature`, `labels_*`, `naive_timestamp`, `source_*`, `file_*`, `csv_bad_cell`, `delta_*`,
-    /// `spill_failed`.
+    /// `spill_failed`; `training_in_use` when another process makes it in parts.
     pub async fn training_set(
         &self,
         request: &TrainingRequest<'_>,
         progress: &dyn Progress,
     ) -> Result<TrainingOutcome> {
+        if let Some(rows) = request.part_rows {
+            return self.training_set_in_parts(request, rows, progress).await;
+        }
         let started = Instant::now();
         let prepared = self.prepare(request).await?;
         let stages = Stages::default();

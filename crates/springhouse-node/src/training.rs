@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use springhouse_core::Definitions;
 use springhouse_core::definition::Source;
 use springhouse_lake::{
-    Availability, LabelSource, Lake, LakeError, Manifest, OptimizeOutcome, OptimizeRequest, Progress, Sample,
+    Availability, LabelSource, Lake, Manifest, OptimizeOutcome, OptimizeRequest, Progress, Sample,
     TrainingOutcome, TrainingOutput, TrainingReport, TrainingRequest, TrainingShape, cluster_columns,
 };
 use springhouse_registry::{Registry, Snapshot};
@@ -67,6 +67,7 @@ impl TrainingOrder {
             time_zone: self.time_zone,
             sample: self.sample,
             availability: self.availability,
+            part_rows: self.part_rows,
             ..TrainingRequest::new(definitions, hash, "", self.labels, out, budget)
         }
     }
@@ -203,18 +204,6 @@ pub async fn snapshot_of(registry: &Registry, manifest: &Manifest) -> Result<Sna
     })
 }
 
-async fn make(
-    lake: &Lake,
-    request: &TrainingRequest<'_>,
-    part_rows: Option<u64>,
-    progress: &dyn Progress,
-) -> Result<TrainingOutcome, LakeError> {
-    match part_rows {
-        Some(rows) => lake.training_set_in_parts(request, rows, progress).await,
-        None => lake.training_set(request, progress).await,
-    }
-}
-
 impl Node {
     /// Makes a training set from the applied definitions.
     ///
@@ -228,9 +217,9 @@ impl Node {
     ) -> Result<TrainingOutcome, NodeError> {
         self.ingest().flush().await?;
         let applied = self.applied();
-        let (budget, part_rows) = (self.options().memory_budget, order.part_rows);
+        let budget = self.options().memory_budget;
         let request = order.request(&applied.definitions, &applied.hash, out, budget);
-        Ok(make(self.lake(), &request, part_rows, progress).await?)
+        Ok(self.lake().training_set(&request, progress).await?)
     }
 
     /// Makes a training set again, as its manifest says.
@@ -249,7 +238,8 @@ impl Node {
         let budget = memory_budget.unwrap_or(self.options().memory_budget);
         let project = &self.options().paths.project;
         let request = manifest.request(project, &snapshot.definitions, out, budget)?;
-        let made = make(self.lake(), &request, part_rows, progress).await?;
+        let request = TrainingRequest { part_rows, ..request };
+        let made = self.lake().training_set(&request, progress).await?;
         manifest.check(&made.manifest)?;
         Ok(made)
     }

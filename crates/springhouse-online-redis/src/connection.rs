@@ -239,9 +239,9 @@ impl Connections {
     fn place(&self, access: Access) -> &Place {
         match access {
             Access::Write => &self.places[0],
-            Access::Read => match self.places.iter().find(|place| place.reads_replicas) {
-                Some(place) => place,
-                None => {
+            Access::Read => match self.places.last() {
+                Some(place) if place.reads_replicas => place,
+                _ => {
                     let next = self.next.fetch_add(1, Ordering::Relaxed) as usize;
                     &self.places[next % self.places.len()]
                 }

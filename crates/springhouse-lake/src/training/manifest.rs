@@ -3,7 +3,7 @@
 use crate::error::{LakeError, Result};
 use crate::source::scan::Origin;
 use crate::training::assemble::FeatureCounts;
-use crate::training::request::{LabelSource, TrainingRequest};
+use crate::training::request::TrainingRequest;
 use crate::training::{Made, OpenSource, Prepared};
 use serde_json::{Value as Json, json};
 use springhouse_core::ValueStatus;
@@ -40,10 +40,6 @@ pub(crate) fn manifest(request: &TrainingRequest<'_>, prepared: &Prepared<'_>, m
             json!({ "name": service.service, "columns": columns })
         })
         .collect();
-    let query = match &request.labels {
-        LabelSource::Query(sql) => Some(sql),
-        LabelSource::Path(_) | LabelSource::Rows(_) => None,
-    };
     let sample = request.sample.map(|sample| json!({ "size": sample.size.to_string(), "seed": sample.seed }));
     Ok(json!({
         "springhouse": env!("CARGO_PKG_VERSION"),
@@ -54,7 +50,7 @@ pub(crate) fn manifest(request: &TrainingRequest<'_>, prepared: &Prepared<'_>, m
         "availability": request.availability,
         "labels": {
             "name": labels.name,
-            "query": query,
+            "query": request.labels.query(),
             "sample": sample,
             "rows": rows,
             "hash": labels.hash()?,

@@ -151,6 +151,9 @@ pub struct TrainingRequest<'a> {
     pub cuts: BTreeMap<String, Cut>,
     /// Only the labels with these numbers, counted in what is left of them by query and sample; None = all.
     pub rows: Option<Range<u64>>,
+    /// Labels of a part, where finished parts are kept beside the output, a file, until it is complete, so that a run that was
+    /// killed is taken up; None: they are not kept.
+    pub part_rows: Option<u64>,
     /// Sources as they were, by name; those not named are read as they are.
     pub inputs: BTreeMap<String, SourceInputs>,
     /// Labels as they were; None: as they are.
@@ -181,8 +184,19 @@ impl<'a> TrainingRequest<'a> {
             memory_budget,
             cuts: BTreeMap::new(),
             rows: None,
+            part_rows: None,
             inputs: BTreeMap::new(),
             label_inputs: None,
+        }
+    }
+}
+
+impl LabelSource {
+    /// The query, if it is one.
+    pub(crate) fn query(&self) -> Option<&str> {
+        match self {
+            Self::Query(sql) => Some(sql),
+            Self::Path(_) | Self::Rows(_) => None,
         }
     }
 }

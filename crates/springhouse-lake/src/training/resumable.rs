@@ -11,7 +11,7 @@ use crate::training::again::{LabelInputs, SourceInputs};
 use crate::training::assemble::FeatureCounts;
 use crate::training::output::{self, Chunks, Rounds};
 use crate::training::report::{MadeReport, StageReport};
-use crate::training::request::{LabelSource, OutputFormat, TrainingOutput, TrainingRequest};
+use crate::training::request::{OutputFormat, TrainingOutput, TrainingRequest};
 use crate::training::stages::Stages;
 use crate::training::{LabelFacts, Made, OpenSource, Prepared, TrainingOutcome, blocking, manifest, threads};
 use arrow::array::{Array, ArrayRef, RecordBatch};
@@ -35,6 +35,12 @@ struct Plan {
     labels: u64,
     part_rows: u64,
     inputs: BTreeMap<String, SourceInputs>,
+}
+
+impl Plan {
+    fn part_count(&self) -> u64 {
+        self.labels.div_ceil(self.part_rows)
+    }
 }
 
 /// What is noted of a finished part.
@@ -68,7 +74,7 @@ impl Lake {
     ///
     /// # Errors
     /// Those of [`Self::training_set`]; `training_in_use` when another process is at it.
-    pub async fn training_set_in_parts(
+    pub(crate) async fn training_set_in_parts(
         &self,
         request: &TrainingRequest<'_>,
         part_rows: u64,
@@ -83,8 +89,7 @@ impl Lake {
         let mut request = request.clone();
         let (prepared, plan) = self.planned(&mut request, &parts, part_rows).await?;
         let mut all = Sum::new(&prepared);
-        let mut number = 0;
-        while number * plan.part_rows < plan.labels {
+        for number in 0..plan.part_count() {
             let rows = number * plan.part_rows..((number + 1) * plan.part_rows).min(plan.labels);
             let note = match parts.note(number) {
                 Some(note) => note,
@@ -92,10 +97,9 @@ impl Lake {
             };
             all.add(&note, number);
             tell(progress, "parts", all.made.rows, plan.labels)?;
-            number += 1;
         }
         let stages = Stages::default();
-        blocking(|| write_parts(&request, &prepared, &parts, number, &stages, progress))?;
+        blocking(|| write_parts(&request, &prepared, &parts, &plan, &stages, progress))?;
         let mut manifest = manifest::manifest(&request, &prepared, &all.made)?;
         for (source, rows) in &all.rows_read {
             manifest["sources"][source]["rows_read"] = json!(rows.read);
@@ -186,10 +190,6 @@ impl Lake {
 
 /// Everything that decides what is in the parts, but for files and versions.
 fn asked(request: &TrainingRequest<'_>, prepared: &Prepared<'_>) -> Result<Json> {
-    let query = match &request.labels {
-        LabelSource::Query(sql) => Some(sql),
-        LabelSource::Path(_) | LabelSource::Rows(_) => None,
-    };
     Ok(json!({
         "springhouse": env!("CARGO_PKG_VERSION"),
         "definition_hash": request.definition_hash,
@@ -197,7 +197,7 @@ fn asked(request: &TrainingRequest<'_>, prepared: &Prepared<'_>) -> Result<Json>
         "features": request.features,
         "labels": prepared.labels.name,
         "labels_hash": prepared.labels.hash()?,
-        "query": query,
+        "query": request.labels.query(),
         "sample": request.sample.map(|sample| (sample.size.to_string(), sample.seed)),
         "at_column": request.at_column,
         "time_zone": request.time_zone,
@@ -247,13 +247,13 @@ fn write_parts(
     request: &TrainingRequest<'_>,
     prepared: &Prepared<'_>,
     parts: &Parts,
-    count: u64,
+    plan: &Plan,
     stages: &Stages,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let labels = blocking(|| prepared.labels.count())?;
+    let labels = plan.labels;
     let chunk_count = labels.div_ceil(output::chunk_rows(&prepared.schema)) as usize;
-    let files = (0..count).map(|number| parts.rows_path(number)).collect();
+    let files = (0..plan.part_count()).map(|number| parts.rows_path(number)).collect();
     let chunks = PartChunks {
         schema: prepared.schema.clone(),
         reader: Mutex::new(PartReader { files, file: 0, batches: None, chunk: 0, row: 0 }),

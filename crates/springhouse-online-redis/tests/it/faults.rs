@@ -45,6 +45,16 @@ async fn do_again_after_two(store: &RedisStore, world: &World, batches: &[Batch]
     world.assert_holds(store, batches, when).await;
 }
 
+/// A store that holds nothing to go on with is emptied and filled.
+async fn fill_again(store: &RedisStore, world: &mut World, everyone: &[(usize, usize)], when: &str) {
+    assert_eq!(store.take_again().await.expect("take"), Holding::Nothing, "{when}");
+    store.begin_filling().await.expect("begin");
+    let batch = world.batch_of("log", 1, everyone);
+    write(store, &batch).await.expect("write");
+    store.end_filling().await.expect("end");
+    world.assert_holds(store, &[batch], when).await;
+}
+
 async fn read_error(store: &RedisStore, world: &World) -> StoreErrorKind {
     let keys = [world.entity(0).clone()];
     store.get_many(&world.views()[0], &keys).await.expect_err("no answer").kind
@@ -513,12 +523,7 @@ async fn a_cluster_node_that_lost_confirmed_writes_is_noticed_by_the_next_proces
     drop(store);
     let store = open(&settings).await;
     assert!(matches!(store.condition().await.expect("it answers"), Condition::Lost(_)));
-    assert_eq!(store.take_again().await.expect("take"), Holding::Nothing);
-    store.begin_filling().await.expect("begin");
-    let batch = world.batch_of("log", 1, &everyone);
-    write(&store, &batch).await.expect("write");
-    store.end_filling().await.expect("end");
-    world.assert_holds(&store, &[batch], "filled again").await;
+    fill_again(&store, &mut world, &everyone, "filled again").await;
 }
 
 #[tokio::test]
@@ -546,12 +551,7 @@ async fn a_cluster_whose_lanes_went_back_is_not_brought_up_from_them() {
             store = open(&settings).await;
         }
         assert!(matches!(store.condition().await.expect("it answers"), Condition::Lost(_)));
-        assert_eq!(store.take_again().await.expect("take"), Holding::Nothing, "next: {is_next_process}");
-        store.begin_filling().await.expect("begin");
-        let batch = world.batch_of("log", 1, &everyone);
-        write(&store, &batch).await.expect("write");
-        store.end_filling().await.expect("end");
-        world.assert_holds(&store, &[batch], "filled again").await;
+        fill_again(&store, &mut world, &everyone, &format!("next process: {is_next_process}")).await;
         drop(store);
         for node in &cluster.nodes[..3] {
             flush(node);

@@ -139,10 +139,7 @@ pub(crate) async fn run(args: TrainArgs, project: &Path) -> anyhow::Result<ExitC
         say(&format!("{}\n", explain::plan(&lake.training_plan(&request).await?)));
     }
     let bar = output::bar();
-    let outcome = match args.resumable {
-        Some(labels) => lake.training_set_in_parts(&request, labels, &bar).await,
-        None => lake.training_set(&request, &bar).await,
-    };
+    let outcome = lake.training_set(&request, &bar).await;
     bar.finish();
     let outcome = outcome?;
     if let Some(manifest) = &manifest {
@@ -213,7 +210,8 @@ impl TrainArgs {
     ) -> anyhow::Result<TrainingRequest<'a>> {
         let budget = self.memory_mb.map_or(options.memory_budget, |mb| u64::from(mb) << 20);
         if let Some(manifest) = manifest {
-            return Ok(manifest.request(&options.paths.project, &head.definitions, out, budget)?);
+            let request = manifest.request(&options.paths.project, &head.definitions, out, budget)?;
+            return Ok(TrainingRequest { part_rows: self.resumable, ..request });
         }
         let labels = match (&self.labels, &self.labels_sql) {
             (_, Some(sql)) => LabelSource::Query(sql.clone()),
@@ -229,6 +227,7 @@ impl TrainArgs {
                 AvailabilityArg::Known => Availability::Known,
                 AvailabilityArg::Event => Availability::Event,
             },
+            part_rows: self.resumable,
             ..TrainingRequest::new(&head.definitions, head.definition_hash.as_str(), "", labels, out, budget)
         })
     }

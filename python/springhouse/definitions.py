@@ -264,6 +264,9 @@ class Source(_Named):
     """An int64 column that orders rows of equal event time and known_at; else their place in the table does."""
     event_id: str | None = None
     """A column that identifies the event: rows of one id count once, across history and stream."""
+    op: str | None = None
+    """A string column that says what a row does (``insert``, ``update_before``, ``update_after``, ``delete``): rows can then take earlier
+    ones of the same content back."""
     time_zone: str | None = None
     """The zone of timestamps that carry none, such as ``America/New_York``; without it they are refused."""
     max_clock_skew: Duration | None = None

@@ -295,6 +295,7 @@ def full() -> Definitions:
         known_at="seen_at",
         columns={"user_id": "int64!", "seen_at": "timestamp!", "price": "float64", "same": "float64"},
         table=Table(path="data/prices.csv"),
+        op="change",
     )
     recent = FeatureView(
         name="recent",

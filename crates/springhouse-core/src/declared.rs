@@ -75,6 +75,9 @@ section! {
         "sequence" sequence: String,
         /// A column that identifies the event: rows of one id count once, across history and stream.
         "event_id" event_id: String,
+        /// A string column that says what a row does: `insert`, `update_before`, `update_after` or `delete`. Rows can then
+        /// take earlier ones of the same content back.
+        "op" op: String,
         /// The zone of timestamps that carry none, such as `UTC` or `America/New_York`; without it they are refused.
         "time_zone" time_zone: String,
         /// How far an event time may lie after its arrival and be clamped to it rather than refused; 5s when absent.

@@ -75,6 +75,9 @@ pub struct Source {
     pub sequence: Option<String>,
     /// A column that identifies the event: rows of one id count once, across history and stream.
     pub event_id: Option<String>,
+    /// A column that says what a row does ([`crate::change`]): rows can take earlier ones back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub op: Option<String>,
     /// The zone of timestamps that carry none, such as `UTC` or `America/New_York`; without it they are refused.
     pub time_zone: Option<String>,
     /// How far an event time may lie after its append and be clamped to it rather than refused.
@@ -230,6 +233,9 @@ pub struct FeatureView {
     pub source: String,
     /// The source's column for each key of the entity, in the entity's order.
     pub key_columns: Vec<String>,
+    /// The source's `op` column, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub op: Option<String>,
     /// Row-level SQL over the source's columns and derived columns: rows where it is not true are left out.
     pub filter: Option<String>,
     /// Row-level SQL: further columns.

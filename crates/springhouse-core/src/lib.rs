@@ -1,5 +1,6 @@
 //! Names, types, values, keys and definitions of Springhouse. No I/O, no clock, no async.
 
+pub mod change;
 mod complete;
 mod constant;
 pub mod crash_point;

@@ -50,10 +50,11 @@ pub fn given_rows(
         );
     }
     let event_times = timestamps(checked.rows.column(schema.event_time)).values();
-    // No row was refused, so rows have the places they were given in.
+    // No row was refused, so rows have the places they were given in, unless updates are two rows each.
+    let place = |row: usize| checked.numbers.as_ref().map_or(row, |numbers| numbers[row] as usize);
     let mut known_at = checked.known_at.unwrap_or_default();
-    for (known, said) in known_at.iter_mut().zip(&given.known_at) {
-        *known = said.unwrap_or(*known);
+    for (row, known) in known_at.iter_mut().enumerate() {
+        *known = given.known_at.get(place(row)).copied().flatten().unwrap_or(*known);
     }
     let sequence = source.sequence.as_ref().and_then(|name| checked.rows.column_by_name(name));
     let sequence = sequence.map(|column| column.as_primitive::<Int64Type>());

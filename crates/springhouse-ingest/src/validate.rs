@@ -2,6 +2,7 @@
 //! neighbours. JSON goes straight into Arrow columns.
 
 mod arrow_rows;
+mod changes;
 mod columns;
 mod json_rows;
 mod values;
@@ -12,10 +13,12 @@ use crate::log::RefusedRow;
 use crate::outcome::{PushError, PushRows};
 use crate::settings::PushSettings;
 use arrow::array::{
-    Array, ArrayRef, BinaryArray, BooleanArray, Date32Array, Int32Array, Int64Array, RecordBatch,
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Date32Array, Int32Array, Int64Array, RecordBatch,
     StringArray, TimestampMicrosecondArray,
 };
 use arrow::datatypes::{Field, Schema, SchemaRef};
+use changes::ChangeColumns;
+use springhouse_core::change::Change;
 use springhouse_core::definition::{Definitions, KnownAt, Source};
 use springhouse_core::key::ENTITY_KEY_BYTES_MAX;
 use springhouse_core::time::{EVENT_TIME_MAX, EVENT_TIME_MIN, format_instant};
@@ -38,6 +41,9 @@ pub(crate) struct SourceSchema {
     columns: Vec<ColumnRule>,
     by_name: HashMap<String, usize>,
     event_id: Option<usize>,
+    /// The column that says what a row does.
+    op: Option<usize>,
+    changes: Option<ChangeColumns>,
     /// The column with the moment a row was known, for backfill.
     known_at: Option<usize>,
     /// Columns of each entity key, where they are all declared ones.
@@ -65,7 +71,7 @@ pub(crate) struct Flaw {
 pub(crate) struct CheckedRows {
     /// The rows that passed.
     pub(crate) rows: RecordBatch,
-    /// Their row numbers in the push; none when all rows passed.
+    /// Their row numbers in the push, twice where an update is two rows; none when all passed and each is a row.
     pub(crate) numbers: Option<Vec<u32>>,
     /// Their identities, 0 for none; none when no row has one.
     pub(crate) ids: Option<Vec<u128>>,
@@ -116,6 +122,7 @@ impl SourceSchema {
             KnownAt::Delay(_) => None,
         };
         let event_id = source.event_id.as_ref().map(find).transpose()?;
+        let op = source.op.as_ref().map(find).transpose()?;
         let fields = columns.iter().map(|c| Field::new(&c.name, arrow_type(&c.value_type), true));
         let arrow = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         Ok(Self {
@@ -126,6 +133,8 @@ impl SourceSchema {
             columns,
             by_name,
             event_id,
+            op,
+            changes: ChangeColumns::of(source),
             known_at,
             keys,
         })
@@ -160,7 +169,10 @@ impl SourceSchema {
             PushRows::Json(body) => json_rows::read(self, body, settings)?,
             PushRows::Arrow(batches) => arrow_rows::read(self, batches, settings)?,
         };
-        let count = table.flaws.len();
+        let count = match table.numbers.as_deref() {
+            None => table.flaws.len(),
+            Some(numbers) => numbers.last().map_or(0, |last| *last as usize + 1),
+        };
         if let Some(keys) = row_keys
             && keys.len() != count
         {
@@ -189,6 +201,7 @@ impl SourceSchema {
         self.check_nulls(&mut table, backfill);
         self.check_event_times(&mut table);
         self.check_key_lengths(&mut table);
+        self.check_ops(&mut table);
         self.keep_good(table, row_keys, backfill)
     }
 
@@ -246,6 +259,18 @@ impl SourceSchema {
         }
     }
 
+    fn check_ops(&self, table: &mut Table) {
+        let Some(op) = self.op else { return };
+        let ops = table.columns[op].as_string::<i32>();
+        for (row, op_of) in ops.iter().enumerate() {
+            if let Some(word) = op_of
+                && Change::of(word).is_none()
+            {
+                table.flaws[row].get_or_insert_with(|| changes::unknown_op(&self.columns[op].name, word));
+            }
+        }
+    }
+
     fn keep_good(
         &self,
         table: Table,
@@ -253,21 +278,28 @@ impl SourceSchema {
         backfill: bool,
     ) -> Result<CheckedRows, PushError> {
         let internal = |e: arrow::error::ArrowError| PushError::new("malformed_body", e.to_string());
-        let Table { columns, flaws, mut text_of } = table;
+        let Table { columns, mut flaws, numbers: events, mut text_of } = table;
+        let number = |row: usize| events.as_ref().map_or(row as u32, |events| events[row]);
+        if events.is_some() {
+            share_flaws(&mut flaws, &number);
+        }
         let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(flaws.len()));
         let mut rows =
             RecordBatch::try_new_with_options(self.arrow.clone(), columns, &options).map_err(internal)?;
-        let mut numbers = None;
-        let mut refused = Vec::new();
+        let mut numbers = events.clone();
+        let mut refused: Vec<RefusedRow> = Vec::new();
         if flaws.iter().any(Option::is_some) {
             let good: BooleanArray = flaws.iter().map(|flaw| Some(flaw.is_none())).collect();
             rows = arrow::compute::filter_record_batch(&rows, &good).map_err(internal)?;
             let mut kept = Vec::with_capacity(rows.num_rows());
             for (row, flaw) in flaws.into_iter().enumerate() {
                 match flaw {
-                    None => kept.push(row as u32),
+                    None => kept.push(number(row)),
+                    // The other row of an update: it was refused once.
+                    Some(_) if refused.last().is_some_and(|refused| refused.row == number(row)) => {}
                     Some(Flaw { code, reason }) => {
-                        refused.push(RefusedRow { row: row as u32, code, reason, text: text_of(row) });
+                        let row = number(row);
+                        refused.push(RefusedRow { row, code, reason, text: text_of(row as usize) });
                     }
                 }
             }
@@ -278,7 +310,7 @@ impl SourceSchema {
             (None, Some(keys)) => {
                 let id = |row: usize| keys[row].as_deref().map_or(0, event_id::of_text);
                 Some(match &numbers {
-                    Some(numbers) => numbers.iter().map(|row| id(*row as usize)).collect(),
+                    Some(numbers) => ids_of_rows(numbers, id),
                     None => (0..keys.len()).map(id).collect(),
                 })
             }
@@ -296,13 +328,34 @@ impl SourceSchema {
     }
 }
 
+/// A flaw in one row of an update is one of both.
+fn share_flaws(flaws: &mut [Option<Flaw>], number: &dyn Fn(usize) -> u32) {
+    for row in 1..flaws.len() {
+        if number(row - 1) == number(row) {
+            let flaw = flaws[row - 1].clone().or_else(|| flaws[row].clone());
+            (flaws[row - 1], flaws[row]) = (flaw.clone(), flaw);
+        }
+    }
+}
+
+/// The identities of rows from those of the events that they are; the two rows of an update each have one of their own.
+fn ids_of_rows(numbers: &[u32], id: impl Fn(usize) -> u128) -> Vec<u128> {
+    let of_row = |(row, number): (usize, &u32)| match id(*number as usize) {
+        id if id != 0 && numbers.get(row + 1) == Some(number) => event_id::of_bytes(&id.to_le_bytes()),
+        id => id,
+    };
+    numbers.iter().enumerate().map(of_row).collect()
+}
+
 /// Rows on their way: all of them as columns, with the first flaw of each.
 struct Table<'a> {
     /// One per declared column; null where a row has a flaw or nothing.
     columns: Vec<ArrayRef>,
     /// One per row.
     flaws: Vec<Option<Flaw>>,
-    /// The row as it came.
+    /// The number of the event that each row is of, ascending; none where every event is one row.
+    numbers: Option<Vec<u32>>,
+    /// An event as it came.
     text_of: Box<dyn FnMut(usize) -> String + 'a>,
 }
 

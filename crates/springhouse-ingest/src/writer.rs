@@ -214,17 +214,24 @@ impl Writer {
         // A message was appended at its own moment, a pushed row with its push.
         let is_read = places.is_some();
         let at = Appended::of_rows(known_at, row_known_at.as_deref().filter(|_| is_read));
-        let fates = self.fates(schema, &rows, ids.as_deref(), known_at, &at, dedup);
+        let fates = self.fates(schema, &rows, (numbers.as_deref(), ids.as_deref()), known_at, &at, dedup);
         let mut duplicates = Vec::new();
+        let mut accepted = events(0..rows.num_rows(), &number);
         if let Some(fates) = &fates {
             for (row, fate) in fates.iter().enumerate() {
                 match fate {
                     Fate::Keep => {}
+                    // An update is two rows, and one event.
+                    _ if row > 0 && number(row - 1) == number(row) => {}
                     Fate::Duplicate => duplicates.push(number(row)),
-                    Fate::Future => refused.push(self.in_future(schema, &rows, row, number(row), at.of(row))),
+                    Fate::Future => {
+                        let row = if is_in_future(schema, &rows, row, &at) { row } else { row + 1 };
+                        refused.push(self.in_future(schema, &rows, row, number(row), at.of(row)));
+                    }
                 }
             }
             let internal = |e: arrow::error::ArrowError| PushError::new("malformed_body", e.to_string());
+            accepted = events((0..fates.len()).filter(|row| fates[*row] == Fate::Keep), &number);
             let keep: BooleanArray = fates.iter().map(|fate| Some(*fate == Fate::Keep)).collect();
             if keep.true_count() < keep.len() {
                 rows = arrow::compute::filter_record_batch(&rows, &keep).map_err(internal)?;
@@ -234,7 +241,9 @@ impl Writer {
                     row_known_at.map(|times| (0..times.len()).filter(kept).map(|row| times[row]).collect());
             }
             let at = Appended::of_rows(known_at, row_known_at.as_deref().filter(|_| is_read));
-            rows = clamp(schema, rows, &at).map_err(internal)?;
+            if schema.source.op.is_none() {
+                rows = clamp(schema, rows, &at).map_err(internal)?;
+            }
             encoded =
                 if rows.num_rows() == 0 { Bytes::new() } else { encode_rows(&rows).map_err(internal)? };
         }
@@ -273,7 +282,7 @@ impl Writer {
             rows: if rows.num_rows() == 0 { Bytes::new() } else { encoded },
         };
         let outcome = PushOutcome {
-            accepted: rows.num_rows(),
+            accepted,
             duplicates: duplicates.len(),
             refused: record.refused.len(),
             exceptions,
@@ -289,12 +298,13 @@ impl Writer {
         Ok((piece, record, outcome))
     }
 
-    /// What becomes of each checked row; none when all are kept as they are.
+    /// What becomes of each checked row, given the event that it is of and its identity; none when all are kept as they
+    /// are. The rows of one event share their fate.
     fn fates(
         &self,
         schema: &SourceSchema,
         rows: &RecordBatch,
-        ids: Option<&[u128]>,
+        (numbers, ids): (Option<&[u32]>, Option<&[u128]>),
         known_at: Micros,
         appended: &Appended<'_>,
         dedup: &mut Dedup,
@@ -304,16 +314,22 @@ impl Writer {
         if !has_future && ids.is_none() {
             return None;
         }
+        let in_future = |row: usize| is_in_future(schema, rows, row, appended);
+        let is_one_event =
+            |a: usize, b: usize| numbers.is_some_and(|numbers| numbers.get(a) == numbers.get(b));
+        let event_in_future = |row: usize| {
+            in_future(row)
+                || row > 0 && is_one_event(row - 1, row) && in_future(row - 1)
+                || row + 1 < rows.num_rows() && is_one_event(row, row + 1) && in_future(row + 1)
+        };
         let salt = source_salt(&schema.source.name);
         let mut changed = has_future;
-        let fates = times
-            .iter()
-            .enumerate()
-            .map(|(row, time)| {
+        let fates = (0..rows.num_rows())
+            .map(|row| {
                 let id = ids.map_or(0, |ids| ids[row]);
                 let fate = if id != 0 && dedup.contains(id ^ salt) {
                     Fate::Duplicate
-                } else if *time > appended.of(row).saturating_add(schema.source.max_clock_skew) {
+                } else if has_future && event_in_future(row) {
                     // Not remembered: the row may come again with a right time.
                     Fate::Future
                 } else if id != 0 && !dedup.insert(id ^ salt, known_at) {
@@ -352,6 +368,18 @@ impl Writer {
     }
 }
 
+/// True when the row's event time lies farther after its append than clocks may differ.
+fn is_in_future(schema: &SourceSchema, rows: &RecordBatch, row: usize, appended: &Appended<'_>) -> bool {
+    let time = timestamps(rows.column(schema.event_time)).value(row);
+    time > appended.of(row).saturating_add(schema.source.max_clock_skew)
+}
+
+/// How many events ascending rows are of.
+fn events(rows: impl Iterator<Item = usize>, number: &dyn Fn(usize) -> u32) -> usize {
+    let mut last = None;
+    rows.filter(|row| last.replace(number(*row)) != Some(number(*row))).count()
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Keep,
@@ -385,7 +413,8 @@ impl<'a> Appended<'a> {
     }
 }
 
-/// Event times after the append become its moment.
+/// Event times after the append become its moment. Not for rows that can be taken back, which are named by theirs: they are
+/// visible once it has come.
 fn clamp(
     schema: &SourceSchema,
     rows: RecordBatch,

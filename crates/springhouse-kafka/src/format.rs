@@ -75,8 +75,36 @@ pub(crate) struct Decoder {
 #[derive(Debug)]
 struct Shared {
     format: MessageFormat,
-    columns: BTreeMap<String, ValueType>,
+    wanted: Wanted,
 }
+
+/// The fields of a message that are read.
+#[derive(Debug, Default)]
+struct Wanted {
+    columns: BTreeMap<String, ValueType>,
+    /// Whether `before` and `after` are rows: the message is a change of a table.
+    images: bool,
+}
+
+impl Wanted {
+    fn of(source: &Source) -> Self {
+        let column = |column: &Column| (column.name.clone(), column.value_type.clone());
+        let mut columns: BTreeMap<String, ValueType> = source.columns.iter().map(column).collect();
+        let images = source.op.is_some() && !IMAGES.iter().any(|image| columns.contains_key(*image));
+        if images {
+            // What the envelope of a change calls it, whatever the column's name is.
+            columns.entry("op".to_owned()).or_insert(ValueType::String);
+        }
+        Self { columns, images }
+    }
+
+    fn is_image(&self, field: &str) -> bool {
+        self.images && IMAGES.contains(&field)
+    }
+}
+
+/// The rows in the envelope of a change.
+const IMAGES: [&str; 2] = ["before", "after"];
 
 #[derive(Debug)]
 enum From {
@@ -101,9 +129,7 @@ impl Decoder {
             }
             None => From::Registry(Registry::of(settings)?),
         };
-        let column = |column: &Column| (column.name.clone(), column.value_type.clone());
-        let columns = source.columns.iter().map(column).collect();
-        let shared = Arc::new(Shared { format: stream.format, columns });
+        let shared = Arc::new(Shared { format: stream.format, wanted: Wanted::of(source) });
         Ok(Some(Self { shared, from, known: tokio::sync::Mutex::default() }))
     }
 
@@ -186,8 +212,8 @@ impl Shared {
     fn row(&self, schemas: &Schemas, value: &[u8]) -> Result<Map<String, Json>, Flaw> {
         match schemas {
             Schemas::One(schema) => match &**schema {
-                Schema::Avro(schema) => schema.row(value, &self.columns),
-                Schema::Protobuf(schema) => schema.row(value, &self.columns),
+                Schema::Avro(schema) => schema.row(value, &self.wanted),
+                Schema::Protobuf(schema) => schema.row(value, &self.wanted),
             },
             Schemas::Numbered(schemas) => {
                 let number = number_of(value).ok_or_else(|| {
@@ -196,8 +222,8 @@ impl Shared {
                 let schema = schemas.get(&number).ok_or_else(|| malformed("the message has no schema"))?;
                 let value = &value[WIRE_BYTES..];
                 match &**schema {
-                    Ok(Schema::Avro(schema)) => schema.row(value, &self.columns),
-                    Ok(Schema::Protobuf(schema)) => schema.row_of_nested(value, &self.columns),
+                    Ok(Schema::Avro(schema)) => schema.row(value, &self.wanted),
+                    Ok(Schema::Protobuf(schema)) => schema.row_of_nested(value, &self.wanted),
                     Err(why) => Err(malformed(format!("schema {number}: {why}"))),
                 }
             }

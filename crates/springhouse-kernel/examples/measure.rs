@@ -31,6 +31,7 @@ fn plan(kind: ViewKind) -> ViewPlan {
         entity: "e".into(),
         source: "s".into(),
         key_columns: vec!["k".into()],
+        op: None,
         filter: None,
         derived: Vec::new(),
         kind,

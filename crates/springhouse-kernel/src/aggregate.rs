@@ -12,9 +12,11 @@ use crate::Stamp;
 use crate::exact::ExactSum;
 use crate::plan::Event;
 use crate::sketch::{DistinctSketch, QuantileScale, QuantileSketch, SKETCH_BUCKETS_MAX};
-use springhouse_core::{Micros, Value};
+use springhouse_core::definition::AggregateFunction;
+use springhouse_core::{Micros, Value, ValueType};
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// The most groups of an aggregate with a second column; past it the value is null with the status `over_cap`.
 pub(crate) const GROUPS_MAX: usize = 10_000;
@@ -44,6 +46,8 @@ pub(crate) enum Kind {
     Quantile { scale: QuantileScale, cap: usize },
     /// The newest event time.
     NewestTime,
+    /// Every event that was not taken back: for functions whose own state can't give an event up.
+    Kept,
 }
 
 /// One state to keep: what, over which input, of which events.
@@ -57,6 +61,9 @@ pub(crate) struct Slot {
     pub(crate) predicate: Option<usize>,
     /// The input grouped by, and the most groups.
     pub(crate) group: Option<(usize, usize)>,
+    /// True where events can be taken back. Counts may then be below zero for a while (in two's complement), and caps are
+    /// held against when a value is read, never in a state.
+    pub(crate) takes_back: bool,
 }
 
 /// What of an event counts for a slot: neither is null or NaN; none where the slot has no such column.
@@ -98,6 +105,8 @@ pub(crate) enum State {
     Quantile(Box<QuantileSketch>),
     /// [`Kind::NewestTime`].
     NewestTime(Option<Micros>),
+    /// [`Kind::Kept`]: event times and values, with how often each was added less how often it was taken back; never 0.
+    Kept(BTreeMap<(Micros, Value), i64>),
     /// Any kind by the values of a second column.
     Grouped(Box<Groups>),
     /// More distinct values, groups or buckets than the cap: stays so whatever is added.
@@ -155,14 +164,38 @@ fn integer_of(value: &Value) -> i64 {
     }
 }
 
+/// A count of what was added less what was taken back; not below 0.
+fn net(count: u64) -> u64 {
+    if count > i64::MAX as u64 { 0 } else { count }
+}
+
+/// Adds to how often an event counts.
+pub(crate) fn keep<K: Ord>(kept: &mut BTreeMap<K, i64>, event: K, times: i64) {
+    match kept.entry(event) {
+        Entry::Vacant(place) => {
+            place.insert(times);
+        }
+        Entry::Occupied(mut held) => {
+            *held.get_mut() += times;
+            if *held.get() == 0 {
+                held.remove();
+            }
+        }
+    }
+}
+
 impl Integers {
+    fn is_empty(&self) -> bool {
+        self.count == 0 && self.sum == 0 && self.squares.as_ref().is_none_or(ExactSum::is_zero)
+    }
+
     fn add(&mut self, value: i64, remove: bool) {
         let signed = i128::from(value);
         if remove {
-            self.count -= 1;
+            self.count = self.count.wrapping_sub(1);
             self.sum -= signed;
         } else {
-            self.count += 1;
+            self.count = self.count.wrapping_add(1);
             self.sum += signed;
         }
         if let Some(squares) = &mut self.squares {
@@ -171,7 +204,7 @@ impl Integers {
     }
 
     fn merge(&mut self, other: &Self) {
-        self.count += other.count;
+        self.count = self.count.wrapping_add(other.count);
         self.sum += other.sum;
         if let (Some(squares), Some(more)) = (&mut self.squares, &other.squares) {
             squares.merge(more);
@@ -180,15 +213,19 @@ impl Integers {
 }
 
 impl Floats {
+    fn is_empty(&self) -> bool {
+        self.count == 0
+            && self.infinite == [0, 0]
+            && self.sum.is_zero()
+            && self.squares.as_ref().is_none_or(ExactSum::is_zero)
+    }
+
     fn add(&mut self, value: f64, remove: bool) {
-        if remove {
-            self.count -= 1;
-        } else {
-            self.count += 1;
-        }
+        let step = if remove { u64::MAX } else { 1 };
+        self.count = self.count.wrapping_add(step);
         if value.is_infinite() {
             let held = &mut self.infinite[usize::from(value < 0.0)];
-            *held = if remove { *held - 1 } else { *held + 1 };
+            *held = held.wrapping_add(step);
             return;
         }
         if remove {
@@ -202,9 +239,9 @@ impl Floats {
     }
 
     fn merge(&mut self, other: &Self) {
-        self.count += other.count;
-        self.infinite[0] += other.infinite[0];
-        self.infinite[1] += other.infinite[1];
+        self.count = self.count.wrapping_add(other.count);
+        self.infinite[0] = self.infinite[0].wrapping_add(other.infinite[0]);
+        self.infinite[1] = self.infinite[1].wrapping_add(other.infinite[1]);
         self.sum.merge(&other.sum);
         if let (Some(squares), Some(more)) = (&mut self.squares, &other.squares) {
             squares.merge(more);
@@ -213,6 +250,32 @@ impl Floats {
 }
 
 impl Kind {
+    /// What holds enough for a function over a column of this type.
+    pub(crate) fn of(function: &AggregateFunction, column_type: Option<&ValueType>) -> Self {
+        use AggregateFunction as F;
+        let sums = |squares| match column_type.is_some_and(ValueType::is_integer) {
+            true => Kind::Integers { squares },
+            false => Kind::Floats { squares },
+        };
+        match function {
+            F::Count => Kind::Count,
+            F::Sum | F::Mean => sums(false),
+            F::Variance | F::Stddev => sums(true),
+            F::Min => Kind::Least,
+            F::Max => Kind::Greatest,
+            F::First => Kind::Oldest { n: 1 },
+            F::Last => Kind::Newest { n: 1 },
+            F::FirstN(n) => Kind::Oldest { n: *n as usize },
+            F::LastN(n) => Kind::Newest { n: *n as usize },
+            F::CountDistinct { cap } | F::TopN { cap, .. } | F::ValueCounts { cap } => {
+                Kind::Counted { cap: *cap as usize }
+            }
+            F::ApproxCountDistinct { precision } => Kind::Distinct { precision: *precision },
+            F::ApproxQuantile { alpha, .. } => Kind::quantile(*alpha),
+            F::SecondsSinceLast => Kind::NewestTime,
+        }
+    }
+
     /// The state of no events.
     pub(crate) fn empty(&self) -> State {
         match self {
@@ -231,6 +294,7 @@ impl Kind {
             Self::Distinct { .. } => State::Distinct(Box::new(DistinctSketch::empty())),
             Self::Quantile { .. } => State::Quantile(Box::default()),
             Self::NewestTime => State::NewestTime(None),
+            Self::Kept => State::Kept(BTreeMap::new()),
         }
     }
 
@@ -243,6 +307,7 @@ impl Kind {
                 | Self::Floats { .. }
                 | Self::Counted { .. }
                 | Self::Quantile { .. }
+                | Self::Kept
         )
     }
 
@@ -260,7 +325,7 @@ impl Kind {
     pub(crate) fn insert(&self, state: &mut State, stamp: &Stamp, value: &Value) -> bool {
         match (self, &mut *state) {
             (_, State::OverCap) => return false,
-            (Self::Count, State::Count(count)) => *count += 1,
+            (Self::Count, State::Count(count)) => *count = count.wrapping_add(1),
             (_, State::Integers(sums)) => sums.add(integer_of(value), false),
             (_, State::Floats(sums)) => sums.add(float_of(value), false),
             (_, State::Extreme(held)) => return self.insert_extreme(held, with_one_zero(value)),
@@ -277,15 +342,18 @@ impl Kind {
                 self.enforce_cap(state);
             }
             (_, State::NewestTime(newest)) => *newest = (*newest).max(Some(stamp.event_time)),
+            (_, State::Kept(kept)) => keep(kept, (stamp.event_time, value.clone()), 1),
             (kind, state) => unreachable!("{kind:?} has no state {state:?}"),
         }
         true
     }
 
-    /// Takes away a value that was added. Only for kinds with [`Self::can_remove`], without cap.
-    pub(crate) fn remove(&self, state: &mut State, value: &Value) {
+    /// Takes away a value that was added, or (of counts, sums and kept events) will be. Only for kinds with
+    /// [`Self::can_remove`], without cap.
+    pub(crate) fn remove(&self, state: &mut State, stamp: &Stamp, value: &Value) {
         match (self, state) {
-            (Self::Count, State::Count(count)) => *count -= 1,
+            (Self::Count, State::Count(count)) => *count = count.wrapping_sub(1),
+            (_, State::Kept(kept)) => keep(kept, (stamp.event_time, value.clone()), -1),
             (_, State::Integers(sums)) => sums.add(integer_of(value), true),
             (_, State::Floats(sums)) => sums.add(float_of(value), true),
             (_, State::Counted(counts)) => {
@@ -306,7 +374,10 @@ impl Kind {
         match (&mut *state, other) {
             (State::OverCap, _) => {}
             (_, State::OverCap) => *state = State::OverCap,
-            (State::Count(count), State::Count(more)) => *count += more,
+            (State::Count(count), State::Count(more)) => *count = count.wrapping_add(*more),
+            (State::Kept(kept), State::Kept(more)) => {
+                more.iter().for_each(|(event, times)| keep(kept, event.clone(), *times));
+            }
             (State::Integers(sums), State::Integers(more)) => sums.merge(more),
             (State::Floats(sums), State::Floats(more)) => sums.merge(more),
             (State::Extreme(held), State::Extreme(more)) => {
@@ -420,10 +491,25 @@ impl Slot {
         Some(Taken { value, group })
     }
 
-    /// Adds an event, if it counts.
-    pub(crate) fn insert(&self, state: &mut State, event: &Event) {
+    /// Adds an event, if it counts; or takes back what it names.
+    pub(crate) fn insert(&self, state: &mut State, event: &Event, takes_back: bool) {
         if let Some(taken) = self.taken(|input| &event.values[input]) {
-            self.insert_taken(state, &event.stamp, &taken);
+            self.change(state, &event.stamp, &taken, takes_back);
+        }
+    }
+
+    /// Adds what [`Self::taken`] gave, or takes it back.
+    pub(crate) fn change<V: Borrow<Value>>(
+        &self,
+        state: &mut State,
+        stamp: &Stamp,
+        taken: &Taken<V>,
+        takes_back: bool,
+    ) {
+        if takes_back {
+            self.remove_taken(state, stamp, taken);
+        } else {
+            self.insert_taken(state, stamp, taken);
         }
     }
 
@@ -447,10 +533,10 @@ impl Slot {
     }
 
     /// Takes away what was added. Only for slots with [`Kind::can_remove`], without caps.
-    pub(crate) fn remove_taken<V: Borrow<Value>>(&self, state: &mut State, taken: &Taken<V>) {
+    pub(crate) fn remove_taken<V: Borrow<Value>>(&self, state: &mut State, stamp: &Stamp, taken: &Taken<V>) {
         match state {
-            State::Grouped(groups) => groups.remove(self, taken.value(), taken.group()),
-            state => self.kind.remove(state, taken.value()),
+            State::Grouped(groups) => groups.remove(self, stamp, taken.value(), taken.group()),
+            state => self.kind.remove(state, stamp, taken.value()),
         }
     }
 
@@ -473,16 +559,28 @@ impl State {
     pub(crate) fn is_empty(&self) -> bool {
         match self {
             Self::Count(count) => *count == 0,
-            Self::Integers(sums) => sums.count == 0,
-            Self::Floats(sums) => sums.count == 0,
+            Self::Integers(sums) => sums.is_empty(),
+            Self::Floats(sums) => sums.is_empty(),
             Self::Extreme(held) => held.is_none(),
             Self::Picked(picked) => picked.is_empty(),
             Self::Counted(counts) => counts.is_empty(),
             Self::Distinct(sketch) => sketch.is_empty(),
             Self::Quantile(sketch) => sketch.zero == 0 && sketch.buckets() == 0,
             Self::NewestTime(newest) => newest.is_none(),
+            Self::Kept(kept) => kept.is_empty(),
             Self::Grouped(groups) => groups.is_empty(),
             Self::OverCap => false,
+        }
+    }
+
+    /// True when no event counts: there is none, or no more were added than taken back.
+    pub(crate) fn counts_nothing(&self) -> bool {
+        match self {
+            Self::Count(count) => net(*count) == 0,
+            Self::Integers(sums) => net(sums.count) == 0,
+            Self::Floats(sums) => net(sums.count) == 0,
+            Self::Kept(kept) => !kept.values().any(|times| *times > 0),
+            other => other.is_empty(),
         }
     }
 
@@ -500,6 +598,7 @@ impl State {
                 DistinctSketch::Dense(ranks) => 32 + ranks.len(),
             },
             Self::Quantile(sketch) => 64 + sketch.buckets() * 16,
+            Self::Kept(kept) => kept.keys().map(|(_, value)| 64 + value_heap_bytes(value)).sum(),
             Self::Grouped(groups) => groups.heap_bytes(),
         }
     }

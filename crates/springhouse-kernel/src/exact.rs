@@ -93,6 +93,10 @@ impl ExactSum {
         if self.is_negative() { u64::MAX } else { 0 }
     }
 
+    pub(crate) fn is_zero(&self) -> bool {
+        self.limbs.iter().all(|limb| *limb == 0)
+    }
+
     fn is_negative(&self) -> bool {
         self.limbs.last().is_some_and(|top| top >> 63 == 1)
     }
@@ -282,6 +286,10 @@ pub(crate) fn sample_variance(count: u64, sum: &BigInt, squares: &BigInt, unit: 
         return None;
     }
     let numerator = BigInt::from(count) * squares - sum * sum;
+    if numerator.sign() == Sign::Minus {
+        // No set of numbers has such sums: something was taken back that was not added yet.
+        return None;
+    }
     let denominator = BigUint::from(count) * BigUint::from(count - 1);
     Some(ratio_to_float(&numerator, &denominator, 2 * unit))
 }

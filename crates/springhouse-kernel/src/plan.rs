@@ -7,7 +7,7 @@ use crate::aggregate::{Kind, Slot};
 use crate::answer::{EntityAnswer, EntityExplanation};
 use crate::codec::{Out, Reader};
 use crate::stamp::Window;
-use crate::state::{CODEC_VERSION, EntityState, Inner, LatestState};
+use crate::state::{CODEC_VERSION, EntityState, Inner, LatestState, SurvivingState};
 use springhouse_core::definition::{AggregateFunction, FeatureView};
 use springhouse_core::{Micros, Value, ValueType};
 
@@ -50,6 +50,11 @@ pub struct Event {
     pub values: Vec<Value>,
 }
 
+/// True when the input that says so (if the plan has one) is true: the event takes another back.
+pub(crate) fn takes_back(input: Option<usize>, values: &[Value]) -> bool {
+    input.is_some_and(|input| values[input] == Value::Bool(true))
+}
+
 /// Everything that the kernel must know of a feature view, resolved once.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ViewPlan {
@@ -76,6 +81,8 @@ pub(crate) struct LatestPlan {
     pub(crate) columns: Vec<usize>,
     /// After this age a row is expired.
     pub(crate) hard_ttl: Micros,
+    /// The predicate of rows that take others back.
+    pub(crate) takes_back: Option<usize>,
 }
 
 /// How windowed aggregates are kept and read.
@@ -91,6 +98,8 @@ pub(crate) struct WindowsPlan {
     pub(crate) exact: Option<Window>,
     /// Which inputs those raw events need.
     pub(crate) exact_inputs: Vec<bool>,
+    /// The predicate of events that take others back.
+    pub(crate) takes_back: Option<usize>,
 }
 
 /// How a level cuts time into tiles.
@@ -188,10 +197,18 @@ impl ViewPlan {
         matches!(self.kind, PlanKind::Latest(_))
     }
 
+    /// True when events can take others back: what an event means then depends on those that come later.
+    pub fn takes_back(&self) -> bool {
+        match &self.kind {
+            PlanKind::Latest(plan) => plan.takes_back.is_some(),
+            PlanKind::Windows(plan) => plan.takes_back.is_some(),
+        }
+    }
+
     /// True when answers depend on the sequence numbers of events: where one of several is picked.
     pub fn reads_sequence(&self) -> bool {
         match &self.kind {
-            PlanKind::Latest(_) => true,
+            PlanKind::Latest(plan) => plan.takes_back.is_none(),
             PlanKind::Windows(windows) => {
                 let slots = windows.levels.iter().flat_map(|level| &level.slots);
                 slots.into_iter().any(|slot| matches!(slot.kind, Kind::Oldest { .. } | Kind::Newest { .. }))
@@ -203,6 +220,9 @@ impl ViewPlan {
     pub fn empty(&self) -> EntityState {
         EntityState {
             inner: match &self.kind {
+                PlanKind::Latest(LatestPlan { takes_back: Some(_), .. }) => {
+                    Inner::Surviving(SurvivingState::default())
+                }
                 PlanKind::Latest(_) => Inner::Latest(LatestState::default()),
                 PlanKind::Windows(plan) => Inner::Windows(plan.empty()),
             },
@@ -224,6 +244,7 @@ impl ViewPlan {
         let horizon = horizon(now);
         match (&self.kind, &mut state.inner) {
             (PlanKind::Latest(_), Inner::Latest(rows)) => rows.insert(event),
+            (PlanKind::Latest(plan), Inner::Surviving(rows)) => plan.insert(rows, event, horizon),
             (PlanKind::Windows(plan), Inner::Windows(state)) => plan.insert(state, event, horizon),
             _ => wrong_plan(),
         }
@@ -236,6 +257,7 @@ impl ViewPlan {
     pub fn merge(&self, state: &mut EntityState, other: &EntityState) {
         match (&self.kind, &mut state.inner, &other.inner) {
             (PlanKind::Latest(_), Inner::Latest(rows), Inner::Latest(more)) => rows.merge(more),
+            (PlanKind::Latest(_), Inner::Surviving(rows), Inner::Surviving(more)) => rows.merge(more),
             (PlanKind::Windows(plan), Inner::Windows(state), Inner::Windows(more)) => plan.merge(state, more),
             _ => wrong_plan(),
         }
@@ -249,6 +271,7 @@ impl ViewPlan {
         let horizon = horizon(now);
         match (&self.kind, &mut state.inner) {
             (PlanKind::Latest(_), Inner::Latest(rows)) => rows.compact(horizon),
+            (PlanKind::Latest(plan), Inner::Surviving(rows)) => plan.compact(rows, horizon),
             (PlanKind::Windows(plan), Inner::Windows(state)) => plan.compact(state, horizon),
             _ => wrong_plan(),
         }
@@ -260,7 +283,8 @@ impl ViewPlan {
     /// When the state is of another kind of view.
     pub fn read(&self, state: &EntityState, at: Micros) -> EntityAnswer {
         match (&self.kind, &state.inner) {
-            (PlanKind::Latest(plan), Inner::Latest(rows)) => plan.read(rows, at),
+            (PlanKind::Latest(plan), Inner::Latest(rows)) => plan.read(rows.row_at(at), at),
+            (PlanKind::Latest(plan), Inner::Surviving(rows)) => plan.read(plan.row_at(rows, at).as_ref(), at),
             (PlanKind::Windows(plan), Inner::Windows(state)) => plan.read(state, at),
             _ => wrong_plan(),
         }
@@ -277,7 +301,10 @@ impl ViewPlan {
     /// When the state is of another kind of view.
     pub fn explain(&self, state: &EntityState, at: Micros) -> EntityExplanation {
         let features = match (&self.kind, &state.inner) {
-            (PlanKind::Latest(plan), Inner::Latest(rows)) => plan.explain(rows, at),
+            (PlanKind::Latest(plan), Inner::Latest(rows)) => plan.explain(rows.row_at(at), at),
+            (PlanKind::Latest(plan), Inner::Surviving(rows)) => {
+                plan.explain(plan.row_at(rows, at).as_ref(), at)
+            }
             (PlanKind::Windows(plan), Inner::Windows(state)) => plan.explain(state, at),
             _ => wrong_plan(),
         };
@@ -301,6 +328,7 @@ impl ViewPlan {
     fn encode_body(&self, state: &EntityState, out: &mut Out) {
         match (&self.kind, &state.inner) {
             (PlanKind::Latest(_), Inner::Latest(rows)) => rows.encode(out),
+            (PlanKind::Latest(_), Inner::Surviving(rows)) => rows.encode(out),
             (PlanKind::Windows(plan), Inner::Windows(state)) => plan.encode(state, out),
             _ => wrong_plan(),
         }
@@ -330,6 +358,9 @@ impl ViewPlan {
         }
         let mut reader = Reader::new(body);
         let inner = match &self.kind {
+            PlanKind::Latest(LatestPlan { takes_back: Some(_), .. }) => {
+                Inner::Surviving(SurvivingState::decode(&mut reader, self.inputs.len())?)
+            }
             PlanKind::Latest(_) => Inner::Latest(LatestState::decode(&mut reader, self.inputs.len())?),
             PlanKind::Windows(plan) => Inner::Windows(plan.decode(&mut reader, self.inputs.len())?),
         };

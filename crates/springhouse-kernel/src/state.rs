@@ -2,9 +2,11 @@
 
 mod explain;
 mod latest;
+mod surviving;
 mod windows;
 
 pub(crate) use latest::LatestState;
+pub(crate) use surviving::SurvivingState;
 pub(crate) use windows::WindowsState;
 
 use crate::aggregate::value_heap_bytes;
@@ -21,11 +23,13 @@ pub struct EntityState {
     pub(crate) inner: Inner,
 }
 
-/// The two kinds of state.
+/// The kinds of state.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Inner {
     /// Rows.
     Latest(LatestState),
+    /// Rows that can be taken back.
+    Surviving(SurvivingState),
     /// Tiles and raw events.
     Windows(WindowsState),
 }
@@ -35,6 +39,7 @@ impl EntityState {
     pub fn size_bytes(&self) -> usize {
         let inner = match &self.inner {
             Inner::Latest(rows) => rows.heap_bytes(),
+            Inner::Surviving(rows) => rows.heap_bytes(),
             Inner::Windows(state) => state.heap_bytes(),
         };
         size_of::<Self>() + inner

@@ -49,6 +49,7 @@ fn view(kind: ViewKind) -> FeatureView {
         entity: "origin".into(),
         source: "departures".into(),
         key_columns: vec!["origin".into()],
+        op: None,
         filter: None,
         derived: Vec::new(),
         kind,

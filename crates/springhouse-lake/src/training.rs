@@ -620,7 +620,8 @@ impl Prepared<'_> {
 }
 
 fn payload_of(job: &ViewJob<'_>) -> Payload {
-    if is_latest(&job.view) { Payload::RowReference } else { Payload::Inputs }
+    // Whether a row was taken back is told by its contents.
+    if is_latest(&job.view) && !job.plan.takes_back() { Payload::RowReference } else { Payload::Inputs }
 }
 
 /// Where a temporary file goes: beside the output, where there must be space anyway.

@@ -89,6 +89,7 @@ fn views() -> [(&'static str, ViewHandle); 2] {
             entity: "user".to_owned(),
             source: "events".to_owned(),
             key_columns: vec!["user".to_owned()],
+            op: None,
             filter: None,
             derived: Vec::new(),
             kind,

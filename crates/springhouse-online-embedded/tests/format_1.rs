@@ -30,6 +30,7 @@ fn view(kind: ViewKind, name: &str, generation: u32) -> ViewHandle {
         entity: "user".to_owned(),
         source: "visits".to_owned(),
         key_columns: vec!["user".to_owned()],
+        op: None,
         filter: None,
         derived: Vec::new(),
         kind,

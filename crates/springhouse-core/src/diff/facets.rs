@@ -116,6 +116,7 @@ pub(super) fn source(source: &Source) -> Vec<Facet> {
     list.derived(&source.derived);
     list.maybe(Weight::Meaning, "sequence", source.sequence.clone());
     list.maybe(Weight::Meaning, "event_id", source.event_id.clone());
+    list.maybe(Weight::Meaning, "op", source.op.clone());
     list.maybe(Weight::Meaning, "time_zone", source.time_zone.clone());
     list.free("max_clock_skew", format_duration(source.max_clock_skew));
     list.meta("", &source.meta);

@@ -41,6 +41,7 @@ impl Resolver<'_> {
             ("event_time", &decl.event_time, ValueType::Timestamp, true),
             ("known_at", &decl.known_at, ValueType::Timestamp, is_table),
             ("sequence", &decl.sequence, ValueType::Int64, is_table),
+            ("op", &decl.op, ValueType::String, true),
         ];
         for (key, column, value_type, required) in implied {
             let Some(column) = column else { continue };
@@ -85,6 +86,16 @@ impl Resolver<'_> {
                     column.value_type
                 );
                 self.reader.report_at(&path, "wrong_column_type", message);
+            }
+        }
+        if decl.op.is_some() && decl.event_id.is_some() {
+            let message =
+                "`op` and `event_id` exclude each other: an event and what takes it back would have one id";
+            if let Some(diagnostic) =
+                self.reader.report_key(&format!("{path}.event_id"), "exclusive_keys", message.to_owned())
+            {
+                diagnostic
+                    .set_hint("a redelivered message counts once by its offset, a pushed row by its row key");
             }
         }
         if decl.known_at.is_some() && decl.delay.is_some() {
@@ -147,6 +158,7 @@ impl Resolver<'_> {
             derived,
             sequence: decl.sequence.clone(),
             event_id: decl.event_id.clone(),
+            op: decl.op.clone(),
             time_zone: decl.time_zone.clone(),
             max_clock_skew: decl.max_clock_skew.map_or(MAX_CLOCK_SKEW_DEFAULT, |d| d.0),
             meta: meta(&decl.description, &decl.owner, &decl.tags),

@@ -69,6 +69,7 @@ impl Resolver<'_> {
             entity: decl.entity.clone()?,
             source: decl.source.clone()?,
             key_columns: key_columns?,
+            op: self.out.definitions.sources.get(decl.source.as_ref()?).and_then(|source| source.op.clone()),
             filter: decl.filter.clone(),
             derived,
             kind,

@@ -39,7 +39,7 @@ pub(super) fn read<'a>(
     }
     let Some(first) = batches.first() else {
         let columns = schema.arrow.fields().iter().map(|f| new_null_array(f.data_type(), 0)).collect();
-        return Ok(Table { columns, flaws: Vec::new(), text_of: Box::new(|_| String::new()) });
+        return Ok(Table { columns, flaws: Vec::new(), numbers: None, text_of: Box::new(|_| String::new()) });
     };
     let whole = arrow::compute::concat_batches(first.schema_ref(), batches)
         .map_err(|e| mismatch(format!("the batches have different schemas: {e}")))?;
@@ -53,7 +53,7 @@ pub(super) fn read<'a>(
             Some(column) => convert(schema, &rule.name, &rule.value_type, column, &mut flaws),
         })
         .collect::<Result<_, _>>()?;
-    Ok(Table { columns, flaws, text_of: Box::new(move |row| row_text(&whole, row)) })
+    Ok(Table { columns, flaws, numbers: None, text_of: Box::new(move |row| row_text(&whole, row)) })
 }
 
 fn mismatch(message: String) -> PushError {

@@ -4,6 +4,7 @@ use super::columns::ColumnBuilder;
 use super::{Flaw, SourceSchema, Table};
 use crate::outcome::PushError;
 use crate::settings::PushSettings;
+use arrow::array::ArrayRef;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use std::fmt;
@@ -30,13 +31,37 @@ pub(super) fn read<'a>(
 
 /// Reads rows that are texts of their own, each an object or not.
 pub(super) fn read_rows<'a>(schema: &SourceSchema, rows: Vec<&'a str>) -> Table<'a> {
+    let Some(changes) = &schema.changes else {
+        let (columns, flaws) = read_texts(schema, &rows, &[]);
+        return Table { columns, flaws, numbers: None, text_of: Box::new(move |row| rows[row].to_owned()) };
+    };
+    let images = changes.images(&rows);
+    let texts: Vec<&str> = images.texts.iter().map(AsRef::as_ref).collect();
+    let (columns, flaws) = read_texts(schema, &texts, &images.flaws);
+    Table {
+        columns,
+        flaws,
+        numbers: Some(images.numbers),
+        text_of: Box::new(move |row| rows[row].to_owned()),
+    }
+}
+
+/// Columns, and the first flaw of each row, which may be `known` already.
+fn read_texts(
+    schema: &SourceSchema,
+    rows: &[&str],
+    known: &[Option<Flaw>],
+) -> (Vec<ArrayRef>, Vec<Option<Flaw>>) {
     let mut columns: Vec<ColumnBuilder> =
         schema.columns.iter().map(|c| ColumnBuilder::new(&c.value_type, rows.len())).collect();
     let mut flaws = Vec::with_capacity(rows.len());
     let mut cells: Vec<Option<&str>> = vec![None; columns.len()];
-    for row in &rows {
+    for (number, row) in rows.iter().enumerate() {
         cells.fill(None);
         let mut flaw = read_cells(schema, row, &mut cells);
+        if let Some(Some(known)) = known.get(number) {
+            flaw = Some(known.clone());
+        }
         for ((builder, cell), rule) in columns.iter_mut().zip(&cells).zip(&schema.columns) {
             let Some(raw) = cell else {
                 builder.push_null();
@@ -56,12 +81,11 @@ pub(super) fn read_rows<'a>(schema: &SourceSchema, rows: Vec<&'a str>) -> Table<
         }
         flaws.push(flaw);
     }
-    let columns = columns.into_iter().map(ColumnBuilder::finish).collect();
-    Table { columns, flaws, text_of: Box::new(move |row| rows[row].to_owned()) }
+    (columns.into_iter().map(ColumnBuilder::finish).collect(), flaws)
 }
 
 /// The start of a value, for a message.
-fn quote(raw: &str) -> String {
+pub(super) fn quote(raw: &str) -> String {
     match raw.char_indices().nth(QUOTE_CHARS_MAX) {
         None => raw.to_owned(),
         Some((end, _)) => format!("{}...", &raw[..end]),

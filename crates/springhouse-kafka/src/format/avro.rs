@@ -2,14 +2,14 @@
 
 use super::json::{bytes, float, items, members, moment, wrong_type};
 use super::registry::Registered;
-use super::{Flaw, malformed};
+use super::{Flaw, Wanted, malformed};
 use apache_avro::reader::datum::GenericDatumReader;
-use apache_avro::schema::{DecimalSchema, Name, Schema};
+use apache_avro::schema::{DecimalSchema, Name, RecordSchema, Schema};
 use apache_avro::types::Value;
 use chrono::{DateTime, NaiveDate, TimeDelta};
 use serde_json::{Map, Value as Json};
 use springhouse_core::ValueType;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io::Read;
 
 /// The most that a length within a message may claim, bytes; beyond it the message is damaged.
@@ -40,11 +40,7 @@ impl AvroSchema {
         Ok(Self { schema, others, names })
     }
 
-    pub(super) fn row(
-        &self,
-        message: &[u8],
-        columns: &BTreeMap<String, ValueType>,
-    ) -> Result<Map<String, Json>, Flaw> {
+    pub(super) fn row(&self, message: &[u8], wanted: &Wanted) -> Result<Map<String, Json>, Flaw> {
         let broken =
             |error: apache_avro::Error| malformed(format!("the message is not of its schema: {error}"));
         let reader = GenericDatumReader::builder(&self.schema)
@@ -64,14 +60,44 @@ impl AvroSchema {
         let (Value::Record(fields), Schema::Record(record)) = (value, &self.schema) else {
             return Err(malformed("the message is no record"));
         };
+        self.fields(&fields, record, wanted)
+    }
+
+    fn fields(
+        &self,
+        fields: &[(String, Value)],
+        record: &RecordSchema,
+        wanted: &Wanted,
+    ) -> Result<Map<String, Json>, Flaw> {
         let mut row = Map::new();
         for ((name, value), field) in fields.iter().zip(&record.fields) {
-            if let Some(target) = columns.get(name) {
-                let value = self.json(value, &field.schema, target);
-                row.insert(name.clone(), value.map_err(|flaw| in_field(name, flaw))?);
-            }
+            let value = match wanted.columns.get(name) {
+                Some(target) => self.json(value, &field.schema, target),
+                None if wanted.is_image(name) => self.image(value, &field.schema, wanted),
+                None => continue,
+            };
+            row.insert(name.clone(), value.map_err(|flaw| in_field(name, flaw))?);
         }
         Ok(row)
+    }
+
+    /// A row within a change.
+    fn image(&self, value: &Value, schema: &Schema, wanted: &Wanted) -> Result<Json, Flaw> {
+        let schema = match schema {
+            Schema::Ref { name } => self.names.get(name).unwrap_or(schema),
+            schema => schema,
+        };
+        match (value, schema) {
+            (Value::Null, _) => Ok(Json::Null),
+            (Value::Union(number, value), Schema::Union(union)) => {
+                let variant = union.variants().get(*number as usize);
+                self.image(value, variant.ok_or_else(|| malformed("a union has no such branch"))?, wanted)
+            }
+            (Value::Record(fields), Schema::Record(record)) => {
+                self.fields(fields, record, wanted).map(Json::Object)
+            }
+            _ => Err(malformed("it should be a record")),
+        }
     }
 
     fn json(&self, value: &Value, schema: &Schema, target: &ValueType) -> Result<Json, Flaw> {
@@ -220,21 +246,38 @@ mod tests {
         let schema = AvroSchema::parse(&Registered { text: node.to_owned(), references }).expect("a schema");
         // The second node's leaf has 3; both unions' second branches are there.
         let message = [2, 4, 2, 2, 6, 0];
-        let columns =
-            BTreeMap::from([("next".to_owned(), ValueType::Json), ("extra".to_owned(), ValueType::Json)]);
-        let row = schema.row(&message, &columns).expect("a row");
+        let columns = [("next".to_owned(), ValueType::Json), ("extra".to_owned(), ValueType::Json)];
+        let wanted = Wanted { columns: columns.into(), images: false };
+        let row = schema.row(&message, &wanted).expect("a row");
         assert_eq!(
             Json::Object(row).to_string(),
             r#"{"extra":{"n":2},"next":{"extra":{"n":3},"next":null}}"#
         );
         for end in 0..message.len() {
-            assert_eq!(
-                schema.row(&message[..end], &columns).expect_err("cut").0,
-                "malformed_row",
-                "at {end}"
-            );
+            assert_eq!(schema.row(&message[..end], &wanted).expect_err("cut").0, "malformed_row", "at {end}");
         }
         let claims = [2, 4, 2, 2, 6, 0, 0];
-        assert!(schema.row(&claims, &columns).expect_err("a byte is left").1.contains("1 bytes are left"));
+        assert!(schema.row(&claims, &wanted).expect_err("a byte is left").1.contains("1 bytes are left"));
+    }
+
+    #[test]
+    fn a_change_has_two_rows_of_which_one_may_be_null() {
+        let text = r#"{"type": "record", "name": "Envelope", "fields": [
+            {"name": "before", "type": ["null", {"type": "record", "name": "Row", "fields": [
+                {"name": "n", "type": "int"}, {"name": "other", "type": "int"}]}]},
+            {"name": "after", "type": ["null", "Row"]}, {"name": "op", "type": "string"}, {"name": "ts_ms", "type": "long"}]}"#;
+        let schema = AvroSchema::parse(&Registered { text: text.to_owned(), references: Vec::new() });
+        let schema = schema.expect("a schema");
+        let columns = [("n".to_owned(), ValueType::Int64), ("op".to_owned(), ValueType::String)];
+        let wanted = Wanted { columns: columns.into(), images: true };
+        let row = |message: &[u8]| schema.row(message, &wanted).map(|row| Json::Object(row).to_string());
+        assert_eq!(
+            row(&[2, 6, 0, 2, 8, 0, 2, b'u', 10]).as_deref(),
+            Ok(r#"{"after":{"n":4},"before":{"n":3},"op":"u"}"#)
+        );
+        assert_eq!(
+            row(&[2, 6, 0, 0, 2, b'd', 10]).as_deref(),
+            Ok(r#"{"after":null,"before":{"n":3},"op":"d"}"#)
+        );
     }
 }

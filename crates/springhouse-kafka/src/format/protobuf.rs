@@ -2,7 +2,7 @@
 
 use super::json::{bytes, float, items, members, moment, wrong_type};
 use super::registry::Registered;
-use super::{Flaw, malformed};
+use super::{Flaw, Wanted, malformed};
 use base64::Engine;
 use prost_reflect::prost::Message as _;
 use prost_reflect::prost_types::FileDescriptorProto;
@@ -53,21 +53,13 @@ impl ProtobufSchema {
     }
 
     /// Of a message whose kind the definition says.
-    pub(super) fn row(
-        &self,
-        message: &[u8],
-        columns: &BTreeMap<String, ValueType>,
-    ) -> Result<Map<String, Json>, Flaw> {
+    pub(super) fn row(&self, message: &[u8], wanted: &Wanted) -> Result<Map<String, Json>, Flaw> {
         let meant = self.meant.as_ref().ok_or_else(|| malformed("which message it is, is not said"))?;
-        row(meant, message, columns)
+        row(meant, message, wanted)
     }
 
     /// Of a message that begins with the path to its kind, as Confluent's clients write it.
-    pub(super) fn row_of_nested(
-        &self,
-        message: &[u8],
-        columns: &BTreeMap<String, ValueType>,
-    ) -> Result<Map<String, Json>, Flaw> {
+    pub(super) fn row_of_nested(&self, message: &[u8], wanted: &Wanted) -> Result<Map<String, Json>, Flaw> {
         let mut rest = message;
         let cut_off = || malformed("the path to the message's kind can't be read");
         let count = zigzag(&mut rest).ok_or_else(cut_off)?;
@@ -88,7 +80,7 @@ impl ProtobufSchema {
             kinds = found.child_messages().collect();
             kind = Some(found);
         }
-        row(&kind.ok_or_else(cut_off)?, rest, columns)
+        row(&kind.ok_or_else(cut_off)?, rest, wanted)
     }
 
     /// True when it must be said which message is meant.
@@ -102,22 +94,37 @@ fn zigzag(rest: &mut &[u8]) -> Option<i64> {
     Some((number >> 1) as i64 ^ -((number & 1) as i64))
 }
 
-fn row(
-    kind: &MessageDescriptor,
-    message: &[u8],
-    columns: &BTreeMap<String, ValueType>,
-) -> Result<Map<String, Json>, Flaw> {
+fn row(kind: &MessageDescriptor, message: &[u8], wanted: &Wanted) -> Result<Map<String, Json>, Flaw> {
     let message = DynamicMessage::decode(kind.clone(), message)
         .map_err(|error| malformed(format!("the message is not of its schema: {error}")))?;
+    fields(kind, &message, wanted)
+}
+
+fn fields(
+    kind: &MessageDescriptor,
+    message: &DynamicMessage,
+    wanted: &Wanted,
+) -> Result<Map<String, Json>, Flaw> {
     let mut row = Map::new();
     for field in kind.fields() {
-        let Some(target) = columns.get(field.name()) else { continue };
+        let target = wanted.columns.get(field.name());
+        if target.is_none() && !wanted.is_image(field.name()) {
+            continue;
+        }
         // Without presence, what is not written is zero, empty or false.
         if field.supports_presence() && !message.has_field(&field) {
             continue;
         }
-        let value = json(&message.get_field(&field), &field, target)
-            .map_err(|(code, why)| (code, format!("field `{}`: {why}", field.name())))?;
+        let value = message.get_field(&field);
+        let value = match (target, &*value, field.kind()) {
+            (Some(target), value, _) => json(value, &field, target),
+            // A row within a change.
+            (None, Value::Message(image), Kind::Message(kind)) => {
+                fields(&kind, image, wanted).map(Json::Object)
+            }
+            _ => Err(malformed("it should be a message")),
+        };
+        let value = value.map_err(|(code, why)| (code, format!("field `{}`: {why}", field.name())))?;
         row.insert(field.name().to_owned(), value);
     }
     Ok(row)
@@ -244,13 +251,12 @@ mod tests {
     #[test]
     fn a_path_leads_to_the_message() {
         let schema = schema(None).expect("a schema");
-        let columns: BTreeMap<_, _> =
-            [("n", ValueType::Int64), ("s", ValueType::String), ("third", ValueType::Json)]
-                .map(|(name, of)| (name.to_owned(), of))
-                .into();
+        let columns = [("n", ValueType::Int64), ("s", ValueType::String), ("third", ValueType::Json)];
+        let columns = columns.map(|(name, of)| (name.to_owned(), of)).into();
+        let wanted = Wanted { columns, images: false };
         let row = |message: &[u8]| {
             schema
-                .row_of_nested(message, &columns)
+                .row_of_nested(message, &wanted)
                 .map(|row| Json::Object(row).to_string())
                 .map_err(|flaw| flaw.1)
         };
@@ -269,5 +275,21 @@ mod tests {
         assert!(schema(None).expect("a schema").is_ambiguous());
         assert!(!schema(Some("shop.Second.Inner")).expect("a schema").is_ambiguous());
         assert!(schema(Some("Inner")).expect_err("no such").contains("no message `Inner`"));
+    }
+
+    #[test]
+    fn a_change_has_rows_of_which_one_may_be_absent() {
+        let text = r#"syntax = "proto3"; message Row { int64 n = 1; int64 other = 2; }
+            message Envelope { Row before = 1; Row after = 2; string op = 3; int64 ts_ms = 4; }"#;
+        let registered = Registered { text: text.to_owned(), references: Vec::new() };
+        let schema = ProtobufSchema::parse(&registered, Some("Envelope")).expect("a schema");
+        let columns = [("n".to_owned(), ValueType::Int64), ("op".to_owned(), ValueType::String)];
+        let wanted = Wanted { columns: columns.into(), images: true };
+        let row = |message: &[u8]| schema.row(message, &wanted).map(|row| Json::Object(row).to_string());
+        assert_eq!(
+            row(&[10, 4, 8, 3, 16, 1, 18, 2, 8, 4, 26, 1, b'u', 32, 5]).as_deref(),
+            Ok(r#"{"after":{"n":4},"before":{"n":3},"op":"u"}"#)
+        );
+        assert_eq!(row(&[10, 2, 8, 3, 26, 1, b'd']).as_deref(), Ok(r#"{"before":{"n":3},"op":"d"}"#));
     }
 }

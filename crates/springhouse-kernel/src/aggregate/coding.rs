@@ -60,7 +60,7 @@ impl Slot {
             }
             states.insert(group, state);
         }
-        if states.len() > cap {
+        if states.len() > cap && !self.takes_back {
             return Err(MALFORMED);
         }
         Ok(State::Grouped(Box::new(Groups { states })))
@@ -124,6 +124,14 @@ impl Kind {
                 out.push(u8::from(newest.is_some()));
                 newest.iter().for_each(|time| put_signed(out, *time));
             }
+            State::Kept(kept) => {
+                put_number(out, kept.len() as u64);
+                for ((event_time, value), times) in kept {
+                    put_signed(out, *event_time);
+                    put_value(out, value);
+                    put_signed(out, *times);
+                }
+            }
             State::Grouped(_) => unreachable!("groups hold plain states"),
         }
     }
@@ -185,6 +193,19 @@ impl Kind {
                 1 => State::NewestTime(Some(reader.signed()?)),
                 _ => return Err(MALFORMED),
             },
+            Self::Kept => {
+                let length = reader.length(3)?;
+                let mut kept = BTreeMap::new();
+                for _ in 0..length {
+                    let event = (reader.signed()?, reader.value()?);
+                    ascending(kept.last_key_value().map(|(last, _)| last), &event)?;
+                    match reader.signed()? {
+                        0 => return Err(MALFORMED),
+                        times => kept.insert(event, times),
+                    };
+                }
+                State::Kept(kept)
+            }
         })
     }
 

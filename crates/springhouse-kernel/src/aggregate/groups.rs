@@ -15,15 +15,28 @@ pub(crate) struct Groups {
 impl Groups {
     /// Adds a value to its group. False as for [`super::Kind::insert`].
     pub(super) fn insert(&mut self, slot: &Slot, stamp: &Stamp, value: &Value, group: &Value) -> bool {
-        let state = self.states.entry(with_one_zero(group)).or_insert_with(|| slot.kind.empty());
-        slot.kind.insert(state, stamp, value)
+        let group = with_one_zero(group);
+        if slot.takes_back {
+            let state = self.states.entry(group.clone()).or_insert_with(|| slot.kind.empty());
+            slot.kind.insert(state, stamp, value);
+            if state.is_empty() {
+                self.states.remove(&group);
+            }
+            return true;
+        }
+        slot.kind.insert(self.states.entry(group).or_insert_with(|| slot.kind.empty()), stamp, value)
     }
 
-    /// Takes away a value that was added.
-    pub(super) fn remove(&mut self, slot: &Slot, value: &Value, group: &Value) {
+    /// Takes away a value that was added, or will be.
+    pub(super) fn remove(&mut self, slot: &Slot, stamp: &Stamp, value: &Value, group: &Value) {
         let group = with_one_zero(group);
-        let state = self.states.get_mut(&group).expect("only what was added is taken away");
-        slot.kind.remove(state, value);
+        let Some(state) = self.states.get_mut(&group) else {
+            let mut state = slot.kind.empty();
+            slot.kind.remove(&mut state, stamp, value);
+            self.states.insert(group, state);
+            return;
+        };
+        slot.kind.remove(state, stamp, value);
         if state.is_empty() {
             self.states.remove(&group);
         }
@@ -33,7 +46,12 @@ impl Groups {
     pub(super) fn merge(&mut self, slot: &Slot, other: &Self) {
         for (group, more) in &other.states {
             match self.states.get_mut(group) {
-                Some(state) => slot.kind.merge(state, more),
+                Some(state) => {
+                    slot.kind.merge(state, more);
+                    if slot.takes_back && state.is_empty() {
+                        self.states.remove(group);
+                    }
+                }
                 None => {
                     self.states.insert(group.clone(), more.clone());
                 }
@@ -41,9 +59,9 @@ impl Groups {
         }
     }
 
-    /// True unless there are more groups than the slot's cap.
+    /// True unless there are more groups than a state of the slot may hold.
     pub(super) fn is_within_cap(&self, slot: &Slot) -> bool {
-        slot.group.is_none_or(|(_, cap)| self.states.len() <= cap)
+        slot.takes_back || slot.group.is_none_or(|(_, cap)| self.states.len() <= cap)
     }
 
     /// True without groups.

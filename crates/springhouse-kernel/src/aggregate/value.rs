@@ -1,6 +1,7 @@
 //! From a state to the value of a feature.
 
-use super::{Floats, Integers, Kind, Slot, State};
+use super::{Floats, Integers, Kind, Slot, State, net};
+use crate::Stamp;
 use crate::exact::{float_variance, ratio_to_float, sample_variance};
 use num_bigint::{BigInt, BigUint};
 use springhouse_core::definition::AggregateFunction;
@@ -29,11 +30,12 @@ impl Slot {
     /// The value of `function` over the events in `state`, at the moment `at`.
     pub(crate) fn value(&self, function: &AggregateFunction, state: &State, at: Micros) -> Answer {
         let State::Grouped(groups) = state else { return self.kind.value(function, state, at) };
-        if self.group.is_some_and(|(_, cap)| groups.states.len() > cap) {
-            return OVER_CAP;
-        }
+        let counts = |state: &State| !self.takes_back || !state.counts_nothing();
         let mut pairs = Vec::with_capacity(groups.states.len());
-        for (group, state) in &groups.states {
+        for (group, state) in groups.states.iter().filter(|(_, state)| counts(state)) {
+            if self.group.is_some_and(|(_, cap)| pairs.len() == cap) {
+                return OVER_CAP;
+            }
             match self.kind.value(function, state, at) {
                 // One group that is wrong makes the whole map wrong; one without a value (a variance of one) is null.
                 (_, status @ (ValueStatus::Overflow | ValueStatus::OverCap)) => return (Value::Null, status),
@@ -48,7 +50,19 @@ impl Kind {
     fn value(&self, function: &AggregateFunction, state: &State, at: Micros) -> Answer {
         match state {
             State::OverCap => OVER_CAP,
-            State::Count(count) => fresh(Value::Int64(*count as i64)),
+            State::Count(count) => fresh(Value::Int64(net(*count) as i64)),
+            State::Kept(kept) => {
+                // The value is that of the events which are left, as if no other had been.
+                let kind = Self::of(function, None);
+                let mut state = kind.without_cap().empty();
+                for ((event_time, value), times) in kept {
+                    let stamp = Stamp { event_time: *event_time, known_at: *event_time, seq: 0 };
+                    (0..*times).for_each(|_| {
+                        kind.without_cap().insert(&mut state, &stamp, value);
+                    });
+                }
+                kind.value(function, &state, at)
+            }
             State::Integers(sums) => sums.value(function),
             State::Floats(sums) => sums.value(function),
             State::Extreme(held) => fresh_or_null(held.clone()),
@@ -121,7 +135,7 @@ pub(crate) fn seconds(from: Micros, to: Micros) -> f64 {
 
 impl Integers {
     fn value(&self, function: &AggregateFunction) -> Answer {
-        let count = self.count;
+        let count = net(self.count);
         match function {
             AggregateFunction::Count => fresh(Value::Int64(count as i64)),
             _ if count == 0 => fresh_or_null(None),
@@ -138,13 +152,13 @@ impl Integers {
 
     fn variance(&self) -> Option<f64> {
         let squares = self.squares.as_ref().expect("a variance's slot holds squares");
-        sample_variance(self.count, &BigInt::from(self.sum), &squares.to_big(), 0)
+        sample_variance(net(self.count), &BigInt::from(self.sum), &squares.to_big(), 0)
     }
 }
 
 impl Floats {
     fn value(&self, function: &AggregateFunction) -> Answer {
-        let count = self.count;
+        let count = net(self.count);
         match function {
             AggregateFunction::Count => fresh(Value::Int64(count as i64)),
             _ if count == 0 => fresh_or_null(None),
@@ -170,6 +184,6 @@ impl Floats {
             return None;
         }
         let squares = self.squares.as_ref().expect("a variance's slot holds squares");
-        float_variance(self.count, &self.sum, squares)
+        float_variance(net(self.count), &self.sum, squares)
     }
 }

@@ -6,9 +6,9 @@ use super::{
 };
 use crate::aggregate::{GROUPS_MAX, Kind, Slot};
 use crate::stamp::Window;
+use springhouse_core::change::Change;
 use springhouse_core::definition::{
-    AggregateFunction, FeatureView, HOP_EXACT, LatestFeature, ViewKind, WindowFeature, aggregate_output_type,
-    default_hop,
+    FeatureView, HOP_EXACT, LatestFeature, ViewKind, WindowFeature, aggregate_output_type, default_hop,
 };
 use springhouse_core::{Micros, ValueType};
 use std::fmt::Write;
@@ -17,11 +17,15 @@ type ColumnType<'a> = &'a dyn Fn(&str) -> Option<ValueType>;
 
 pub(super) fn compile(view: &FeatureView, column_type: ColumnType<'_>) -> Result<ViewPlan, PlanError> {
     let mut inputs = Inputs { inputs: Vec::new(), column_type };
+    let takes_back = view.op.as_deref().map(|op| {
+        let sql = Change::takes_back_sql(op);
+        inputs.place(ViewInput::Predicate { sql })
+    });
     let kind = match &view.kind {
         ViewKind::Latest(features) => inputs
             .latest(features)
-            .map(|columns| PlanKind::Latest(LatestPlan { columns, hard_ttl: view.hard_ttl })),
-        ViewKind::Windows(features) => windows(features, &mut inputs).map(PlanKind::Windows),
+            .map(|columns| PlanKind::Latest(LatestPlan { columns, hard_ttl: view.hard_ttl, takes_back })),
+        ViewKind::Windows(features) => windows(features, takes_back, &mut inputs).map(PlanKind::Windows),
     };
     let kind = kind.map_err(|reason| PlanError { view: view.name.clone(), reason })?;
     let features = view.features().into_iter().map(|(name, t)| (name.to_owned(), t.clone())).collect();
@@ -67,17 +71,23 @@ fn check_type(declared: &ValueType, found: &ValueType) -> Result<(), String> {
     Err(format!("it is declared {declared}, its values are {found}"))
 }
 
-fn windows(features: &[WindowFeature], inputs: &mut Inputs<'_>) -> Result<WindowsPlan, String> {
+fn windows(
+    features: &[WindowFeature],
+    takes_back: Option<usize>,
+    inputs: &mut Inputs<'_>,
+) -> Result<WindowsPlan, String> {
     let mut plan = WindowsPlan {
         levels: Vec::new(),
         readers: Vec::new(),
         features: Vec::new(),
         exact: None,
         exact_inputs: Vec::new(),
+        takes_back,
     };
     for feature in features {
         let name = &feature.name;
-        let slot = slot(feature, inputs).map_err(|why| format!("feature `{name}`: {why}"))?;
+        let slot =
+            slot(feature, takes_back.is_some(), inputs).map_err(|why| format!("feature `{name}`: {why}"))?;
         let (tiling, window) = tiling(feature).map_err(|why| format!("feature `{name}`: {why}"))?;
         let level = plan.level(tiling, window);
         let slot = plan.levels[level].place(slot);
@@ -109,7 +119,7 @@ fn tiling(feature: &WindowFeature) -> Result<(Tiling, Window), String> {
     Ok((tiling, window))
 }
 
-fn slot(feature: &WindowFeature, inputs: &mut Inputs<'_>) -> Result<Slot, String> {
+fn slot(feature: &WindowFeature, takes_back: bool, inputs: &mut Inputs<'_>) -> Result<Slot, String> {
     let column = feature.column.as_deref().map(|name| inputs.column(name)).transpose()?;
     let group = feature.group_by.as_deref().map(|name| inputs.column(name)).transpose()?;
     let predicate =
@@ -118,37 +128,18 @@ fn slot(feature: &WindowFeature, inputs: &mut Inputs<'_>) -> Result<Slot, String
     let output =
         aggregate_output_type(&feature.function, column_type, group.as_ref().map(|(_, group)| group))?;
     check_type(&feature.value_type, &output)?;
+    let kind = match Kind::of(&feature.function, column_type) {
+        kind @ (Kind::Count | Kind::Integers { .. } | Kind::Floats { .. }) => kind,
+        _ if takes_back => Kind::Kept,
+        kind => kind,
+    };
     Ok(Slot {
-        kind: kind(&feature.function, column_type),
+        kind,
         column: column.map(|(at, _)| at),
         predicate,
         group: group.map(|(at, _)| (at, GROUPS_MAX)),
+        takes_back,
     })
-}
-
-fn kind(function: &AggregateFunction, column_type: Option<&ValueType>) -> Kind {
-    use AggregateFunction as F;
-    let sums = |squares| match column_type.is_some_and(ValueType::is_integer) {
-        true => Kind::Integers { squares },
-        false => Kind::Floats { squares },
-    };
-    match function {
-        F::Count => Kind::Count,
-        F::Sum | F::Mean => sums(false),
-        F::Variance | F::Stddev => sums(true),
-        F::Min => Kind::Least,
-        F::Max => Kind::Greatest,
-        F::First => Kind::Oldest { n: 1 },
-        F::Last => Kind::Newest { n: 1 },
-        F::FirstN(n) => Kind::Oldest { n: *n as usize },
-        F::LastN(n) => Kind::Newest { n: *n as usize },
-        F::CountDistinct { cap } | F::TopN { cap, .. } | F::ValueCounts { cap } => {
-            Kind::Counted { cap: *cap as usize }
-        }
-        F::ApproxCountDistinct { precision } => Kind::Distinct { precision: *precision },
-        F::ApproxQuantile { alpha, .. } => Kind::quantile(*alpha),
-        F::SecondsSinceLast => Kind::NewestTime,
-    }
 }
 
 /// One kind that answers for both, where there is one.
@@ -212,6 +203,7 @@ impl WindowsPlan {
                 used.for_each(|input| self.exact_inputs[input] = true);
             }
         }
+        self.takes_back.iter().for_each(|input| self.exact_inputs[*input] = true);
     }
 }
 
@@ -228,8 +220,12 @@ fn fingerprint(inputs: &[ViewInput], kind: &PlanKind) -> u64 {
         .expect("a String takes all that is written");
     }
     match kind {
+        PlanKind::Latest(LatestPlan { takes_back: Some(_), .. }) => text.push_str("surviving\n"),
         PlanKind::Latest(_) => text.push_str("latest\n"),
         PlanKind::Windows(plan) => {
+            if plan.takes_back.is_some() {
+                text.push_str("taking back\n");
+            }
             for level in &plan.levels {
                 text.push_str(&level_text(level));
             }
@@ -258,6 +254,7 @@ fn level_text(level: &Level) -> String {
             Kind::Distinct { precision } => format!("distinct {precision}"),
             Kind::Quantile { scale, cap } => format!("quantile {:016x} {cap}", scale.identity()),
             Kind::NewestTime => "newest time".to_owned(),
+            Kind::Kept => "kept".to_owned(),
         };
         let place = |input: Option<usize>| input.map_or("-".to_owned(), |input| input.to_string());
         let (column, predicate) = (place(slot.column), place(slot.predicate));

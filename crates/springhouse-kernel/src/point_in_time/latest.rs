@@ -7,8 +7,9 @@ use crate::plan::{LatestPlan, ViewPlan};
 use arrow::array::{Array, ArrayRef, AsArray, PrimitiveArray, UInt32Array};
 use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::datatypes::{ArrowPrimitiveType, DataType, Float32Type, Float64Type};
-use springhouse_core::{Micros, ValueStatus};
+use springhouse_core::{Micros, Value, ValueStatus};
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// No event row.
@@ -22,7 +23,7 @@ pub(super) fn answer(
     labels: &LabelColumns<'_>,
     is_kept: impl Fn(usize) -> bool,
 ) -> TrainingColumns {
-    let rows = rows_used(plan, entity_count, events, labels, is_kept);
+    let rows = rows_used(plan, latest, entity_count, events, labels, is_kept);
     let times = |(row, _): (&u32, &Micros)| (*row != NONE).then(|| events.event_times[*row as usize]);
     let event_times: Vec<Option<Micros>> = rows.iter().zip(labels.at).map(times).collect();
     let status = |(event_time, at): (&Option<Micros>, &Micros)| match event_time {
@@ -46,6 +47,7 @@ pub(super) fn answer(
 /// The event row behind each label: the greatest visible one.
 fn rows_used(
     plan: &ViewPlan,
+    latest: &LatestPlan,
     entity_count: usize,
     events: &EventColumns<'_>,
     labels: &LabelColumns<'_>,
@@ -72,6 +74,24 @@ fn rows_used(
         sort_by_key(asked, |label| label.at);
         sort_by_key(happened, |event| event.visible_at);
         let mut coming = happened.iter().peekable();
+        if let Some(input) = latest.takes_back {
+            let takes_back = events.inputs[input].as_boolean();
+            let mut surviving: BTreeMap<(Micros, Vec<Value>), (i64, u32)> = BTreeMap::new();
+            for label in asked {
+                while let Some(event) = coming.next_if(|event| event.visible_at <= label.at) {
+                    let row = event.row as usize;
+                    let is_taken = takes_back.is_valid(row) && takes_back.value(row);
+                    let content = values(plan, events, row).enumerate();
+                    let content = content.map(|(i, value)| if i == input { Value::Null } else { value });
+                    let held =
+                        surviving.entry((event.event_time, content.collect())).or_insert((0, event.row));
+                    held.0 += if is_taken { -1 } else { 1 };
+                }
+                let greatest = surviving.values().rev().find(|(times, _)| *times > 0);
+                rows[label.row as usize] = greatest.map_or(NONE, |(_, row)| *row);
+            }
+            continue;
+        }
         let mut greatest: Option<&Happened> = None;
         for label in asked {
             while let Some(event) = coming.next_if(|event| event.visible_at <= label.at) {
@@ -92,11 +112,17 @@ fn order(plan: &ViewPlan, events: &EventColumns<'_>, a: &Happened, b: &Happened)
         return by_time;
     }
     let (a, b) = (a.row as usize, b.row as usize);
-    let values = |row: usize| {
-        let inputs = events.inputs.iter().zip(&plan.inputs);
-        inputs.map(move |(array, input)| value_at(array, row, input.value_type()))
-    };
-    events.stamp(a).cmp(&events.stamp(b)).then_with(|| values(a).cmp(values(b)))
+    events.stamp(a).cmp(&events.stamp(b)).then_with(|| values(plan, events, a).cmp(values(plan, events, b)))
+}
+
+/// The inputs of a row.
+fn values<'a>(
+    plan: &'a ViewPlan,
+    events: &'a EventColumns<'_>,
+    row: usize,
+) -> impl Iterator<Item = Value> + use<'a> {
+    let inputs = events.inputs.iter().zip(&plan.inputs);
+    inputs.map(move |(array, input)| value_at(array, row, input.value_type()))
 }
 
 /// The values of one column at the rows used, and what became of each.

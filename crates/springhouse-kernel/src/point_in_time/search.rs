@@ -255,6 +255,7 @@ mod tests {
             entity: "e".into(),
             source: "s".into(),
             key_columns: vec!["k".into()],
+            op: None,
             filter: None,
             derived: Vec::new(),
             kind: ViewKind::Latest(vec![feature]),

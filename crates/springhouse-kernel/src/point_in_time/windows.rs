@@ -34,6 +34,8 @@ pub(super) fn answer(
         row: row as u32,
     });
     let mut in_order = InOrder::new(windows, events);
+    // A prefix of events says nothing of one that a later event takes back.
+    let can_be_in_order = windows.takes_back.is_none();
     // What the fast way leaves, and everything, for entities whose events it can't take.
     let rest = slides(windows, &|column| !in_order.covers(column));
     let all = slides(windows, &|_| true);
@@ -48,13 +50,13 @@ pub(super) fn answer(
         sort_by_key(asked, |label| label.at);
         let seen = seen(windows, happened.of(entity), asked);
         let is_done = match visible_in_order(seen, asked) {
-            Some(seen) => in_order.run(seen, asked, &mut out),
-            None => false,
+            Some(seen) if can_be_in_order => in_order.run(seen, asked, &mut out),
+            _ => false,
         };
         let slides = if is_done { &rest } else { &all };
         if !slides.is_empty() {
             timeline.fill(events, seen, asked);
-            slides.iter().for_each(|slide| slide.run(&timeline, asked, &mut out));
+            slides.iter().for_each(|slide| slide.run(&timeline, windows.takes_back, asked, &mut out));
         }
     }
     let (values, statuses) = out.into_iter().map(Column::finish).unzip();
@@ -131,7 +133,9 @@ fn slides<'p>(windows: &'p WindowsPlan, is_wanted: &dyn Fn(usize) -> bool) -> Ve
 }
 
 impl Slide<'_> {
-    fn run(&self, timeline: &Timeline, asked: &[Asked], out: &mut [Column]) {
+    fn run(&self, timeline: &Timeline, takes_back: Option<usize>, asked: &[Asked], out: &mut [Column]) {
+        let takes_back =
+            |place: usize| takes_back.is_some_and(|input| timeline.value(place, input) == Value::Bool(true));
         let places = timeline.stamps.len();
         let mut state = self.open.empty();
         let mut tree = (self.way == Way::Tree).then(|| SuffixTree::new(&self.open, places));
@@ -143,7 +147,8 @@ impl Slide<'_> {
             while tail < places && timeline.stamps[tail].event_time < bounds.low {
                 if self.way == Way::Slide && is_in[tail] {
                     let taken = self.open.taken(|input| timeline.value(tail, input));
-                    self.open.remove_taken(&mut state, &taken.expect("only what was taken was added"));
+                    let taken = taken.expect("only what was taken was added");
+                    self.open.change(&mut state, &timeline.stamps[tail], &taken, !takes_back(tail));
                 }
                 tail += 1;
             }
@@ -159,9 +164,7 @@ impl Slide<'_> {
                 let Some(taken) = self.open.taken(|input| timeline.value(place, input)) else { continue };
                 match &mut tree {
                     Some(tree) => tree.insert(place, stamp, &taken),
-                    None => {
-                        self.open.insert_taken(&mut state, stamp, &taken);
-                    }
+                    None => self.open.change(&mut state, stamp, &taken, takes_back(place)),
                 }
                 if self.way == Way::Slide {
                     is_in[place] = true;

@@ -1,17 +1,17 @@
 //! What lies behind an answer, as lines for people.
 
-use super::{LatestState, WindowsState};
+use super::WindowsState;
 use crate::Stamp;
 use crate::aggregate::{Slot, State};
-use crate::plan::{Event, FeatureRead, LatestPlan, Tiling, WindowsPlan};
+use crate::plan::{Event, FeatureRead, LatestPlan, Tiling, WindowsPlan, takes_back};
 use springhouse_core::definition::AggregateFunction;
 use springhouse_core::time::{format_duration, format_instant};
 use springhouse_core::{Micros, Value, ValueStatus};
 
 impl LatestPlan {
     /// One block of lines per feature.
-    pub(crate) fn explain(&self, state: &LatestState, at: Micros) -> Vec<Vec<String>> {
-        let Some(row) = state.row_at(at) else { return vec![Vec::new(); self.columns.len()] };
+    pub(crate) fn explain(&self, row: Option<&Event>, at: Micros) -> Vec<Vec<String>> {
+        let Some(row) = row else { return vec![Vec::new(); self.columns.len()] };
         let expired = if self.is_expired(row.stamp.event_time, at) { " (expired)" } else { "" };
         let line = |input: &usize| {
             vec![format!("row {}: {}{expired}", when(&row.stamp), value_text(&row.values[*input]))]
@@ -46,7 +46,8 @@ impl WindowsPlan {
             };
             lines.push(format!("{place}: {}", state_text(slot, &feature.function, &tile.states[index], at)));
         }
-        lines.extend(covered.events().filter_map(|event| event_line(slot, event)));
+        let line = |event: &Event| event_line(slot, event, takes_back(self.takes_back, &event.values));
+        lines.extend(covered.events().filter_map(line));
         lines
     }
 }
@@ -55,12 +56,13 @@ fn when(stamp: &Stamp) -> String {
     format!("{} known {}", format_instant(stamp.event_time), format_instant(stamp.known_at))
 }
 
-fn event_line(slot: &Slot, event: &Event) -> Option<String> {
+fn event_line(slot: &Slot, event: &Event, takes_back: bool) -> Option<String> {
     let taken = slot.taken(|input| &event.values[input])?;
     let (value, group) = (taken.value(), taken.group());
     let group = if slot.group.is_some() { format!(" [{}]", value_text(group)) } else { String::new() };
     let value = if slot.column.is_some() { format!(": {}", value_text(value)) } else { String::new() };
-    Some(format!("event {}{group}{value}", when(&event.stamp)))
+    let what = if takes_back { "taken back" } else { "event" };
+    Some(format!("{what} {}{group}{value}", when(&event.stamp)))
 }
 
 /// What a tile holds, such as `count=3 sum=12.5`; for states without short parts, the value it would give alone.

@@ -38,7 +38,7 @@ impl LatestState {
     }
 
     /// The greatest row visible at `at`.
-    pub(super) fn row_at(&self, at: Micros) -> Option<&Event> {
+    pub(crate) fn row_at(&self, at: Micros) -> Option<&Event> {
         let visible = self.rows.partition_point(|row| row.stamp.is_visible_to_latest(at));
         self.rows[..visible].last()
     }
@@ -84,13 +84,14 @@ impl LatestPlan {
         at.saturating_sub(event_time) > self.hard_ttl
     }
 
-    pub(crate) fn read(&self, state: &LatestState, at: Micros) -> EntityAnswer {
+    /// The answer at `at` from the greatest row that is visible then.
+    pub(crate) fn read(&self, row: Option<&Event>, at: Micros) -> EntityAnswer {
         let none = |status, event_time| EntityAnswer {
             values: vec![Value::Null; self.columns.len()],
             statuses: vec![status; self.columns.len()],
             event_time,
         };
-        let Some(row) = state.row_at(at) else { return none(ValueStatus::Missing, None) };
+        let Some(row) = row else { return none(ValueStatus::Missing, None) };
         let event_time = row.stamp.event_time;
         if self.is_expired(event_time, at) {
             return none(ValueStatus::Expired, Some(event_time));

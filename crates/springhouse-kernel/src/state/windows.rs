@@ -9,7 +9,7 @@ use crate::CodecError;
 use crate::aggregate::{Slot, State};
 use crate::answer::EntityAnswer;
 use crate::codec::{Out, Reader, put_number, put_signed};
-use crate::plan::{Event, Level, Tiling, WindowReader, WindowsPlan};
+use crate::plan::{Event, Level, Tiling, WindowReader, WindowsPlan, takes_back};
 use crate::stamp::{WindowBounds, tile_start};
 use springhouse_core::{Micros, Value};
 use std::cmp::Ordering;
@@ -36,7 +36,7 @@ pub(crate) struct Tile {
 }
 
 /// By the moment of visibility, so that what is folded next comes first.
-fn by_visibility(a: &Event, b: &Event) -> Ordering {
+pub(super) fn by_visibility(a: &Event, b: &Event) -> Ordering {
     let key = |event: &Event| (event.stamp.visible_at(), event.stamp);
     key(a).cmp(&key(b)).then_with(|| a.values.cmp(&b.values))
 }
@@ -45,7 +45,11 @@ fn by_order(a: &Event, b: &Event) -> Ordering {
     a.stamp.cmp(&b.stamp).then_with(|| a.values.cmp(&b.values))
 }
 
-fn insert_sorted(events: &mut VecDeque<Event>, event: Event, order: fn(&Event, &Event) -> Ordering) {
+pub(super) fn insert_sorted(
+    events: &mut VecDeque<Event>,
+    event: Event,
+    order: fn(&Event, &Event) -> Ordering,
+) {
     // New events are nearly always the greatest.
     if events.back().is_none_or(|last| order(last, &event).is_le()) {
         events.push_back(event);
@@ -55,7 +59,11 @@ fn insert_sorted(events: &mut VecDeque<Event>, event: Event, order: fn(&Event, &
     events.insert(at, event);
 }
 
-fn merge_sorted(events: &mut VecDeque<Event>, more: &VecDeque<Event>, order: fn(&Event, &Event) -> Ordering) {
+pub(super) fn merge_sorted(
+    events: &mut VecDeque<Event>,
+    more: &VecDeque<Event>,
+    order: fn(&Event, &Event) -> Ordering,
+) {
     if more.len() * 8 < events.len() {
         more.iter().for_each(|event| insert_sorted(events, event.clone(), order));
         return;
@@ -87,7 +95,7 @@ impl Level {
     }
 
     /// Adds an event to its tile, unless no read can see that tile any more.
-    fn fold(&self, tiles: &mut Vec<Tile>, event: &Event, least_start: Micros) {
+    fn fold(&self, tiles: &mut Vec<Tile>, event: &Event, takes_back: bool, least_start: Micros) {
         let start = self.tile_start(event.stamp.event_time);
         if start < least_start {
             return;
@@ -96,7 +104,7 @@ impl Level {
         for (index, slot) in self.slots.iter().enumerate() {
             let Some(taken) = slot.taken(|input| &event.values[input]) else { continue };
             let at = *place.get_or_insert_with(|| self.place_of(tiles, start));
-            slot.insert_taken(&mut tiles[at].states[index], &event.stamp, &taken);
+            slot.change(&mut tiles[at].states[index], &event.stamp, &taken, takes_back);
         }
     }
 
@@ -208,8 +216,9 @@ impl WindowsPlan {
     }
 
     fn fold(&self, state: &mut WindowsState, mut event: Event, horizon: Micros) {
+        let takes_back = takes_back(self.takes_back, &event.values);
         for (level, tiles) in self.levels.iter().zip(&mut state.levels) {
-            level.fold(tiles, &event, level.least_start(horizon));
+            level.fold(tiles, &event, takes_back, level.least_start(horizon));
         }
         let Some(exact) = self.exact else { return };
         if event.stamp.event_time < exact.bounds(horizon).low || !self.is_used_exactly(&event.values) {
@@ -268,8 +277,9 @@ impl WindowsPlan {
             covered.tiles.iter().for_each(|tile| level.slots[*slot].merge(sum, &tile.states[*slot]));
         }
         for event in covered.events() {
+            let takes_back = takes_back(self.takes_back, &event.values);
             for (slot, sum) in reader.slots.iter().zip(&mut sums) {
-                level.slots[*slot].insert(sum, event);
+                level.slots[*slot].insert(sum, event, takes_back);
             }
         }
         sums
@@ -299,7 +309,7 @@ impl WindowsPlan {
     }
 }
 
-fn take_events(
+pub(super) fn take_events(
     reader: &mut Reader<'_>,
     inputs: usize,
     order: fn(&Event, &Event) -> Ordering,

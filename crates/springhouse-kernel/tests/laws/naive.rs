@@ -3,7 +3,7 @@
 use crate::random::View;
 use springhouse_core::definition::{AggregateFunction as F, ViewKind, WindowFeature};
 use springhouse_core::{Micros, Value, ValueStatus};
-use springhouse_kernel::Event;
+use springhouse_kernel::{Event, Stamp};
 use std::collections::BTreeMap;
 
 type Answer = (Value, ValueStatus);
@@ -42,6 +42,30 @@ fn number(value: &Value) -> f64 {
 }
 
 impl Naive<'_> {
+    /// What is left of the events visible at `at` once some took others back; none when one takes back what is not there.
+    pub(crate) fn surviving(&self, at: Micros) -> Option<Vec<Event>> {
+        let Some(flag) = self.view.takes_back() else { return Some(self.events.to_vec()) };
+        let is_latest = matches!(self.view.definition.kind, ViewKind::Latest(_));
+        let mut visible: Vec<Event> = self.events.to_vec();
+        visible.retain(|e| {
+            let visible_at = e.stamp.event_time.max(e.stamp.known_at);
+            visible_at < at || is_latest && visible_at == at
+        });
+        let (mut left, mut taken) = (Vec::new(), Vec::new());
+        for mut event in visible {
+            let takes_back = event.values[flag] == Value::Bool(true);
+            event.values[flag] = Value::Null;
+            let event_time = event.stamp.event_time;
+            event.stamp = Stamp { event_time, known_at: event_time, seq: 0 };
+            if takes_back { taken.push(event) } else { left.push(event) }
+        }
+        for event in taken {
+            let place = left.iter().position(|other| *other == event)?;
+            left.remove(place);
+        }
+        Some(left)
+    }
+
     pub(crate) fn read(&self, at: Micros) -> (Vec<Answer>, Option<Micros>) {
         match &self.view.definition.kind {
             ViewKind::Latest(features) => {
@@ -76,8 +100,8 @@ impl Naive<'_> {
         if let Some(sql) = &feature.filter {
             inside.retain(|e| e.values[self.view.predicate(sql)] == Value::Bool(true));
         }
-        inside.sort_by_key(|e| e.stamp);
         let column = feature.column.as_deref().map(|column| self.view.column(column));
+        inside.sort_by_key(|e| (e.stamp, column.map(|column| &e.values[column])));
         if let Some(column) = column {
             inside.retain(|e| !e.values[column].is_null_or_nan());
         }

@@ -17,13 +17,14 @@ pub(crate) struct View {
 }
 
 impl View {
-    fn new(kind: ViewKind, hard_ttl: Micros) -> Self {
+    fn new(kind: ViewKind, hard_ttl: Micros, op: Option<String>) -> Self {
         let definition = FeatureView {
             name: "v".into(),
             version: 1,
             entity: "e".into(),
             source: "s".into(),
             key_columns: vec!["k".into()],
+            op,
             filter: None,
             derived: Vec::new(),
             kind,
@@ -54,7 +55,7 @@ impl View {
             pii: false,
             meta: Meta::default(),
         };
-        Self::new(ViewKind::Windows(vec![feature]), i64::MAX)
+        Self::new(ViewKind::Windows(vec![feature]), i64::MAX, None)
     }
 
     pub(crate) fn function(&self, feature: usize) -> Option<&F> {
@@ -68,6 +69,12 @@ impl View {
     pub(crate) fn column(&self, column: &str) -> usize {
         let is_it = |i: &ViewInput| matches!(i, ViewInput::Column { name, .. } if name == column);
         self.plan.inputs().iter().position(is_it).unwrap()
+    }
+
+    /// The place of the predicate of rows that take others back.
+    pub(crate) fn takes_back(&self) -> Option<usize> {
+        let op = self.definition.op.as_deref()?;
+        Some(self.predicate(&springhouse_core::change::Change::takes_back_sql(op)))
     }
 
     pub(crate) fn predicate(&self, text: &str) -> usize {
@@ -138,7 +145,8 @@ impl Random {
     pub(crate) fn view(&mut self) -> View {
         let kind = if self.chance(0.2) { self.latest() } else { self.windows() };
         let hard_ttl = self.pick(&[i64::MAX, HOUR, 10 * SECOND, 0]);
-        View::new(kind, hard_ttl)
+        let op = self.chance(0.25).then(|| "op".to_owned());
+        View::new(kind, hard_ttl, op)
     }
 
     fn latest(&mut self) -> ViewKind {
@@ -229,8 +237,30 @@ impl Random {
     pub(crate) fn events(&mut self, view: &View, count: usize) -> Vec<Event> {
         let span = self.pick(&[20 * SECOND, 3 * MINUTE, 3 * HOUR]);
         let count = if count == 1 { 1 } else { self.below(count + 1) };
-        (0..count)
-            .map(|seq| {
+        let mut events: Vec<Event> = Vec::with_capacity(count);
+        let takes_back = view.takes_back();
+        for seq in 0..count {
+            let flagged = |mut event: Event, flag: bool| {
+                takes_back.iter().for_each(|input| event.values[*input] = Value::Bool(flag));
+                event
+            };
+            if takes_back.is_some() && !events.is_empty() && self.chance(0.4) {
+                // Known later than what it takes back, or at once.
+                let taken = self.pick(&events);
+                let late = self.pick(&[0, 1, SECOND, READ_BACK, MINUTE]);
+                let known_at = taken.stamp.known_at + late;
+                let stamp = Stamp { known_at, seq: seq as i64, ..taken.stamp };
+                let is_taken = events.iter().any(|event| {
+                    let flag = takes_back.map(|input| &event.values[input]) == Some(&Value::Bool(true));
+                    flag && flagged(event.clone(), false).values == flagged(taken.clone(), false).values
+                        && event.stamp.event_time == taken.stamp.event_time
+                });
+                if !is_taken {
+                    events.push(flagged(Event { stamp, ..taken }, true));
+                    continue;
+                }
+            }
+            let event = {
                 let mut event_time = self.span(span) - span / 2;
                 if self.chance(0.4) {
                     let edge = self.pick(&[SECOND, 30 * SECOND, MINUTE, 7]);
@@ -247,8 +277,18 @@ impl Random {
                 let stamp = Stamp { event_time, known_at: event_time + late, seq: seq as i64 };
                 let inputs = view.plan.inputs().to_vec();
                 Event { stamp, values: inputs.iter().map(|input| self.value(input)).collect() }
-            })
-            .collect()
+            };
+            let mut event = flagged(event, false);
+            if takes_back.is_some() && !events.is_empty() && self.chance(0.1) {
+                // The same content once more.
+                event = flagged(
+                    Event { stamp: Stamp { seq: seq as i64, ..event.stamp }, ..self.pick(&events) },
+                    false,
+                );
+            }
+            events.push(event);
+        }
+        events
     }
 
     fn value(&mut self, input: &ViewInput) -> Value {

@@ -118,6 +118,7 @@ fn view(json: &Json) -> FeatureView {
         entity: "e".into(),
         source: "s".into(),
         key_columns: vec!["k".into()],
+        op: None,
         filter: None,
         derived: Vec::new(),
         kind,

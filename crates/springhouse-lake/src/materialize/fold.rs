@@ -54,7 +54,7 @@ pub(crate) fn fold_bucket(
     };
     let stamp_of = |row: usize| Stamp { event_time: event_time[row], known_at: known_at[row], seq: seq[row] };
     fold.rows = kept.iter().filter(|kept| **kept).count() as u64;
-    let readable = if job.plan.is_latest() {
+    let readable = if job.plan.is_latest() && !job.plan.takes_back() {
         readable_rows(&kept, &|row| keys.value(row), &stamp_of, plan.until)
     } else {
         (0..rows.num_rows()).filter(|row| kept[*row]).collect()

@@ -22,6 +22,7 @@ use arrow::buffer::{BooleanBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use deltalake_core::DeltaTable;
 use parking_lot::Mutex;
+use springhouse_core::change::Change;
 use springhouse_core::definition::{Column, KnownAt, Source, TableFormat};
 use springhouse_core::time::{DAY, EVENT_TIME_MAX, EVENT_TIME_MIN};
 use springhouse_core::{Micros, ValueType};
@@ -151,6 +152,8 @@ pub(crate) struct ScanCounts {
     pub no_known_at: AtomicU64,
     /// Rows without a required column.
     pub required_null: AtomicU64,
+    /// Rows whose `op` is no word of [`springhouse_core::change`].
+    pub unknown_op: AtomicU64,
     /// Rows whose entity key has a null part or is too long.
     pub no_key: AtomicU64,
     /// Rows that were wanted.
@@ -165,6 +168,7 @@ impl ScanCounts {
             ("event_time_out_of_range", &self.out_of_range),
             ("no_known_at", &self.no_known_at),
             ("required_column_null", &self.required_null),
+            ("unknown_op", &self.unknown_op),
             ("no_entity_key", &self.no_key),
         ];
         let counted = all.into_iter().map(|(name, count)| (name, count.load(Ordering::Relaxed)));
@@ -537,6 +541,7 @@ struct FileReader<'a> {
     known_at: Option<usize>,
     sequence: Option<usize>,
     event_id: Option<usize>,
+    op: Option<usize>,
     offset: Option<usize>,
     stored_id: Option<usize>,
     /// Columns asked for.
@@ -557,6 +562,7 @@ impl<'a> FileReader<'a> {
             known_at: None,
             sequence: None,
             event_id: None,
+            op: None,
             offset: None,
             stored_id: None,
             output: Vec::new(),
@@ -588,6 +594,8 @@ impl<'a> FileReader<'a> {
             let position = reader.add(name, &declared.value_type)?;
             reader.output.push(position);
         }
+        // Every view of the source asks for it.
+        reader.op = source.op.as_ref().and_then(|op| reader.columns.iter().position(|c| c.name == *op));
         for column in source.columns.iter().filter(|c| c.required) {
             let read = reader.columns.iter().position(|c| c.name == column.name);
             if read.is_none() && reader.has_no_nulls(column)? {
@@ -900,6 +908,11 @@ impl<'a> FileReader<'a> {
                     .filter(|row| column.is_null(*row))
                     .for_each(|row| drop(row, &counts.required_null));
             }
+        }
+        if let Some(position) = self.op {
+            let ops = columns[position].as_string::<i32>();
+            let is_unknown = |row: &usize| ops.is_valid(*row) && Change::of(ops.value(*row)).is_none();
+            (0..length).filter(is_unknown).for_each(|row| drop(row, &counts.unknown_op));
         }
         if let Some(position) = self.offset {
             // Not asked for, so not counted as skipped.

@@ -256,6 +256,7 @@ fn view(name: &str, kind: ViewKind) -> FeatureView {
         entity: "visit".to_owned(),
         source: "visits".to_owned(),
         key_columns: vec!["user".to_owned(), "shop".to_owned()],
+        op: None,
         filter: None,
         derived: Vec::new(),
         kind,

@@ -146,6 +146,9 @@ pub struct ServingSettings {
     pub negative_cache_ms: u64,
     /// Requests that need the same state at the same time share one read.
     pub coalesce: bool,
+    /// A request for more states than this (entities times views) reads those that the cache lacks for itself alone: they
+    /// are neither kept nor shared. Among so many few are wanted again soon, and keeping them costs more than reading them.
+    pub shared_rows_max: usize,
     /// Stop asking a node of the store that fails, for a while.
     pub breaker: bool,
     /// Over which time failures are counted, milliseconds.
@@ -193,6 +196,7 @@ impl Default for ServingSettings {
             hot_cache_jitter_percent: 20,
             negative_cache_ms: 60_000,
             coalesce: true,
+            shared_rows_max: 128,
             breaker: true,
             breaker_window_ms: 10_000,
             breaker_calls_min: 20,

@@ -96,6 +96,7 @@ struct Shared {
     limit: LimitRules,
     shares: Shares,
     coalesce: bool,
+    shared_rows_max: usize,
     hedge_after: Option<Duration>,
     call_timeout: Duration,
     counts: [Count; GuardStatistics::COUNTS],
@@ -240,6 +241,8 @@ struct Leading {
     flight: Arc<Flight>,
     parts: Vec<Part>,
     permit: Permit,
+    /// Nobody else can take a seat, and what is read is not kept.
+    is_alone: bool,
     is_done: bool,
 }
 
@@ -249,7 +252,8 @@ impl Leading {
         if std::mem::replace(&mut self.is_done, true) {
             return;
         }
-        for (number, (part, found)) in self.parts.iter().zip(&found).enumerate() {
+        let shared = if self.is_alone { &[][..] } else { &self.parts };
+        for (number, (part, found)) in shared.iter().zip(&found).enumerate() {
             for (place, slot) in part.slots.iter().enumerate() {
                 let mut table = self.shared.flights.lock(slot);
                 let is_ours = |seat: &Seat| {
@@ -346,12 +350,13 @@ struct Trip<'a> {
     shared: &'a Arc<Shared>,
     priority: Priority,
     now: Tick,
+    is_alone: bool,
     leading: Vec<(usize, Result<Leading, NoAnswer>)>,
 }
 
 impl<'a> Trip<'a> {
-    fn new(shared: &'a Arc<Shared>, priority: Priority, now: Tick) -> Self {
-        Self { shared, priority, now, leading: Vec::new() }
+    fn new(shared: &'a Arc<Shared>, priority: Priority, now: Tick, is_alone: bool) -> Self {
+        Self { shared, priority, now, is_alone, leading: Vec::new() }
     }
 
     /// A seat in the flight under way, or in one that is led by this request.
@@ -363,6 +368,9 @@ impl<'a> Trip<'a> {
         wanted: Option<&Wanted>,
     ) -> Result<Found, NoAnswer> {
         let shared = self.shared;
+        if self.is_alone {
+            return self.take(number, call, slot).map(Found::Seat);
+        }
         let mut table = shared.flights.lock(slot);
         if let Some(wanted) = wanted {
             if shared.coalesce
@@ -377,7 +385,14 @@ impl<'a> Trip<'a> {
                 return Ok(Found::Row(RowRead { state: entry.state, frontier: entry.frontier, origin }));
             }
         }
-        let leading = self.lead(shared.inner.node_of(call.view, &slot.key))?;
+        let seat = self.take(number, call, slot)?;
+        table.insert(slot.clone(), seat.clone());
+        Ok(Found::Seat(seat))
+    }
+
+    /// A seat in a flight that is led by this request.
+    fn take(&mut self, number: usize, call: &Call<'_>, slot: &Slot) -> Result<Seat, NoAnswer> {
+        let leading = self.lead(self.shared.inner.node_of(call.view, &slot.key))?;
         if leading.parts.last().is_none_or(|part| part.call != number) {
             let (view, frontier) = (call.view.clone(), call.frontier);
             leading.parts.push(Part { call: number, view, frontier, slots: Vec::new() });
@@ -387,8 +402,7 @@ impl<'a> Trip<'a> {
         let seat =
             Seat { flight: Arc::clone(&leading.flight), part, place: slots.len(), frontier: call.frontier };
         slots.push(slot.clone());
-        table.insert(slot.clone(), seat.clone());
-        Ok(Found::Seat(seat))
+        Ok(seat)
     }
 
     fn lead(&mut self, number: usize) -> Result<&mut Leading, NoAnswer> {
@@ -400,6 +414,7 @@ impl<'a> Trip<'a> {
                 flight: Arc::default(),
                 parts: Vec::new(),
                 permit,
+                is_alone: self.is_alone,
                 is_done: false,
             });
             if leading.is_err() {
@@ -448,6 +463,7 @@ impl GuardedStore {
             limit: LimitRules::new(settings),
             shares: Shares::new(settings),
             coalesce: settings.coalesce,
+            shared_rows_max: settings.shared_rows_max,
             hedge_after: (settings.hedge_after_ms > 0)
                 .then(|| Duration::from_millis(settings.hedge_after_ms)),
             call_timeout: Duration::from_millis(settings.store_timeout_ms),
@@ -481,7 +497,8 @@ impl GuardedStore {
         let mut readings = Vec::with_capacity(calls.len());
         let mut seats: Vec<(usize, usize, Seat)> = Vec::new();
         let mut again: Vec<(usize, Slot, Wanted)> = Vec::new();
-        let mut trip = Trip::new(shared, ask.priority, now);
+        let is_alone = calls.iter().map(|call| call.keys.len()).sum::<usize>() > shared.shared_rows_max;
+        let mut trip = Trip::new(shared, ask.priority, now, is_alone);
         for (number, call) in calls.iter().enumerate() {
             let mut reading = Reading { rows: vec![None; call.keys.len()], failure: None };
             let wanted = Wanted {
@@ -509,15 +526,19 @@ impl GuardedStore {
                             shared.count(GuardStatistics::STALE_HITS);
                             let (state, frontier) = (entry.state, entry.frontier);
                             reading.rows[row] = Some(RowRead { state, frontier, origin: Origin::StaleCache });
-                            again.push((number, slot, wanted));
-                            continue;
+                            // Where a call is made anyway, an old value is only for the case that it fails.
+                            if !is_alone {
+                                again.push((number, slot, wanted));
+                                continue;
+                            }
                         }
                     }
                 }
                 match trip.seat(number, call, &slot, ask.use_cache.then_some(&wanted)) {
                     Ok(Found::Row(found)) => reading.rows[row] = Some(found),
                     Ok(Found::Seat(seat)) => seats.push((number, row, seat)),
-                    Err(failure) => reading.fail(failure),
+                    Err(failure) if reading.rows[row].is_none() => reading.fail(failure),
+                    Err(_) => {}
                 }
             }
             readings.push(reading);
@@ -525,7 +546,7 @@ impl GuardedStore {
         let own = trip.depart();
         if !again.is_empty() {
             // Nobody waits for these: they go last, and not at all when there is too much to do.
-            let mut trip = Trip::new(shared, Priority::Background, now);
+            let mut trip = Trip::new(shared, Priority::Background, now, false);
             for (number, slot, wanted) in &again {
                 let _ = trip.seat(*number, &calls[*number], slot, Some(wanted));
             }
@@ -546,6 +567,7 @@ impl GuardedStore {
                     let (state, frontier) = (states[seat.place].clone(), seat.frontier);
                     readings[number].rows[row] = Some(RowRead { state, frontier, origin: Origin::Store });
                 }
+                _ if readings[number].rows[row].is_some() => {}
                 Some(Err(failure)) => readings[number].fail(failure.clone()),
                 None => readings[number].fail(NoAnswer::Timeout(ask.wait)),
             }

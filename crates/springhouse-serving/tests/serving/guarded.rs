@@ -157,6 +157,31 @@ fn many_requests_for_one_key_are_one_call() {
 }
 
 #[test]
+fn a_large_request_uses_the_cache_and_leaves_nothing_in_it() {
+    let world = world(ServingSettings { shared_rows_max: 3, ..settings() });
+    // Two entities, two views.
+    let large = world.ask(&request("plain", &["ann", "bob"])).unwrap();
+    assert_eq!(amount(&large).2, Origin::Store);
+    assert_eq!((guard(&world).cache_entries, guard(&world).reads_under_way), (0, 0));
+    world.ask(&request("plain", &["ann"])).unwrap();
+    let entries = guard(&world).cache_entries;
+    assert!(entries > 0);
+    let large = world.ask(&request("plain", &["ann", "bob"])).unwrap();
+    let column = large.columns.iter().find(|column| &*column.name == "place").unwrap();
+    assert_eq!(column.origins[..], [Origin::HotCache, Origin::Store]);
+    // What is due is read again with the rest, not served.
+    world.tick(1_500);
+    let large = world.ask(&request("plain", &["ann", "bob"])).unwrap();
+    assert_eq!(amount(&large).2, Origin::Store);
+    assert_eq!(guard(&world).cache_entries, entries);
+    world.set_fault(Fault::Unavailable);
+    let large = world.ask(&request("plain", &["ann", "bob"])).unwrap();
+    let column = large.columns.iter().find(|column| &*column.name == "place").unwrap();
+    assert_eq!(column.statuses[..], [ValueStatus::Fresh, ValueStatus::Unavailable]);
+    assert_eq!(column.origins[0], Origin::StaleCache);
+}
+
+#[test]
 fn all_views_of_a_request_are_one_call_of_which_a_part_may_fail() {
     let world = world(ServingSettings { hot_cache_bytes_max: 0, negative_cache_ms: 0, ..settings() });
     world.ask(&request("plain", &["ann", "nobody"])).unwrap();
@@ -434,8 +459,12 @@ proptest! {
     /// The naive twin reads the store itself each time. Where the guarded one has an answer, it is the same: value, status and
     /// event time; its age is never less.
     #[test]
-    fn with_caches_an_answer_is_what_it_is_without(steps in prop::collection::vec(step(), 1..60)) {
-        let mut guarded = world(ServingSettings { breaker: false, ..settings() });
+    fn with_caches_an_answer_is_what_it_is_without(
+        steps in prop::collection::vec(step(), 1..60),
+        alone in any::<bool>(),
+    ) {
+        let shared_rows_max = if alone { 0 } else { 128 };
+        let mut guarded = world(ServingSettings { breaker: false, shared_rows_max, ..settings() });
         let mut naive = World::new();
         naive.apply(crate::ROWS, 300 * SECOND);
         let users = ["ann", "bob", "zoe", "eve"];

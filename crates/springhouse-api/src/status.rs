@@ -147,6 +147,15 @@ pub struct ViewStatusBody {
     pub slo_p95_s: f64,
     /// 99 of 100 values should be younger than this, seconds.
     pub slo_p99_s: f64,
+    /// Of the values served over the last five minutes, half were younger than this, seconds (an upper bound); null: none was.
+    #[serde(default)]
+    pub served_p50_s: Option<f64>,
+    /// 95 of 100.
+    #[serde(default)]
+    pub served_p95_s: Option<f64>,
+    /// 99 of 100.
+    #[serde(default)]
+    pub served_p99_s: Option<f64>,
     /// Whether the age is within the p99 target.
     pub within_slo: bool,
 }

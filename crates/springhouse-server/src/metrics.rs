@@ -1,9 +1,11 @@
 //! Everything that is measured: every name here, with its help. Labels are words of this program and names of
 //! definitions, never entity keys.
 
+mod ages;
 mod guard;
 
 use crate::app::Routed;
+use ages::{AgesCollector, ServedAges};
 use guard::{GUARD_METRICS, GuardMetrics};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -79,6 +81,10 @@ const VIEW_AGE: Metric = metric(
 );
 const VIEW_SLO: Metric =
     metric("springhouse_view_slo_p99_seconds", "The age that 99 of 100 values should stay below");
+const SERVED_AGE: Metric = metric(
+    "springhouse_serving_value_age_seconds",
+    "Ages of the values served, by view, an entity row counting once; to be held against springhouse_view_slo_p99_seconds",
+);
 const STORE_ENTITIES: Metric = metric("springhouse_store_entities", "Entities in the online store's memory");
 const STORE_BYTES: Metric = metric("springhouse_store_memory_bytes", "Bytes of those, about");
 const STORE_DIRTY: Metric =
@@ -125,7 +131,7 @@ const TOPIC_FAILING: Metric =
     metric("springhouse_topic_failing", "1 while the topic is not read; the server's log says why");
 const JOBS_RUNNING: Metric = metric("springhouse_jobs_running", "Jobs at work");
 
-const OWN: [Metric; 32] = [
+const OWN: [Metric; 33] = [
     REQUEST_DURATION,
     CONNECTIONS,
     PANICS,
@@ -142,6 +148,7 @@ const OWN: [Metric; 32] = [
     INGEST_FAILING,
     VIEW_AGE,
     VIEW_SLO,
+    SERVED_AGE,
     STORE_ENTITIES,
     STORE_BYTES,
     STORE_DIRTY,
@@ -261,6 +268,7 @@ pub(crate) struct Metrics {
     store_calls_refused: Gauge,
     store_connections: Gauge,
     servable: Arc<Mutex<Servable>>,
+    served_ages: Arc<ServedAges>,
     topic_lag: Family<PartitionLabels, Gauge>,
     topic_lag_seconds: Family<SourceLabels, FloatGauge>,
     topic_age: Family<SourceLabels, FloatGauge>,
@@ -346,6 +354,12 @@ impl Metrics {
             store_calls_max: new!(STORE_CALLS_MAX),
             store_calls_refused: new!(STORE_CALLS_REFUSED),
             store_connections: new!(STORE_CONNECTIONS),
+            served_ages: {
+                let ages = Arc::new(ServedAges::default());
+                let Metric { name, help, .. } = SERVED_AGE;
+                registry.register_collector(Box::new(AgesCollector { name, help, ages: ages.clone() }));
+                ages
+            },
             servable: {
                 let servable = Arc::new(Mutex::new(Servable::default()));
                 registry.register_collector(Box::new(ServableCollector(servable.clone())));
@@ -386,6 +400,8 @@ impl Metrics {
         let mut columns = answer.columns.iter().peekable();
         while let Some(first) = columns.peek() {
             let view = first.view.clone();
+            // All features of a row have one age.
+            self.served_ages.add(&view, &first.ages, answer.at);
             let mut counts = [0u64; STATUSES];
             // Columns of one view stand together.
             while let Some(column) = columns.next_if(|column| column.view == view) {
@@ -398,6 +414,11 @@ impl Metrics {
                 self.values.get_or_create(&labels).inc_by(*count);
             }
         }
+    }
+
+    /// p50, p95 and p99 of the ages of the values served of a view over the last minutes, seconds.
+    pub(crate) fn served_ages(&self, view: &str, now: Micros) -> Option<[f64; 3]> {
+        self.served_ages.quantiles(view, now)
     }
 
     /// Notes a push that was processed.

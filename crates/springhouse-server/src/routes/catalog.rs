@@ -2,6 +2,7 @@
 
 use super::{Answer, json, json_bytes, last_segment};
 use crate::app::App;
+use crate::metrics::Metrics;
 use crate::problem::{from_node, from_push};
 use axum::extract::Request;
 use axum::http::StatusCode;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 
 pub(super) async fn status(app: Arc<App>, _: Request) -> Answer {
     let status = app.node.status().await.map_err(from_node)?;
-    json(StatusCode::OK, &status_body(&status, &app.node.definitions()))
+    json(StatusCode::OK, &status_body(&status, &app.node.definitions(), &app.metrics))
 }
 
 pub(super) async fn views(app: Arc<App>, _: Request) -> Answer {
@@ -99,10 +100,13 @@ fn topic_body(topic: &TopicStatus, now: Micros) -> TopicBody {
     }
 }
 
-fn status_body(status: &NodeStatus, definitions: &Definitions) -> StatusBody {
+fn status_body(status: &NodeStatus, definitions: &Definitions, metrics: &Metrics) -> StatusBody {
     let view = |line: &ViewLine| {
         let name = line.view.split('@').next().unwrap_or_default();
         let tier = definitions.feature_views.get(name).and_then(|view| view.slo.tier);
+        let served = metrics.served_ages(name, status.now);
+        // An age beyond the last bound is no number in JSON.
+        let finite = |age: f64| Some(age).filter(|age| age.is_finite());
         ViewStatusBody {
             view: line.view.clone(),
             entity: line.entity.clone(),
@@ -113,6 +117,9 @@ fn status_body(status: &NodeStatus, definitions: &Definitions) -> StatusBody {
             age_s: line.age.map(seconds),
             slo_p95_s: seconds(line.slo_p95),
             slo_p99_s: seconds(line.slo_p99),
+            served_p50_s: served.and_then(|[p50, ..]| finite(p50)),
+            served_p95_s: served.and_then(|[_, p95, _]| finite(p95)),
+            served_p99_s: served.and_then(|[.., p99]| finite(p99)),
             within_slo: line.age.is_some_and(|age| age <= line.slo_p99),
         }
     };

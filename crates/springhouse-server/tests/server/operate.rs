@@ -98,6 +98,15 @@ async fn catalog_and_status_are_for_people() {
     assert_eq!((status.positions.log_end, status.positions.applied_end, status.snapshot), (1, 1, 1));
     assert_eq!(status.views.len(), 3);
     assert_eq!(status.views[0].tier.as_deref(), Some("realtime"));
+    // Nothing was served yet; then what was, by its age: the pushed event is of an hour ago.
+    assert_eq!((status.views[2].view.as_str(), status.views[2].served_p50_s), ("profile@1", None));
+    server.features(r#"{"features":["profile"],"entities":[{"user":1},{"user":9}]}"#).await;
+    let status: StatusBody = serde_json::from_str(&server.get("/v1/status").await.text).unwrap();
+    let served = &status.views[2];
+    let hour = 3_600.0..3_600.0 * 1.5;
+    assert!([served.served_p50_s, served.served_p99_s].iter().all(|age| hour.contains(&age.unwrap())), "{served:?}");
+    let metrics = server.get("/metrics").await.text;
+    assert!(metrics.contains("springhouse_serving_value_age_seconds_count{view=\"profile\"} 1"), "{metrics}");
 }
 
 async fn finished(server: &Server, id: &str) -> JobBody {

@@ -117,12 +117,28 @@ async fn page(session: &Session, format: output::Format) -> anyhow::Result<Strin
     let server =
         if remote { format!("server at http://{address}") } else { "no server is running".to_owned() };
     let mut page = format!("snapshot {} ({}), {server}\n", status.snapshot, status.definition);
-    let mut table = output::table(&["view", "entity", "source", "applied up to", "age", "p95 target", ""]);
+    let mut table = output::table(&[
+        "view",
+        "entity",
+        "source",
+        "applied up to",
+        "age",
+        "served p50",
+        "p95",
+        "p99",
+        "p95 target",
+        "p99 target",
+        "",
+    ]);
     for view in &status.views {
         let seconds = |s: f64| format_duration((s * 1e6).round() as i64);
         let age = view.age_s.map_or_else(|| "-".to_owned(), |age| format!("{age:.1}s"));
+        let served = |age: Option<f64>| age.map_or_else(|| "-".to_owned(), seconds);
+        let over_target = view.served_p95_s.is_some_and(|age| age > view.slo_p95_s)
+            || view.served_p99_s.is_some_and(|age| age > view.slo_p99_s);
         let verdict = match (view.frontier.is_some(), view.within_slo) {
             (false, _) => "not materialised",
+            (true, true) if over_target => "served values are late",
             (true, true) => "ok",
             (true, false) => "late",
         };
@@ -132,7 +148,11 @@ async fn page(session: &Session, format: output::Format) -> anyhow::Result<Strin
             view.source.clone(),
             view.frontier.clone().unwrap_or_else(|| "-".to_owned()),
             age,
+            served(view.served_p50_s),
+            served(view.served_p95_s),
+            served(view.served_p99_s),
             seconds(view.slo_p95_s),
+            seconds(view.slo_p99_s),
             verdict.to_owned(),
         ]);
     }

@@ -1,0 +1,208 @@
+//! How old the values were that were served: per view, since the start for scrapers, and of the last minutes for people.
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Unit;
+use springhouse_core::Micros;
+use springhouse_core::time::MINUTE;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// Buckets with an upper bound; one more has the rest.
+const BOUNDED: usize = 80;
+/// Of these, every so many is told to scrapers.
+const SCRAPED_EVERY: usize = 4;
+/// The minutes that quantiles are of.
+const MINUTES: usize = 5;
+
+/// Upper bounds, microseconds: from a millisecond to 35 years, two steps a doubling.
+const BOUNDS: [Micros; BOUNDED] = {
+    let mut bounds = [0; BOUNDED];
+    let mut n = 0;
+    while n < BOUNDED {
+        // 1.4142 is the square root of two, closely enough for a bound.
+        bounds[n] = if n % 2 == 0 { 1_000 << (n / 2) } else { (14_142 << (n / 2)) / 10 };
+        n += 1;
+    }
+    bounds
+};
+
+/// Entity rows in each bucket.
+type Counts = [AtomicU64; BOUNDED + 1];
+
+/// The ages of one view's values, an entity row counting once.
+#[derive(Debug)]
+struct Ages {
+    counts: Counts,
+    sum: AtomicU64,
+    /// One more than are read, so that the oldest can be emptied.
+    minutes: [Minute; MINUTES + 1],
+}
+
+#[derive(Debug)]
+struct Minute {
+    number: AtomicI64,
+    counts: Counts,
+}
+
+fn no_counts() -> Counts {
+    std::array::from_fn(|_| AtomicU64::new(0))
+}
+
+impl Ages {
+    fn new() -> Self {
+        let minute = |_| Minute { number: AtomicI64::new(-1), counts: no_counts() };
+        Self { counts: no_counts(), sum: AtomicU64::new(0), minutes: std::array::from_fn(minute) }
+    }
+
+    fn add(&self, age: Micros, rows: u64, minute: i64) {
+        let age = age.max(0);
+        let bucket = BOUNDS.partition_point(|bound| *bound < age);
+        self.counts[bucket].fetch_add(rows, Relaxed);
+        self.sum.fetch_add(age.unsigned_abs().saturating_mul(rows), Relaxed);
+        let slot = &self.minutes[minute.rem_euclid(self.minutes.len() as i64) as usize];
+        let held = slot.number.load(Relaxed);
+        // Who comes first in a new minute empties it; what others add meanwhile may be lost, which is a few rows of a minute.
+        if held != minute && slot.number.compare_exchange(held, minute, Relaxed, Relaxed).is_ok() {
+            slot.counts.iter().for_each(|count| count.store(0, Relaxed));
+        }
+        slot.counts[bucket].fetch_add(rows, Relaxed);
+    }
+
+    /// The upper bounds of the ages below which these shares of the rows of the last minutes were.
+    fn quantiles<const N: usize>(&self, shares: [f64; N], minute: i64) -> Option<[f64; N]> {
+        let mut counts = [0u64; BOUNDED + 1];
+        for slot in &self.minutes {
+            let age = minute - slot.number.load(Relaxed);
+            if (0..MINUTES as i64).contains(&age) {
+                counts.iter_mut().zip(&slot.counts).for_each(|(sum, count)| *sum += count.load(Relaxed));
+            }
+        }
+        let total: u64 = counts.iter().sum();
+        (total > 0).then(|| {
+            shares.map(|share| {
+                let wanted = ((total as f64 * share).ceil() as u64).max(1);
+                let mut seen = 0;
+                let bucket = counts.iter().position(|count| {
+                    seen += count;
+                    seen >= wanted
+                });
+                bound_seconds(bucket.unwrap_or(BOUNDED))
+            })
+        })
+    }
+
+    /// Upper bound in seconds and rows of the buckets that are told to scrapers.
+    fn scraped(&self) -> Vec<(f64, u64)> {
+        let ends = (SCRAPED_EVERY - 1..BOUNDED).step_by(SCRAPED_EVERY).chain([BOUNDED]);
+        let mut from = 0;
+        ends.map(|end| {
+            let rows = self.counts[from..=end].iter().map(|count| count.load(Relaxed)).sum();
+            from = end + 1;
+            (bound_seconds(end), rows)
+        })
+        .collect()
+    }
+}
+
+fn bound_seconds(bucket: usize) -> f64 {
+    BOUNDS.get(bucket).map_or(f64::INFINITY, |bound| *bound as f64 / 1e6)
+}
+
+/// The ages of every view that was served since the start.
+#[derive(Debug, Default)]
+pub(crate) struct ServedAges(RwLock<BTreeMap<Arc<str>, Arc<Ages>>>);
+
+impl ServedAges {
+    /// Counts the rows of a view in one answer; a row without an age has no value.
+    pub(crate) fn add(&self, view: &Arc<str>, ages: &[Option<Micros>], at: Micros) {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner).get(view).cloned();
+        let held = known.unwrap_or_else(|| {
+            let mut views = self.0.write().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(views.entry(Arc::clone(view)).or_insert_with(|| Arc::new(Ages::new())))
+        });
+        for run in ages.chunk_by(|a, b| a == b) {
+            if let Some(age) = run[0] {
+                held.add(age, run.len() as u64, at.div_euclid(MINUTE));
+            }
+        }
+    }
+
+    /// p50, p95 and p99 of a view's ages over the last minutes, seconds, as upper bounds; none when nothing was served.
+    pub(crate) fn quantiles(&self, view: &str, now: Micros) -> Option<[f64; 3]> {
+        let views = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        views.get(view)?.quantiles([0.5, 0.95, 0.99], now.div_euclid(MINUTE))
+    }
+}
+
+/// The same for scrapers.
+#[derive(Debug)]
+pub(crate) struct AgesCollector {
+    pub(crate) name: &'static str,
+    pub(crate) help: &'static str,
+    pub(crate) ages: Arc<ServedAges>,
+}
+
+impl Collector for AgesCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let name = self.name.trim_end_matches("_seconds");
+        let mut family =
+            encoder.encode_descriptor(name, self.help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        for (view, ages) in &*self.ages.0.read().unwrap_or_else(PoisonError::into_inner) {
+            let buckets = ages.scraped();
+            let rows = buckets.iter().map(|(_, rows)| rows).sum();
+            let labels = [("view", &**view)];
+            family.encode_family(&labels)?.encode_histogram::<NoLabelSet>(
+                ages.sum.load(Relaxed) as f64 / 1e6,
+                rows,
+                &buckets,
+                None,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use springhouse_core::time::{HOUR, SECOND};
+
+    #[test]
+    fn bounds_rise_by_the_root_of_two() {
+        assert_eq!((BOUNDS[0], BOUNDS[1], BOUNDS[2]), (1_000, 1_414, 2_000));
+        for pair in BOUNDS.windows(2) {
+            let ratio = pair[1] as f64 / pair[0] as f64;
+            assert!((ratio - 2f64.sqrt()).abs() < 0.002, "{pair:?}");
+        }
+        assert!(BOUNDS[BOUNDED - 1] > 10 * 366 * 24 * HOUR);
+    }
+
+    #[test]
+    fn quantiles_are_upper_bounds_of_the_last_minutes() {
+        let ages = ServedAges::default();
+        let view: Arc<str> = "v".into();
+        let now = 1_000 * MINUTE;
+        assert_eq!(ages.quantiles("v", now), None);
+        // 90 of a second, 9 of a minute, one of a day; rows without a value don't count.
+        ages.add(&view, &[Some(SECOND); 90], now);
+        ages.add(&view, &[None, Some(MINUTE), Some(-5)], now);
+        ages.add(&view, &[Some(MINUTE); 8], now);
+        ages.add(&view, &[Some(24 * HOUR)], now);
+        let [p50, p95, p99] = ages.quantiles("v", now).unwrap();
+        assert!((1.0..1.5).contains(&p50) && (60.0..90.0).contains(&p95) && p99 <= 90.0, "{p50} {p95} {p99}");
+        // They are forgotten after five minutes, by people and not by scrapers.
+        ages.add(&view, &[Some(HOUR)], now + 4 * MINUTE);
+        assert!(ages.quantiles("v", now + 4 * MINUTE).unwrap()[0] < 2.0);
+        let [p50, ..] = ages.quantiles("v", now + 5 * MINUTE).unwrap();
+        assert!((3_600.0..5_200.0).contains(&p50), "{p50}");
+        assert_eq!(ages.quantiles("v", now + 9 * MINUTE), None);
+        ages.add(&view, &[Some(SECOND)], now + 6 * MINUTE);
+        let [p50, _, p99] = ages.quantiles("v", now + 6 * MINUTE).unwrap();
+        assert!(p50 < 2.0 && p99 > 3_000.0, "the slot of the first minute was emptied: {p50} {p99}");
+        let rows: u64 = ages.0.read().unwrap()["v"].scraped().iter().map(|(_, rows)| rows).sum();
+        assert_eq!(rows, 103);
+    }
+}

@@ -208,8 +208,8 @@ class Kafka:
     """The schema of ``avro`` or ``protobuf``, as text; when absent, the registry ``kafka.registry_url`` has it."""
     message: str | None = None
     """The full name of the ``protobuf`` message, where ``schema`` has several."""
-    start: str | None = None
-    """Where reading begins the first time: ``earliest``, ``latest`` or a moment."""
+    start: str | Mapping[int, int] | None = None
+    """Where reading begins the first time: ``earliest``, ``latest``, a moment, or the first offset of each partition."""
     isolation: Literal["read_committed", "read_uncommitted"] | None = None
     """Whether messages of aborted transactions are left out."""
     key: str | None = None

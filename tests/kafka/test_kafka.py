@@ -269,6 +269,29 @@ class KafkaTest(unittest.TestCase):
         self.wait_totals(server, {"a": (1, 7)})
         self.wait_totals(other, {"a": (6, 12)})
 
+    def test_a_history_is_handed_over_by_offset(self):
+        topic = self.topic(2, retention_ms=-1)
+        old = [event("a", 1, 1_700_000_000 + i, partition=i % 2, timestamp_ms=1_700_000_000_000) for i in range(10)]
+        self.kafka.produce(topic, old)
+        # The history has three of partition 0, four of partition 1, and what the topic never had.
+        project, _ = self.project(topic, "start: {0: 3, 1: 4}", source="history: history.csv", serve=False)
+        lines = [f"{one['value']['at']},a,1" for one in old[:6] + [old[7]]]
+        (project.folder / "history.csv").write_text("\n".join(["at,user_id,amount", *lines, "2020-01-01T00:00:00Z,a,1"]))
+        project.run("materialize")
+        server = project.serve()
+        self.assertTrue(server.wait_ready(), server.tail())
+        self.wait_totals(server, {"a": (11, 11)})
+        self.kafka.produce(topic, [event("a", 1, partition=0)])
+        self.wait_totals(server, {"a": (12, 12)})
+        self.assertEqual(server.stop(), 0, server.tail())
+        project.run("rebuild")
+        server = project.serve()
+        self.assertTrue(server.wait_ready(), server.tail())
+        self.wait_totals(server, {"a": (12, 12)})
+        # A history cannot end behind the topic.
+        _, server = self.project(topic, "start: {0: 3000, 1: 4}", source="history: history.csv")
+        self.wait("that it says so", lambda: "still to come" in server.tail())
+
     def test_a_message_is_known_at_its_timestamp(self):
         topic = self.topic(1)
         project, server = self.project(topic)

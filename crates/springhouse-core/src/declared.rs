@@ -148,8 +148,9 @@ section! {
         "schema" schema: String,
         /// The full name of the `protobuf` message, where `schema` has several.
         "message" message: String,
-        /// Where reading begins the first time: `earliest` (when absent), `latest`, or a moment such as `2026-01-31T00:00:00Z`.
-        "start" start: String,
+        /// Where reading begins the first time: `earliest` (when absent), `latest`, a moment such as `2026-01-31T00:00:00Z`, or the
+        /// offset of each partition's first message that `history` does not have: `{0: 1200, 1: 900}`.
+        "start" start: ShortOr<String, Entries<u64>>,
         /// `read_committed` (when absent) leaves out messages of transactions that were aborted; or `read_uncommitted`.
         "isolation" isolation: Isolation,
         /// The column that gets the message's key, which must be UTF-8.

@@ -138,7 +138,7 @@ pub enum MessageFormat {
 }
 
 /// Where reading a topic begins the first time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TopicStart {
     /// With the oldest message there is.
@@ -148,6 +148,8 @@ pub enum TopicStart {
     Latest,
     /// With the first message whose timestamp is not before this moment.
     At(Micros),
+    /// With these offsets by partition; other partitions with the oldest message that there is.
+    Offsets(BTreeMap<i32, i64>),
 }
 
 /// Which messages of a topic are events.

@@ -5,6 +5,7 @@ use crate::yaml::{Files, Key, Kind, Node, Span};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr;
 
 /// Something that a node can say.
 pub(crate) trait FromNode: Sized {
@@ -375,12 +376,22 @@ impl FromNode for bool {
     }
 }
 
+fn whole_number<T: FromStr>(node: &Node, reader: &mut Reader) -> Option<T> {
+    match &node.kind {
+        Kind::Scalar { text, plain: true } if text.parse::<T>().is_ok() => text.parse().ok(),
+        _ => reader.expected(node, "a whole number, 0 or more"),
+    }
+}
+
 impl FromNode for u32 {
     fn from_node(node: &Node, reader: &mut Reader) -> Option<Self> {
-        match &node.kind {
-            Kind::Scalar { text, plain: true } if text.parse::<Self>().is_ok() => text.parse().ok(),
-            _ => reader.expected(node, "a whole number, 0 or more"),
-        }
+        whole_number(node, reader)
+    }
+}
+
+impl FromNode for u64 {
+    fn from_node(node: &Node, reader: &mut Reader) -> Option<Self> {
+        whole_number(node, reader)
     }
 }
 

@@ -213,28 +213,52 @@ impl Reading {
                 )));
             }
             Some(position) if position.next < low => {
-                let lost = (low - position.next) as u64;
-                tracing::error!(
-                    source = self.source,
-                    topic,
-                    partition,
-                    lost,
-                    "messages were deleted from the topic before they were read; its retention is too short"
-                );
-                self.notes.lost(lost);
+                self.lost(partition, position.next, low);
                 low
             }
             Some(position) => position.next,
-            // A partition that came later is new as a whole.
-            None if !is_first_look => low,
-            None => match self.stream.start {
+            None => match &self.stream.start {
+                TopicStart::Offsets(offsets) => {
+                    self.declared(partition, offsets.get(&partition), low, high)?
+                }
+                // A partition that came later is new as a whole.
+                _ if !is_first_look => low,
                 TopicStart::Earliest => low,
                 TopicStart::Latest => high,
-                TopicStart::At(moment) => self.offset_at(consumer, partition, moment)?.unwrap_or(high),
+                TopicStart::At(moment) => self.offset_at(consumer, partition, *moment)?.unwrap_or(high),
             },
         };
         self.notes.begin(partition, next, known.map(|p| p.newest).filter(|newest| *newest > Micros::MIN));
         Ok(next)
+    }
+
+    /// Where the definition says that reading begins.
+    fn declared(&self, partition: i32, offset: Option<&i64>, low: i64, high: i64) -> Result<i64, End> {
+        match offset {
+            None => Ok(low),
+            Some(offset) if *offset > high => Err(End::Failed(format!(
+                "partition {partition} ends at offset {high}; the source's `start` says {offset}: the history would have messages \
+                 that are still to come"
+            ))),
+            Some(offset) if *offset < low => {
+                self.lost(partition, *offset, low);
+                Ok(low)
+            }
+            Some(offset) => Ok(*offset),
+        }
+    }
+
+    /// Messages from one offset to another that are gone.
+    fn lost(&self, partition: i32, from: i64, to: i64) {
+        let lost = (to - from) as u64;
+        tracing::error!(
+            source = self.source,
+            topic = self.stream.topic,
+            partition,
+            lost,
+            "messages were deleted from the topic before they were read; its retention is too short"
+        );
+        self.notes.lost(lost);
     }
 
     fn offset_at(&self, consumer: &Consuming, partition: i32, moment: Micros) -> Result<Option<i64>, End> {

@@ -136,10 +136,14 @@ fn topic(list: &mut List, kafka: &KafkaStream) {
     }
     list.meaning("stream.kafka.isolation", word(&kafka.isolation));
     list.free("stream.kafka.brokers", kafka.brokers.join(", "));
-    let start = match kafka.start {
+    let start = match &kafka.start {
         TopicStart::Earliest => "earliest".to_owned(),
         TopicStart::Latest => "latest".to_owned(),
-        TopicStart::At(moment) => crate::time::format_instant(moment),
+        TopicStart::At(moment) => crate::time::format_instant(*moment),
+        TopicStart::Offsets(offsets) => {
+            let offset = |(partition, offset): (&i32, &i64)| format!("{partition}: {offset}");
+            offsets.iter().map(offset).collect::<Vec<_>>().join(", ")
+        }
     };
     list.free("stream.kafka.start", start);
 }

@@ -9,6 +9,7 @@ use crate::definition::{
 };
 use crate::read::{Entries, Entry, ShortOr};
 use crate::time::{SECOND, parse_instant};
+use std::collections::BTreeMap;
 
 /// How far an event time may lie after its append when the source does not say.
 const MAX_CLOCK_SKEW_DEFAULT: i64 = 5 * SECOND;
@@ -146,7 +147,7 @@ impl Resolver<'_> {
                 }
             }
         }
-        Some(Source {
+        let source = Source {
             name: name.to_owned(),
             kind: kind?,
             kafka,
@@ -162,7 +163,82 @@ impl Resolver<'_> {
             time_zone: decl.time_zone.clone(),
             max_clock_skew: decl.max_clock_skew.map_or(MAX_CLOCK_SKEW_DEFAULT, |d| d.0),
             meta: meta(&decl.description, &decl.owner, &decl.tags),
-        })
+        };
+        self.check_hand_over(path, &source);
+        Some(source)
+    }
+
+    fn topic_start(
+        &mut self,
+        path: &str,
+        start: Option<&ShortOr<String, Entries<u64>>>,
+    ) -> Option<TopicStart> {
+        let text = match start {
+            None => return Some(TopicStart::Earliest),
+            Some(ShortOr::Long(offsets)) => return self.topic_offsets(path, offsets),
+            Some(ShortOr::Short(text)) => text,
+        };
+        let start = match text.as_str() {
+            "earliest" => Some(TopicStart::Earliest),
+            "latest" => Some(TopicStart::Latest),
+            moment => parse_instant(moment).ok().map(TopicStart::At),
+        };
+        if start.is_none() {
+            let message = format!("`{text}` is not a place to begin at");
+            if let Some(diagnostic) = self.reader.report_at(path, "wrong_start", message) {
+                diagnostic.set_hint(
+                    "write `earliest`, `latest`, a moment such as `2026-01-31T00:00:00Z`, or an offset for each partition: `{0: 1200}`",
+                );
+            }
+        }
+        start
+    }
+
+    fn topic_offsets(&mut self, path: &str, declared: &Entries<u64>) -> Option<TopicStart> {
+        let mut offsets = BTreeMap::new();
+        for Entry { name, value } in &declared.0 {
+            let Some(value) = value else { continue };
+            match (name.parse::<i32>(), i64::try_from(*value)) {
+                (Ok(partition), Ok(offset)) if partition >= 0 => {
+                    offsets.insert(partition, offset);
+                }
+                _ => {
+                    let message = format!("`{name}: {value}` is no partition with its offset");
+                    if let Some(diagnostic) =
+                        self.reader.report_at(&format!("{path}.{name}"), "wrong_start", message)
+                    {
+                        diagnostic.set_hint(
+                            "write the number of the partition and the first offset to read: `0: 1200`",
+                        );
+                    }
+                    return None;
+                }
+            }
+        }
+        Some(TopicStart::Offsets(offsets))
+    }
+
+    /// A history without identities must meet the topic at known places.
+    fn check_hand_over(&mut self, path: &str, source: &Source) {
+        let begins_anywhere = source
+            .kafka
+            .as_ref()
+            .is_some_and(|kafka| matches!(kafka.start, TopicStart::Latest | TopicStart::At(_)));
+        let has_history = matches!(source.kind, SourceKind::Push { history: Some(_) });
+        if begins_anywhere && has_history && source.event_id.is_none() {
+            let message =
+                "where the history ends the topic must begin, to the message; this start is a guess";
+            if let Some(diagnostic) = self.reader.report_at(
+                &format!("{path}.stream.kafka.start"),
+                "wrong_start",
+                message.to_owned(),
+            ) {
+                diagnostic.set_hint(
+                    "write the first offset of each partition that the history does not have (`start: {0: 1200}`), or name an \
+                     `event_id`, so that an event that is in both counts once",
+                );
+            }
+        }
     }
 
     fn source_kind(&mut self, path: &str, decl: &SourceDecl) -> Option<SourceKind> {
@@ -223,24 +299,7 @@ impl Resolver<'_> {
                 }
             }
         }
-        let start = match decl.start.as_deref() {
-            None | Some("earliest") => TopicStart::Earliest,
-            Some("latest") => TopicStart::Latest,
-            Some(text) => match parse_instant(text) {
-                Ok(moment) => TopicStart::At(moment),
-                Err(_) => {
-                    let message = format!("`{text}` is not a place to begin at");
-                    if let Some(diagnostic) =
-                        self.reader.report_at(&format!("{path}.start"), "wrong_start", message)
-                    {
-                        diagnostic.set_hint(
-                            "write `earliest`, `latest` or a moment such as `2026-01-31T00:00:00Z`",
-                        );
-                    }
-                    return None;
-                }
-            },
-        };
+        let start = self.topic_start(&format!("{path}.start"), decl.start.as_ref())?;
         let format = decl.format.unwrap_or_default();
         if decl.schema.is_some() && format == MessageFormat::Json {
             let message = "only `avro` and `protobuf` have a schema; write `format`".to_owned();

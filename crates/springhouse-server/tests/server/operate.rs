@@ -104,7 +104,10 @@ async fn catalog_and_status_are_for_people() {
     let status: StatusBody = serde_json::from_str(&server.get("/v1/status").await.text).unwrap();
     let served = &status.views[2];
     let hour = 3_600.0..3_600.0 * 1.5;
-    assert!([served.served_p50_s, served.served_p99_s].iter().all(|age| hour.contains(&age.unwrap())), "{served:?}");
+    assert!(
+        [served.served_p50_s, served.served_p99_s].iter().all(|age| hour.contains(&age.unwrap())),
+        "{served:?}"
+    );
     let metrics = server.get("/metrics").await.text;
     assert!(metrics.contains("springhouse_serving_value_age_seconds_count{view=\"profile\"} 1"), "{metrics}");
 }

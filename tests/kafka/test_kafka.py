@@ -271,7 +271,7 @@ class KafkaTest(unittest.TestCase):
 
     def test_a_history_is_handed_over_by_offset(self):
         topic = self.topic(2, retention_ms=-1)
-        old = [event("a", 1, 1_700_000_000 + i, partition=i % 2, timestamp_ms=1_700_000_000_000) for i in range(10)]
+        old = [event("a", 1, 1_700_000_000 + i, partition=i % 2, timestamp_ms=(1_700_000_000 + i) * 1000) for i in range(10)]
         self.kafka.produce(topic, old)
         # The history has three of partition 0, four of partition 1, and what the topic never had.
         project, _ = self.project(topic, "start: {0: 3, 1: 4}", source="history: history.csv", serve=False)

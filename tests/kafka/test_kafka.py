@@ -337,6 +337,32 @@ class KafkaTest(unittest.TestCase):
         time.sleep(1)
         self.wait_totals(server, {"a": (14, 14)})
 
+    def test_a_remade_topic_that_has_grown_past_the_old_one_is_told(self):
+        topic = self.topic(2)
+        project, server = self.project(topic)
+        self.kafka.produce(topic, [event("a", 1, partition=n % 2) for n in range(10)])
+        # What is not delivered is no sign of another topic: the end of a transaction, and one that was aborted.
+        self.kafka.call("transaction", topic=topic, messages=[event("a", 1, partition=0)] * 3, commit=True)
+        time.sleep(0.1)
+        self.kafka.call("transaction", topic=topic, messages=[event("a", 1, partition=0)] * 3, commit=False)
+        self.wait_totals(server, {"a": (13, 13)})
+        self.wait("no lag", lambda: self.status(server)["lag_messages"] == 0)
+        for _ in range(2):
+            self.assertEqual(server.stop(), 0)
+            server = project.serve()
+            self.assertTrue(server.wait_ready(), server.tail())
+            self.kafka.produce(topic, [event("a", 1, partition=1)])
+        self.wait_totals(server, {"a": (15, 15)})
+        self.assertEqual(server.stop(), 0)
+        self.kafka.call("delete", topic=topic)
+        time.sleep(1)
+        self.kafka.create(topic, 2)
+        self.kafka.produce(topic, [event("a", 1, partition=n % 2) for n in range(60)])
+        server = project.serve()
+        self.assertTrue(server.wait_ready(), server.tail())
+        self.wait("what is wrong", lambda: self.status(server)["failing"] and "made anew" in server.tail())
+        self.wait_totals(server, {"a": (15, 15)})
+
     def test_without_a_broker_it_serves_says_so_and_goes_on_by_itself(self):
         topic = self.topic(1)
         project, server = self.project(topic)

@@ -124,9 +124,15 @@ class FileStreamTest(unittest.TestCase):
         server = self.serve()
         self.append("".join(self.line(rng) + "\n" for _ in range(50)))
         self.wait_served(server)
-        self.file.write_text("")
-        self.wait(server, "it is told", lambda client: client.call("GET", "/v1/status")["topics"][0]["failing"])
-        self.assertTrue(any("was cut or made anew" in line for line in server.log), server.tail())
+        failing = lambda client: client.call("GET", "/v1/status")["topics"][0]["failing"]
+        length = self.file.stat().st_size
+        for made_anew in ("", "x" * (length + 100) + "\n"):
+            self.file.write_text(made_anew)
+            self.wait(server, "it is told", failing)
+            self.assertTrue(any("was cut or made anew" in line for line in server.log), server.tail())
+            self.assertEqual(server.stop(), 0, server.tail())
+            server = self.serve()
+            self.wait(server, "it is told again", failing)
         self.file.unlink()
         self.wait_served(server)
         self.assertEqual(server.stop(), 0, server.tail())

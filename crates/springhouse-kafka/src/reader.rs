@@ -14,7 +14,7 @@ use rdkafka::message::{BorrowedMessage, Headers};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use springhouse_core::Micros;
 use springhouse_core::definition::{Isolation, KafkaStream, Source, TopicStart};
-use springhouse_ingest::{Ingest, Message, Messages, OffsetRange, PushError};
+use springhouse_ingest::{Ingest, Message, Messages, OffsetRange, PartitionPosition, PushError};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -26,6 +26,8 @@ const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LONGEST: Duration = Duration::from_secs(2);
 /// Longest wait for messages before other things are looked after.
 const POLL: Duration = Duration::from_millis(50);
+/// How long a message may take that is only looked at.
+const DELIVERY_PATIENCE: Duration = Duration::from_secs(1);
 /// Most batches that are logged and applied at once.
 const APPLYING_MAX: usize = 3;
 /// When nothing can be handed on for this long, fetching is told to stop. (That throws away what was fetched ahead, so not
@@ -212,6 +214,13 @@ impl Reading {
                     position.next
                 )));
             }
+            Some(position) if self.is_another_topic(consumer, partition, position)? => {
+                return Err(End::Failed(format!(
+                    "partition {partition} has messages before offset {} that were never read: the topic was made anew; give the \
+                     new topic another name, or the source",
+                    position.next
+                )));
+            }
             Some(position) if position.next < low => {
                 self.lost(partition, position.next, low);
                 low
@@ -230,6 +239,32 @@ impl Reading {
         };
         self.notes.begin(partition, next, known.map(|p| p.newest).filter(|newest| *newest > Micros::MIN));
         Ok(next)
+    }
+
+    /// True when a message lies before where the partition was read to, and is newer than all that was read: the topic was
+    /// deleted, made anew, and has grown past that place, so that offsets alone look right.
+    fn is_another_topic(
+        &self,
+        consumer: &Consuming,
+        partition: i32,
+        position: PartitionPosition,
+    ) -> Result<bool, End> {
+        if position.newest == Micros::MIN {
+            return Ok(false);
+        }
+        let newer = self.offset_at(consumer, partition, position.newest.saturating_add(1))?;
+        let Some(newer) = newer.filter(|offset| *offset < position.next) else { return Ok(false) };
+        // It may be the mark of a transaction, or a message of one that was aborted: those are not delivered.
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.stream.topic, partition, Offset::Offset(newer))?;
+        consumer.assign(&list)?;
+        let found = consumer.poll(DELIVERY_PATIENCE).transpose()?;
+        let is_newer = found.is_some_and(|message| {
+            let millis = message.timestamp().to_millis().unwrap_or(0);
+            message.offset() < position.next && millis.saturating_mul(1_000) > position.newest
+        });
+        consumer.unassign()?;
+        Ok(is_newer)
     }
 
     /// Where the definition says that reading begins.

@@ -40,7 +40,8 @@ pub fn read_file(
     let notes = Arc::new(Notes::new(&source.name, &file, 0));
     let known = ingest.topic_positions(&source.name, &file);
     let position = known.get(&0).map_or(0, |position| position.next);
-    notes.begin(0, position, None);
+    let newest = known.get(&0).map(|position| position.newest);
+    notes.begin(0, position, newest.filter(|newest| *newest > Micros::MIN));
     let stop = Arc::new(AtomicBool::new(false));
     let tailing = Tailing {
         source: source.name.clone(),
@@ -111,21 +112,21 @@ impl Tailing {
             self.at_end(0, now);
             return Ok(false);
         };
-        if length < self.position {
+        let failed = |error: std::io::Error| format!("{}: {error}", self.path.display());
+        if length < self.position || !self.follows_a_line(&mut file).map_err(failed)? {
             return Err(format!(
-                "{} has {length} bytes, but has been read up to byte {}: it was cut or made anew; give the new file another \
-                 name, or the source",
+                "{} has {length} bytes and has been read up to byte {}, where no line ends any more: it was cut or made anew; \
+                 give the new file another name, or the source",
                 self.path.display(),
                 self.position
             ));
         }
-        let lines = self.lines(&mut file).map_err(|error| format!("{}: {error}", self.path.display()))?;
-        let Some(lines) = lines else {
+        let Some(lines) = self.lines(&mut file).map_err(failed)? else {
             // Half a line at the most: it counts when it ends.
             self.at_end(length, now);
             return Ok(false);
         };
-        self.take(lines)?;
+        self.take(lines, now)?;
         Ok(true)
     }
 
@@ -140,6 +141,18 @@ impl Tailing {
             Err(error) if error.kind() == ErrorKind::NotFound && self.position == 0 => Ok(None),
             Err(error) => Err(format!("{}: {error}", self.path.display())),
         }
+    }
+
+    /// True when a line ends where reading goes on; in another file it seldom would.
+    fn follows_a_line(&self, file: &mut File) -> std::io::Result<bool> {
+        let Some(before) = u64::try_from(self.position).ok().and_then(|position| position.checked_sub(1))
+        else {
+            return Ok(true);
+        };
+        let mut byte = [0];
+        file.seek(SeekFrom::Start(before))?;
+        file.read_exact(&mut byte)?;
+        Ok(byte == *b"\n")
     }
 
     fn at_end(&mut self, length: i64, now: Micros) {
@@ -210,8 +223,10 @@ impl Tailing {
         Ok(Some(Lines { messages: vec![message], end: self.position + length as i64 }))
     }
 
-    fn take(&mut self, lines: Lines) -> Result<(), String> {
-        let range = OffsetRange { partition: 0, from: self.position, to: lines.end, newest: Micros::MIN };
+    fn take(&mut self, lines: Lines, now: Micros) -> Result<(), String> {
+        // A line is known from the moment that it is read: whatever was known before it is applied with it, and stays so after
+        // a restart that can't read the file.
+        let range = OffsetRange { partition: 0, from: self.position, to: lines.end, newest: now };
         let count = lines.messages.len() as u64;
         let messages = Messages {
             source: self.source.clone(),

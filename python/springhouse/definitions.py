@@ -271,6 +271,8 @@ class Source(_Named):
     """The zone of timestamps that carry none, such as ``America/New_York``; without it they are refused."""
     max_clock_skew: Duration | None = None
     """How far an event time may lie after its arrival and be clamped to it rather than refused; 5s when absent."""
+    max_event_age: Duration | None = None
+    """How long before its arrival an event of a stream may have happened rather than be refused; 40 years when absent."""
 
 
 @dataclass(frozen=True, slots=True)

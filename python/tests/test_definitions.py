@@ -281,6 +281,7 @@ def full() -> Definitions:
         event_id="page",
         time_zone="America/New_York",
         max_clock_skew=timedelta(seconds=5),
+        max_event_age="100d",
         **said,  # type: ignore[arg-type]
     )
     lines = Source(

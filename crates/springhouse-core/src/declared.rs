@@ -82,6 +82,9 @@ section! {
         "time_zone" time_zone: String,
         /// How far an event time may lie after its arrival and be clamped to it rather than refused; 5s when absent.
         "max_clock_skew" max_clock_skew: Duration,
+        /// How long before its arrival an event of a stream may have happened; one that is older is refused, as its time is most
+        /// likely in another unit. 14610d (40 years) when absent. Not for what is pushed as backfill.
+        "max_event_age" max_event_age: Duration,
         /// What it is.
         "description" description: String,
         /// Who answers for it.

@@ -82,8 +82,18 @@ pub struct Source {
     pub time_zone: Option<String>,
     /// How far an event time may lie after its append and be clamped to it rather than refused.
     pub max_clock_skew: Micros,
+    /// How long before its append an event of a stream may have happened rather than be refused; not for backfill.
+    #[serde(default = "max_event_age")]
+    pub max_event_age: Micros,
     /// For people.
     pub meta: Meta,
+}
+
+/// [`Source::max_event_age`] when it is not said: 40 years, after which times in another unit, which fall into 1970, are told.
+pub const MAX_EVENT_AGE_DEFAULT: Micros = 14_610 * crate::time::DAY;
+
+fn max_event_age() -> Micros {
+    MAX_EVENT_AGE_DEFAULT
 }
 
 /// Table or stream.

@@ -53,6 +53,7 @@ fn source(filter: Option<&str>, lines: &str) -> Source {
         op: None,
         time_zone: None,
         max_clock_skew: 5_000_000,
+        max_event_age: i64::MAX,
         meta: Meta::default(),
     }
 }

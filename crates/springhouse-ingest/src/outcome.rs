@@ -151,7 +151,7 @@ pub struct DeadLetter {
 }
 
 /// The stable codes of a refused row.
-pub const ROW_CODES: [&str; 10] = [
+pub const ROW_CODES: [&str; 11] = [
     "malformed_row",
     "unknown_column",
     "duplicate_column",
@@ -162,6 +162,7 @@ pub const ROW_CODES: [&str; 10] = [
     "key_too_long",
     "event_time_out_of_range",
     "event_time_in_future",
+    "event_time_too_old",
 ];
 
 /// The code of that name; `refused` for one that a newer program wrote.

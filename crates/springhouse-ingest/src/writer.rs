@@ -213,7 +213,7 @@ impl Writer {
         let (origin, places) = origin.unzip();
         // A message was appended at its own moment, a pushed row with its push.
         let is_read = places.is_some();
-        let at = Appended::of_rows(known_at, row_known_at.as_deref().filter(|_| is_read));
+        let at = Appended::of_rows(known_at, row_known_at.as_deref(), is_read);
         let fates = self.fates(schema, &rows, (numbers.as_deref(), ids.as_deref()), known_at, &at, dedup);
         let mut duplicates = Vec::new();
         let mut accepted = events(0..rows.num_rows(), &number);
@@ -224,9 +224,9 @@ impl Writer {
                     // An update is two rows, and one event.
                     _ if row > 0 && number(row - 1) == number(row) => {}
                     Fate::Duplicate => duplicates.push(number(row)),
-                    Fate::Future => {
-                        let row = if is_in_future(schema, &rows, row, &at) { row } else { row + 1 };
-                        refused.push(self.in_future(schema, &rows, row, number(row), at.of(row)));
+                    Fate::OutOfTime => {
+                        let row = if at.is_in_time(schema, &rows, row) { row + 1 } else { row };
+                        refused.push(out_of_time(schema, &rows, row, number(row), at.of(row)));
                     }
                 }
             }
@@ -240,7 +240,7 @@ impl Writer {
                 row_known_at =
                     row_known_at.map(|times| (0..times.len()).filter(kept).map(|row| times[row]).collect());
             }
-            let at = Appended::of_rows(known_at, row_known_at.as_deref().filter(|_| is_read));
+            let at = Appended::of_rows(known_at, row_known_at.as_deref(), is_read);
             if schema.source.op.is_none() {
                 rows = clamp(schema, rows, &at).map_err(internal)?;
             }
@@ -311,16 +311,17 @@ impl Writer {
     ) -> Option<Vec<Fate>> {
         let times = timestamps(rows.column(schema.event_time)).values();
         let has_future = times.iter().enumerate().any(|(row, time)| *time > appended.of(row));
-        if !has_future && ids.is_none() {
+        let out_of_time = |row: usize| !appended.is_in_time(schema, rows, row);
+        let has_out_of_time = (0..rows.num_rows()).any(out_of_time);
+        if !has_future && !has_out_of_time && ids.is_none() {
             return None;
         }
-        let in_future = |row: usize| is_in_future(schema, rows, row, appended);
         let is_one_event =
             |a: usize, b: usize| numbers.is_some_and(|numbers| numbers.get(a) == numbers.get(b));
-        let event_in_future = |row: usize| {
-            in_future(row)
-                || row > 0 && is_one_event(row - 1, row) && in_future(row - 1)
-                || row + 1 < rows.num_rows() && is_one_event(row, row + 1) && in_future(row + 1)
+        let event_out_of_time = |row: usize| {
+            out_of_time(row)
+                || row > 0 && is_one_event(row - 1, row) && out_of_time(row - 1)
+                || row + 1 < rows.num_rows() && is_one_event(row, row + 1) && out_of_time(row + 1)
         };
         let salt = source_salt(&schema.source.name);
         let mut changed = has_future;
@@ -329,9 +330,9 @@ impl Writer {
                 let id = ids.map_or(0, |ids| ids[row]);
                 let fate = if id != 0 && dedup.contains(id ^ salt) {
                     Fate::Duplicate
-                } else if has_future && event_in_future(row) {
+                } else if has_out_of_time && event_out_of_time(row) {
                     // Not remembered: the row may come again with a right time.
-                    Fate::Future
+                    Fate::OutOfTime
                 } else if id != 0 && !dedup.insert(id ^ salt, known_at) {
                     Fate::Duplicate
                 } else {
@@ -343,35 +344,34 @@ impl Writer {
             .collect();
         changed.then_some(fates)
     }
-
-    fn in_future(
-        &self,
-        schema: &SourceSchema,
-        rows: &RecordBatch,
-        row: usize,
-        number: u32,
-        appended: Micros,
-    ) -> RefusedRow {
-        let time = timestamps(rows.column(schema.event_time)).value(row);
-        let skew = springhouse_core::time::format_duration(schema.source.max_clock_skew);
-        RefusedRow {
-            row: number,
-            code: "event_time_in_future",
-            reason: format!(
-                "column `{}` is {}, which is more than {skew} after the append at {}",
-                schema.source.event_time,
-                format_instant(time),
-                format_instant(appended)
-            ),
-            text: crate::validate::row_text(rows, row),
-        }
-    }
 }
 
-/// True when the row's event time lies farther after its append than clocks may differ.
-fn is_in_future(schema: &SourceSchema, rows: &RecordBatch, row: usize, appended: &Appended<'_>) -> bool {
+/// A row whose event time can't be.
+fn out_of_time(
+    schema: &SourceSchema,
+    rows: &RecordBatch,
+    row: usize,
+    number: u32,
+    appended: Micros,
+) -> RefusedRow {
+    let source = &schema.source;
     let time = timestamps(rows.column(schema.event_time)).value(row);
-    time > appended.of(row).saturating_add(schema.source.max_clock_skew)
+    let (code, limit, where_) = if time > appended {
+        ("event_time_in_future", source.max_clock_skew, "after")
+    } else {
+        ("event_time_too_old", source.max_event_age, "before")
+    };
+    let mut reason = format!(
+        "column `{}` is {}, which is more than {} {where_} the append at {}",
+        source.event_time,
+        format_instant(time),
+        springhouse_core::time::format_duration(limit),
+        format_instant(appended)
+    );
+    if code == "event_time_too_old" {
+        reason.push_str("; numbers are microseconds since 1970. What is that old comes as backfill, or with a greater `max_event_age`");
+    }
+    RefusedRow { row: number, code, reason, text: crate::validate::row_text(rows, row) }
 }
 
 /// How many events ascending rows are of.
@@ -384,7 +384,7 @@ fn events(rows: impl Iterator<Item = usize>, number: &dyn Fn(usize) -> u32) -> u
 enum Fate {
     Keep,
     Duplicate,
-    Future,
+    OutOfTime,
 }
 
 fn log_failed(why: &str) -> PushError {
@@ -396,18 +396,34 @@ fn log_failed(why: &str) -> PushError {
 enum Appended<'a> {
     /// All at one moment.
     AtOnce(Micros),
+    /// All at one moment, of events that may be of any age.
+    Backfill(Micros),
     /// Each at its own.
     Each(&'a [Micros]),
 }
 
 impl<'a> Appended<'a> {
-    fn of_rows(at_once: Micros, each: Option<&'a [Micros]>) -> Self {
-        each.map_or(Self::AtOnce(at_once), Self::Each)
+    /// Messages were appended at moments of their own; for other rows such moments say that they are a backfill.
+    fn of_rows(at_once: Micros, each: Option<&'a [Micros]>, are_messages: bool) -> Self {
+        match each {
+            None => Self::AtOnce(at_once),
+            Some(each) if are_messages => Self::Each(each),
+            Some(_) => Self::Backfill(at_once),
+        }
+    }
+
+    /// True when the row's event time is neither farther after its append than clocks may differ, nor too long before it.
+    fn is_in_time(&self, schema: &SourceSchema, rows: &RecordBatch, row: usize) -> bool {
+        let time = timestamps(rows.column(schema.event_time)).value(row);
+        let appended = self.of(row);
+        let is_old = time < appended.saturating_sub(schema.source.max_event_age);
+        time <= appended.saturating_add(schema.source.max_clock_skew)
+            && (!is_old || matches!(self, Self::Backfill(_)))
     }
 
     fn of(&self, row: usize) -> Micros {
         match self {
-            Self::AtOnce(moment) => *moment,
+            Self::AtOnce(moment) | Self::Backfill(moment) => *moment,
             Self::Each(moments) => moments[row],
         }
     }

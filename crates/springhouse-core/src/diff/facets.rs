@@ -119,6 +119,7 @@ pub(super) fn source(source: &Source) -> Vec<Facet> {
     list.maybe(Weight::Meaning, "op", source.op.clone());
     list.maybe(Weight::Meaning, "time_zone", source.time_zone.clone());
     list.free("max_clock_skew", format_duration(source.max_clock_skew));
+    list.free("max_event_age", format_duration(source.max_event_age));
     list.meta("", &source.meta);
     list.0
 }

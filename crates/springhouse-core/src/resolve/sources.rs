@@ -4,8 +4,8 @@ use super::{Resolver, entries, meta};
 use crate::ValueType;
 use crate::declared::{ColumnDecl, KafkaDecl, LocationDecl, SourceDecl};
 use crate::definition::{
-    Column, Derived, KafkaStream, KnownAt, MessageFormat, Source, SourceKind, TableFormat, TableLocation,
-    TopicStart,
+    Column, Derived, KafkaStream, KnownAt, MAX_EVENT_AGE_DEFAULT, MessageFormat, Source, SourceKind,
+    TableFormat, TableLocation, TopicStart,
 };
 use crate::read::{Entries, Entry, ShortOr};
 use crate::time::{SECOND, parse_instant};
@@ -162,6 +162,7 @@ impl Resolver<'_> {
             op: decl.op.clone(),
             time_zone: decl.time_zone.clone(),
             max_clock_skew: decl.max_clock_skew.map_or(MAX_CLOCK_SKEW_DEFAULT, |d| d.0),
+            max_event_age: decl.max_event_age.map_or(MAX_EVENT_AGE_DEFAULT, |d| d.0),
             meta: meta(&decl.description, &decl.owner, &decl.tags),
         };
         self.check_hand_over(path, &source);

@@ -123,7 +123,13 @@ fn convert(
             let mut out = Vec::with_capacity(texts.len());
             for (row, text) in texts.as_string::<i32>().iter().enumerate() {
                 out.push(text.and_then(|text| match serde_json::from_str::<&RawValue>(text) {
-                    Ok(raw) => Some(values::compact_json(raw.get())),
+                    Ok(raw) => match values::json(raw.get()) {
+                        Ok(json) => Some(json),
+                        Err((code, more)) => {
+                            flaw(row, code, more);
+                            None
+                        }
+                    },
                     Err(_) => {
                         flaw(row, "malformed_value", "; the text is no JSON");
                         None

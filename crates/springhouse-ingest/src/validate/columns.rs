@@ -96,7 +96,7 @@ impl ColumnBuilder {
             Self::Decimal { builder, precision, scale } => {
                 builder.append_value(values::decimal(raw, *precision, *scale)?);
             }
-            Self::Json(builder) => builder.append_value(values::compact_json(raw)),
+            Self::Json(builder) => builder.append_value(values::json(raw)?),
             Self::Vector { dimension, values: all, valid, .. } => {
                 let items = items_of(raw)?;
                 if items.len() != *dimension as usize {

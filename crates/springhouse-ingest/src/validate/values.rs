@@ -7,6 +7,9 @@ use std::borrow::Cow;
 /// A stable code and what a good value looks like.
 pub(super) type Wrong = (&'static str, &'static str);
 
+/// How deep a JSON value may be nested: many a reader of the answers it is in goes no deeper.
+const JSON_DEPTH_MAX: usize = 127;
+
 const WRONG_TYPE: Wrong = ("wrong_type", "");
 const NO_ZONE: Wrong = (
     "malformed_value",
@@ -218,8 +221,30 @@ pub(super) fn decimal(raw: &str, precision: u8, scale: i8) -> Result<i128, Wrong
     Ok(if negative { -unscaled } else { unscaled })
 }
 
+/// A JSON value as it is kept.
+pub(super) fn json(raw: &str) -> Result<Cow<'_, str>, Wrong> {
+    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
+    for byte in raw.bytes() {
+        if in_string {
+            in_string = escaped || byte != b'"';
+            escaped = !escaped && byte == b'\\';
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth -= 1,
+            _ => {}
+        }
+        if depth > JSON_DEPTH_MAX {
+            return Err(("malformed_value", "; it is nested more than 127 deep"));
+        }
+    }
+    Ok(compact_json(raw))
+}
+
 /// JSON without the white space between its tokens.
-pub(super) fn compact_json(raw: &str) -> Cow<'_, str> {
+fn compact_json(raw: &str) -> Cow<'_, str> {
     if !raw.bytes().any(|c| matches!(c, b' ' | b'\n' | b'\r' | b'\t')) {
         return Cow::Borrowed(raw);
     }

@@ -138,6 +138,25 @@ async fn an_event_time_after_the_append_is_clamped_within_the_skew() {
 }
 
 #[tokio::test]
+async fn an_event_far_before_its_append_is_refused_unless_it_is_backfill() {
+    let project = Project::new();
+    let ingest = project.open().await;
+    // Milliseconds, taken for microseconds.
+    let row = click(Some(1), "a", START / 1_000, 1.0);
+    let outcome =
+        ingest.push(json("clicks", &format!("[{row},{}]", click(Some(2), "a", START - DAY, 1.0)))).await;
+    assert_snapshot!(describe(&outcome), @r"
+    accepted=1 duplicates=0 refused=1
+    row 0: event_time_too_old: column `at` is 1970-01-20T17:21:07.200Z, which is more than 14610d before the append at 2024-01-01T00:00:00Z; numbers are microseconds since 1970. What is that old comes as backfill, or with a greater `max_event_age`
+    ");
+    assert_eq!(project.clicks(&ingest, "a").await, (1, 1.0));
+    let mut backfill = json("clicks", &format!("[{row}]"));
+    backfill.backfill = true;
+    assert_eq!(ingest.push(backfill).await.unwrap().accepted, 1);
+    assert_eq!(project.clicks(&ingest, "a").await, (2, 2.0));
+}
+
+#[tokio::test]
 async fn known_at_never_falls_when_the_clock_steps_back() {
     let project = Project::new();
     let ingest = project.open().await;

@@ -34,6 +34,7 @@ sources:
     stream: push
     event_time: at
     known_at: seen_at
+    max_event_age: 36500d
     columns:
       at: timestamp!
       k: string
@@ -154,6 +155,7 @@ const WRONG_ROWS: &[&str] = &[
     r#"{.., "dec": "1,5"}"#,
     r#"{.., "dec": false}"#,
     r#"{.., "l": 1}"#,
+    r#"{.., "j": DEEP}"#,
     r#"{.., "l": [1, "2"]}"#,
     r#"{.., "v": [1, 2]}"#,
     r#"{.., "v": [1, 2, null]}"#,
@@ -164,7 +166,8 @@ const WRONG_ROWS: &[&str] = &[
 async fn every_wrong_row_is_refused_with_its_reason_and_its_neighbours_are_not() {
     let project = project();
     let ingest = open(&project).await;
-    let whole = |row: &str| row.replace("..", r#""at": 0, "k": "a", "must": 1"#);
+    let deep = format!("{}1{}", "[".repeat(128), "]".repeat(128));
+    let whole = |row: &str| row.replace("..", r#""at": 0, "k": "a", "must": 1"#).replace("DEEP", &deep);
     let good = whole("{..}");
     let mut report = String::new();
     for row in WRONG_ROWS {

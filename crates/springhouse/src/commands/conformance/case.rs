@@ -158,6 +158,7 @@ impl Case {
             op: None,
             time_zone: None,
             max_clock_skew: 0,
+            max_event_age: i64::MAX,
             kafka: None,
             ndjson: None,
             meta: Meta::default(),

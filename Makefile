@@ -53,8 +53,8 @@ tools:                   ## installs cargo-deny below the cache folder, once
 advisories:              ## known vulnerabilities; needs the advisory database from the network
 	cargo deny check advisories
 
-.PHONY: bench bench-build bench-serving bench-training bench-materialize bench-push bench-stream bench-redis bench-feast bench-python
-bench: bench-serving bench-training bench-materialize bench-push bench-stream bench-redis bench-python  ## all benchmarks; results in target/bench/*.json
+.PHONY: bench bench-build bench-serving bench-training bench-materialize bench-push bench-stream bench-redis bench-feast bench-python bench-kernel
+bench: bench-kernel bench-serving bench-training bench-materialize bench-push bench-stream bench-redis bench-python  ## all benchmarks; results in target/bench/*.json
 bench-build:
 	cargo build --release --locked --workspace --bins
 bench-serving: bench-build   ## one entity x 50 features over HTTP/JSON
@@ -67,6 +67,9 @@ bench-push: bench-build      ## durable events a second and the time until they 
 	scripts/python.sh benches/push.py --program $(RELEASE) $(ARGS)
 bench-stream: bench-build    ## topics of a real Kafka broker: throughput, event to servable, catching up
 	scripts/python.sh benches/stream.py --program $(RELEASE) $(ARGS)
+bench-kernel:                  ## the kernel alone, in memory, on one core: events a second, reads, training values
+	cargo build --release --locked --workspace --example kernel_speed
+	python3 benches/kernel.py --program $(dir $(RELEASE))examples/kernel_speed $(ARGS)
 bench-redis: bench-build     ## the online store on a real Redis, beside redis-benchmark and an answer from memory
 	scripts/python.sh benches/redis_store.py --program $(RELEASE) $(ARGS)
 bench-feast: bench-build     ## serving and loading beside Feast's server, the same tables and Redis

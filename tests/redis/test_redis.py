@@ -134,7 +134,7 @@ feature_services:
             lines = [f"2026-01-01T00:{n // 60 % 60:02}:{n % 60:02}Z,{user},{n}" for n, user in enumerate(rows)]
             (project.folder / "orders.csv").write_text("at,user_id,amount\n" + "\n".join(lines) + "\n")
             project.run("apply")
-            kills, seconds = 0, 0.1
+            kills, seconds = 0, 0.03
             while True:
                 command = [program(), "--project", project.folder, "materialize"]
                 process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -145,7 +145,7 @@ feature_services:
                     process.kill()
                     process.wait()
                     kills += 1
-                seconds += rng.random() * 0.02
+                seconds *= 1 + rng.random() / 2
             print(f"seed {SEED}, {kills} kills", flush=True)
             self.assertGreater(kills, 2)
             server = project.serve()

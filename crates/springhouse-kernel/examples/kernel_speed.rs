@@ -1,4 +1,4 @@
-//! What the kernel costs, on synthetic events of the size of a real table: `cargo run --release --example measure`.
+//! What the kernel costs, on synthetic events of the size of a real table: `cargo run --release --example kernel_speed`.
 //!
 //! Numbers are for one core; the first argument scales everything (0.01 is a smoke test).
 #![expect(
@@ -19,6 +19,10 @@ use springhouse_kernel::{Event, EventColumns, LabelColumns, Stamp, ViewPlan, tra
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;
+
+/// That of the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn column_type(name: &str) -> Option<ValueType> {
     Some(if name == "carrier" { ValueType::String } else { ValueType::Float64 })
@@ -194,6 +198,43 @@ fn online(name: &str, plan: &ViewPlan, scale: f64) {
     println!("{name}: {} bytes stored, about {} in memory", bytes.len(), state.size_bytes());
 }
 
+/// Events of many entities (Zipf, exponent 1) in time order, as an applier takes them: a batch folded into the states that it
+/// touches, each brought up to the present once.
+fn stream(name: &str, plan: &ViewPlan, events: usize, entity_count: usize) {
+    const BATCH: usize = 10_000;
+    let mut states: Vec<_> = (0..entity_count).map(|_| plan.empty()).collect();
+    let step = DAY / 1_000_000;
+    let mut touched = Vec::with_capacity(BATCH);
+    let (mut at, mut next) = (0, 0u64);
+    let start = busy_seconds();
+    for batch in 0..events / BATCH {
+        touched.clear();
+        let now = at + BATCH as i64 * step;
+        for _ in 0..BATCH {
+            next += 1;
+            at += step;
+            // The inverse of the harmonic sum, closely enough.
+            let draw = (mix(next) % (1 << 20)) as f64 / (1u64 << 20) as f64;
+            let entity = ((entity_count as f64).powf(draw) as usize).min(entity_count) - 1;
+            let values = vec![Value::Float64((mix(next + 5) % 100_000) as f64 / 100.0)];
+            let stamp = Stamp { event_time: at, known_at: at, seq: next as i64 };
+            plan.insert(&mut states[entity], Event { stamp, values }, now);
+            touched.push(entity);
+        }
+        touched.sort_unstable();
+        touched.dedup();
+        touched.iter().for_each(|entity| plan.compact(&mut states[*entity], now));
+        black_box(batch);
+    }
+    let seconds = busy_seconds() - start;
+    let bytes: usize = states.iter().map(|state| state.size_bytes()).sum();
+    println!(
+        "{name}: {events} events of {entity_count} entities: {:.0} events a second and core, {} MiB",
+        (events / BATCH * BATCH) as f64 / seconds,
+        bytes >> 20
+    );
+}
+
 fn main() {
     let scale: f64 = std::env::args().nth(1).map_or(1.0, |text| text.parse().unwrap());
     let size = |n: f64| (n * scale) as usize;
@@ -211,4 +252,8 @@ fn main() {
     online("count and mean", &sums, scale);
     online("max, last and distinct", &others, scale);
     online("latest", &latest(10), scale);
+    let four = [(F::Count, ""), (F::Sum, "x"), (F::Mean, "x"), (F::Max, "x")];
+    stream("one window", &windows(&four, &[Some(HOUR)]), size(5e6).max(10_000), 100_000);
+    let lengths = [Some(HOUR), Some(DAY), Some(7 * DAY), Some(30 * DAY)];
+    stream("four windows", &windows(&four, &lengths), size(5e6).max(10_000), 100_000);
 }

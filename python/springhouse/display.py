@@ -289,13 +289,14 @@ def status_html(body: Mapping[str, Any]) -> str:
             dimmed("–") if view["age_s"] is None else escaped(human_duration(view["age_s"])),
             _against_target(view),
             _target_badge(view),
+            _served_ages(view),
             dimmed("–") if view["frontier"] is None else dimmed(moment(view["frontier"])),
             view["generation"],
         ]
         for view in views[:_ENTRIES_MAX]
     ]
-    heads = ["view", "entity", "source", "tier", "age", "against p95 and p99", "", "applied until", "generation"]
-    table = table_of(heads, lines, rows_max=_ENTRIES_MAX, numeric=[4, 8]) if views else note_line("no views")
+    heads = ["view", "entity", "source", "tier", "age", "against p95 and p99", "", "served p50, p95, p99", "applied until", "generation"]
+    table = table_of(heads, lines, rows_max=_ENTRIES_MAX, numeric=[4, 9]) if views else note_line("no views")
     return fragment(
         head,
         table,
@@ -304,6 +305,14 @@ def status_html(body: Mapping[str, Any]) -> str:
         _store_sizes(body["store"]) if body.get("store") else "",
         title="Status",
     )
+
+
+def _served_ages(view: Mapping[str, Any]) -> Html:
+    """The ages of the values served over the last minutes; nothing where none was served."""
+    ages = [view.get(key) for key in ("served_p50_s", "served_p95_s", "served_p99_s")]
+    if ages[0] is None:
+        return dimmed("–")
+    return escaped(", ".join("–" if age is None else human_duration(age) for age in ages))
 
 
 def _target_colour(view: Mapping[str, Any]) -> str:

@@ -144,7 +144,7 @@ class ChangesTest(unittest.TestCase):
         self.rng = random.Random(SEED)
         views = "".join(VIEWS.format(source) for source in SOURCES)
         settings = "project: test\npush: {segment_bytes: 4096, flush_interval_ms: 200, checkpoint_interval_ms: 200}\n"
-        self.project = Project(DEFINITIONS + views + SERVICE, settings)
+        self.project = Project(DEFINITIONS + views + SERVICE, settings + self.store())
         self.addCleanup(self.project.__exit__, None, None, None)
         (self.project.folder / "table").mkdir()
         self.now = int(time.time())
@@ -153,6 +153,10 @@ class ChangesTest(unittest.TestCase):
         self.views = [f"{kind}_{source}" for source in SOURCES for kind in ("totals", "newest")]
         self.add_file()
         self.project.run("apply")
+
+    def store(self):
+        """Settings of another store than the embedded one."""
+        return ""
 
     def add_file(self):
         """Changes of the table as Delta's change data feed has them, one file more."""

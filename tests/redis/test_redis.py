@@ -19,6 +19,7 @@ import unittest
 
 from conformance import test_conformance
 from kill import test_kill
+from project import test_changes
 from springhouse_testing import LONG, SEED, Client, Failed, Project, certificate, free_port, program
 
 ACCIDENTS = int(os.environ.get("SPRINGHOUSE_TEST_ACCIDENTS", "120" if LONG else "14"))
@@ -98,6 +99,15 @@ class ConformanceTest(unittest.TestCase):
                  "--redis", f"redis://127.0.0.1:{redis.port}"],
                 text=True, timeout=1800, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
             self.assertEqual(done.returncode, 0, f"seed {SEED}\n{done.stdout[-8000:]}")
+
+
+class ChangesTest(test_changes.ChangesTest):
+    """The changes of a table, on Redis: states that take back are stored, expire and are merged like all others."""
+
+    def store(self):
+        redis = Redis()
+        self.addCleanup(redis.close)
+        return f"store: {{kind: redis}}\nredis: {{urls: ['redis://127.0.0.1:{redis.port}'], script_rows_max: 50}}\n"
 
 
 class MaterializeTest(unittest.TestCase):

@@ -1,5 +1,6 @@
 //! Names, types, values, keys and definitions of Springhouse. No I/O, no clock, no async.
 
+pub mod buckets;
 pub mod change;
 mod complete;
 mod constant;

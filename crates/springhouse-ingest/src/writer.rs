@@ -13,6 +13,7 @@ use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, TimestampMicrosec
 use bytes::Bytes;
 use parking_lot::Mutex;
 use springhouse_core::Micros;
+use springhouse_core::definition::Source;
 use springhouse_core::time::format_instant;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -216,7 +217,10 @@ impl Writer {
         let at = Appended::of_rows(known_at, row_known_at.as_deref(), is_read);
         let fates = self.fates(schema, &rows, (numbers.as_deref(), ids.as_deref()), known_at, &at, dedup);
         let mut duplicates = Vec::new();
-        let mut accepted = events(0..rows.num_rows(), &number);
+        let mut accepted = match numbers {
+            None => rows.num_rows(),
+            Some(_) => events(0..rows.num_rows(), &number),
+        };
         if let Some(fates) = &fates {
             for (row, fate) in fates.iter().enumerate() {
                 match fate {
@@ -225,7 +229,8 @@ impl Writer {
                     _ if row > 0 && number(row - 1) == number(row) => {}
                     Fate::Duplicate => duplicates.push(number(row)),
                     Fate::OutOfTime => {
-                        let row = if at.is_in_time(schema, &rows, row) { row + 1 } else { row };
+                        let time = timestamps(rows.column(schema.event_time)).value(row);
+                        let row = if at.is_in_time(&schema.source, time, row) { row + 1 } else { row };
                         refused.push(out_of_time(schema, &rows, row, number(row), at.of(row)));
                     }
                 }
@@ -311,7 +316,7 @@ impl Writer {
     ) -> Option<Vec<Fate>> {
         let times = timestamps(rows.column(schema.event_time)).values();
         let has_future = times.iter().enumerate().any(|(row, time)| *time > appended.of(row));
-        let out_of_time = |row: usize| !appended.is_in_time(schema, rows, row);
+        let out_of_time = |row: usize| !appended.is_in_time(&schema.source, times[row], row);
         let has_out_of_time = (0..rows.num_rows()).any(out_of_time);
         if !has_future && !has_out_of_time && ids.is_none() {
             return None;
@@ -413,11 +418,10 @@ impl<'a> Appended<'a> {
     }
 
     /// True when the row's event time is neither farther after its append than clocks may differ, nor too long before it.
-    fn is_in_time(&self, schema: &SourceSchema, rows: &RecordBatch, row: usize) -> bool {
-        let time = timestamps(rows.column(schema.event_time)).value(row);
+    fn is_in_time(&self, source: &Source, time: Micros, row: usize) -> bool {
         let appended = self.of(row);
-        let is_old = time < appended.saturating_sub(schema.source.max_event_age);
-        time <= appended.saturating_add(schema.source.max_clock_skew)
+        let is_old = time < appended.saturating_sub(source.max_event_age);
+        time <= appended.saturating_add(source.max_clock_skew)
             && (!is_old || matches!(self, Self::Backfill(_)))
     }
 

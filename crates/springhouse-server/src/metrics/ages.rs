@@ -4,8 +4,8 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
-use springhouse_core::Micros;
 use springhouse_core::time::MINUTE;
+use springhouse_core::{Micros, buckets};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -17,17 +17,8 @@ const SCRAPED_EVERY: usize = 4;
 /// The minutes that quantiles are of.
 const MINUTES: usize = 5;
 
-/// Upper bounds, microseconds: from a millisecond to 35 years, two steps a doubling.
-const BOUNDS: [Micros; BOUNDED] = {
-    let mut bounds = [0; BOUNDED];
-    let mut n = 0;
-    while n < BOUNDED {
-        // 1.4142 is the square root of two, closely enough for a bound.
-        bounds[n] = if n % 2 == 0 { 1_000 << (n / 2) } else { (14_142 << (n / 2)) / 10 };
-        n += 1;
-    }
-    bounds
-};
+/// Upper bounds, microseconds: up to 24 years.
+const BOUNDS: [Micros; BOUNDED] = buckets::bounds();
 
 /// Entity rows in each bucket.
 type Counts = [AtomicU64; BOUNDED + 1];
@@ -59,7 +50,7 @@ impl Ages {
 
     fn add(&self, age: Micros, rows: u64, minute: i64) {
         let age = age.max(0);
-        let bucket = BOUNDS.partition_point(|bound| *bound < age);
+        let bucket = buckets::bucket_of(&BOUNDS, age);
         self.counts[bucket].fetch_add(rows, Relaxed);
         self.sum.fetch_add(age.unsigned_abs().saturating_mul(rows), Relaxed);
         let slot = &self.minutes[minute.rem_euclid(self.minutes.len() as i64) as usize];
@@ -71,8 +62,8 @@ impl Ages {
         slot.counts[bucket].fetch_add(rows, Relaxed);
     }
 
-    /// The upper bounds of the ages below which these shares of the rows of the last minutes were.
-    fn quantiles<const N: usize>(&self, shares: [f64; N], minute: i64) -> Option<[f64; N]> {
+    /// p50, p95 and p99 of the rows of the last minutes, seconds, as upper bounds.
+    fn quantiles(&self, minute: i64) -> Option<[f64; 3]> {
         let mut counts = [0u64; BOUNDED + 1];
         for slot in &self.minutes {
             let age = minute - slot.number.load(Relaxed);
@@ -80,18 +71,8 @@ impl Ages {
                 counts.iter_mut().zip(&slot.counts).for_each(|(sum, count)| *sum += count.load(Relaxed));
             }
         }
-        let total: u64 = counts.iter().sum();
-        (total > 0).then(|| {
-            shares.map(|share| {
-                let wanted = ((total as f64 * share).ceil() as u64).max(1);
-                let mut seen = 0;
-                let bucket = counts.iter().position(|count| {
-                    seen += count;
-                    seen >= wanted
-                });
-                bound_seconds(bucket.unwrap_or(BOUNDED))
-            })
-        })
+        let quantile = |share| buckets::quantile_seconds(&BOUNDS, &counts, share);
+        Some([quantile(0.5)?, quantile(0.95)?, quantile(0.99)?])
     }
 
     /// Upper bound in seconds and rows of the buckets that are told to scrapers.
@@ -101,14 +82,10 @@ impl Ages {
         ends.map(|end| {
             let rows = self.counts[from..=end].iter().map(|count| count.load(Relaxed)).sum();
             from = end + 1;
-            (bound_seconds(end), rows)
+            (buckets::bound_seconds(&BOUNDS, end), rows)
         })
         .collect()
     }
-}
-
-fn bound_seconds(bucket: usize) -> f64 {
-    BOUNDS.get(bucket).map_or(f64::INFINITY, |bound| *bound as f64 / 1e6)
 }
 
 /// The ages of every view that was served since the start.
@@ -133,7 +110,7 @@ impl ServedAges {
     /// p50, p95 and p99 of a view's ages over the last minutes, seconds, as upper bounds; none when nothing was served.
     pub(crate) fn quantiles(&self, view: &str, now: Micros) -> Option<[f64; 3]> {
         let views = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        views.get(view)?.quantiles([0.5, 0.95, 0.99], now.div_euclid(MINUTE))
+        views.get(view)?.quantiles(now.div_euclid(MINUTE))
     }
 }
 
@@ -169,16 +146,6 @@ impl Collector for AgesCollector {
 mod tests {
     use super::*;
     use springhouse_core::time::{HOUR, SECOND};
-
-    #[test]
-    fn bounds_rise_by_the_root_of_two() {
-        assert_eq!((BOUNDS[0], BOUNDS[1], BOUNDS[2]), (1_000, 1_414, 2_000));
-        for pair in BOUNDS.windows(2) {
-            let ratio = pair[1] as f64 / pair[0] as f64;
-            assert!((ratio - 2f64.sqrt()).abs() < 0.002, "{pair:?}");
-        }
-        assert!(BOUNDS[BOUNDED - 1] > 10 * 366 * 24 * HOUR);
-    }
 
     #[test]
     fn quantiles_are_upper_bounds_of_the_last_minutes() {

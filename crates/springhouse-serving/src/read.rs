@@ -317,9 +317,10 @@ impl Reader<'_> {
         let call = |(read, frontier): (&ViewRead, &ViewFrontier)| {
             let view = &self.snapshot.views[read.view];
             let least = |a: Option<Micros>, b: Option<Micros>| a.into_iter().chain(b).min();
-            // A latest value's age does not depend on when it was read; a window's does.
-            let age_max =
-                (!view.handle.plan.is_latest()).then(|| least(view.soft_ttl, self.ask.max_age)).flatten();
+            // A latest value's age does not depend on when it was read; a window's does. What is too old to be served, or was
+            // read before the view had come anywhere, is worth another read.
+            let served = Some(view.soft_ttl.unwrap_or(view.hard_ttl));
+            let age_max = (!view.handle.plan.is_latest()).then(|| least(served, self.ask.max_age)).flatten();
             Call { view: &view.handle, keys: &self.entities[read.entity], frontier: *frontier, age_max }
         };
         let calls: Vec<Call<'_>> = self.shape.reads.iter().zip(self.frontiers).map(call).collect();

@@ -87,7 +87,7 @@ fn a_wrong_request_says_what_is_wrong_and_what_to_do() {
     names  -> unknown_feature: the request names no feature [name a service, or features as `view:feature`]
     names last_pya:amount -> unknown_feature: there is no view `last_pya` [did you mean `last_pay`?]
     names last_pay:amuont -> unknown_feature: view `last_pay` has no feature `amuont` [did you mean `amount`?]
-    names zzz -> unknown_feature: there is no view `zzz` [known here: `card_last`, `contact`, `last_pay`, `pay_counts`, `clock`, `ratio`, `verdict`]
+    names zzz -> unknown_feature: there is no view `zzz` [known here: `card_last`, `contact`, `last_pay`, `pay_counts`, `pay_totals`, `clock`, `ratio`, `verdict`]
     names ratio:shares -> unknown_feature: view `ratio` has no feature `shares` [did you mean `share`?]
     names last_pay: -> unknown_feature: view `last_pay` has no feature `` [known here: `amount`, `place`]
     plain -> missing_entity_key: the key `user` of entity `user` is missing [send `user` for every row]

@@ -70,6 +70,26 @@ fn a_second_request_is_answered_from_the_cache_with_the_age_of_the_first_read() 
 }
 
 #[test]
+fn a_window_read_before_its_view_had_come_anywhere_is_read_again_once_it_has() {
+    let mut world = World::guarded(settings());
+    let asked = request("names pay_totals:all_pays_lifetime", &["nobody"]);
+    let status = |world: &World| world.ask(&asked).unwrap().columns[0].statuses[0];
+    world.set_frontiers(i64::MIN);
+    assert_eq!((status(&world), status(&world)), (ValueStatus::Expired, ValueStatus::Expired));
+    assert_eq!(world.calls(), 1, "while nothing has changed, it is remembered");
+    world.apply(crate::ROWS, 300 * SECOND);
+    let answer = world.ask(&asked).unwrap();
+    assert_eq!(
+        (&answer.columns[0].values[0], answer.columns[0].statuses[0]),
+        (&Value::Int64(0), ValueStatus::Fresh)
+    );
+    // Nor is one served that has grown too old meanwhile.
+    world.set_frontiers(900 * SECOND);
+    world.moments.now.store(900 * SECOND, Ordering::SeqCst);
+    assert_eq!((status(&world), world.calls()), (ValueStatus::Fresh, 3));
+}
+
+#[test]
 fn who_wants_the_store_itself_gets_it_and_who_wants_younger_values_too() {
     let world = world(settings());
     let mut asked = request("plain", &["ann"]);

@@ -71,6 +71,14 @@ feature_views:
       pays: {fn: count, windows: [1h], default: 0}
       spent: {fn: sum, column: amount, windows: [1h], default: 0.0}
       large: {fn: count, where: amount > 100, windows: [1h], default: 7}
+  pay_totals:
+    description: All payments, without a soft TTL
+    owner: a@example.com
+    entity: user
+    source: pays
+    tier: realtime
+    ttl: 5m
+    aggregate: {all_pays: {fn: count, windows: [lifetime]}}
   card_last:
     description: The newest payment of a card
     owner: a@example.com

@@ -7,6 +7,7 @@ use num_bigint::{BigInt, BigUint};
 use springhouse_core::definition::AggregateFunction;
 use springhouse_core::time::SECOND;
 use springhouse_core::{Micros, Value, ValueStatus};
+use std::collections::BTreeMap;
 
 /// A value and what became of it; null unless fresh.
 pub(crate) type Answer = (Value, ValueStatus);
@@ -51,18 +52,7 @@ impl Kind {
         match state {
             State::OverCap => OVER_CAP,
             State::Count(count) => fresh(Value::Int64(net(*count) as i64)),
-            State::Kept(kept) => {
-                // The value is that of the events which are left, as if no other had been.
-                let kind = Self::of(function, None);
-                let mut state = kind.without_cap().empty();
-                for ((event_time, value), times) in kept {
-                    let stamp = Stamp { event_time: *event_time, known_at: *event_time, seq: 0 };
-                    (0..*times).for_each(|_| {
-                        kind.without_cap().insert(&mut state, &stamp, value);
-                    });
-                }
-                kind.value(function, &state, at)
-            }
+            State::Kept(kept) => value_of_kept(kept, function, at),
             State::Integers(sums) => sums.value(function),
             State::Floats(sums) => sums.value(function),
             State::Extreme(held) => fresh_or_null(held.clone()),
@@ -116,8 +106,36 @@ impl Kind {
     }
 }
 
+/// The value of the events that are left, as if no other had been.
+fn value_of_kept(kept: &BTreeMap<(Micros, Value), i64>, function: &AggregateFunction, at: Micros) -> Answer {
+    let kind = Kind::of(function, None);
+    let open = kind.without_cap();
+    let mut state = open.empty();
+    // They are in the order of event time: what picks from an end looks at no more than it picks.
+    let (from_the_end, mut missing) = match kind {
+        Kind::Oldest { n } => (false, n as i64),
+        Kind::Newest { n } => (true, n as i64),
+        Kind::NewestTime => (true, 1),
+        _ => (false, i64::MAX),
+    };
+    let ascending = (!from_the_end).then(|| kept.iter()).into_iter().flatten();
+    let descending = from_the_end.then(|| kept.iter().rev()).into_iter().flatten();
+    for ((event_time, value), times) in ascending.chain(descending).filter(|(_, times)| **times > 0) {
+        let stamp = Stamp { event_time: *event_time, known_at: *event_time, seq: 0 };
+        let taken = (*times).min(missing);
+        (0..taken).for_each(|_| {
+            open.insert(&mut state, &stamp, value);
+        });
+        missing -= taken;
+        if missing == 0 {
+            break;
+        }
+    }
+    kind.value(function, &state, at)
+}
+
 /// Values by falling count, ties by the smaller value.
-fn most_frequent(counts: &std::collections::BTreeMap<Value, u64>) -> Vec<(&Value, u64)> {
+fn most_frequent(counts: &BTreeMap<Value, u64>) -> Vec<(&Value, u64)> {
     let mut pairs: Vec<(&Value, u64)> = counts.iter().map(|(value, count)| (value, *count)).collect();
     // Stable, so that ties stay in the map's order.
     pairs.sort_by_key(|(_, count)| std::cmp::Reverse(*count));

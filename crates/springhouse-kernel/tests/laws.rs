@@ -160,7 +160,11 @@ fn training_values_are_what_a_list_of_the_events_gives() {
     for_seeds(300, |random| {
         let view = random.view();
         let entity_count = 1 + random.below(5);
-        let by_entity: Vec<Vec<Event>> = (0..entity_count).map(|_| random.events(&view, 50)).collect();
+        let mut by_entity: Vec<Vec<Event>> = (0..entity_count).map(|_| random.events(&view, 50)).collect();
+        if view.takes_back().is_some() && random.chance(0.3) {
+            // Some of what is taken back never came.
+            by_entity.iter_mut().for_each(|events| events.retain(|_| random.chance(0.8)));
+        }
         let is_event_time_only = random.chance(0.3);
         let mut rows: Vec<(u32, Event, Option<u128>)> = Vec::new();
         let mut counted: Vec<Vec<Event>> = vec![Vec::new(); entity_count];

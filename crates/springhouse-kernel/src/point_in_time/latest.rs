@@ -10,6 +10,7 @@ use arrow::datatypes::{ArrowPrimitiveType, DataType, Float32Type, Float64Type};
 use springhouse_core::{Micros, Value, ValueStatus};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 /// No event row.
@@ -83,9 +84,18 @@ fn rows_used(
                     let is_taken = takes_back.is_valid(row) && takes_back.value(row);
                     let content = values(plan, events, row).enumerate();
                     let content = content.map(|(i, value)| if i == input { Value::Null } else { value });
-                    let held =
-                        surviving.entry((event.event_time, content.collect())).or_insert((0, event.row));
-                    held.0 += if is_taken { -1 } else { 1 };
+                    let content = (event.event_time, content.collect());
+                    match surviving.entry(content) {
+                        Entry::Vacant(place) => {
+                            place.insert((if is_taken { -1 } else { 1 }, event.row));
+                        }
+                        Entry::Occupied(mut held) => {
+                            held.get_mut().0 += if is_taken { -1 } else { 1 };
+                            if held.get().0 == 0 {
+                                held.remove();
+                            }
+                        }
+                    }
                 }
                 let greatest = surviving.values().rev().find(|(times, _)| *times > 0);
                 rows[label.row as usize] = greatest.map_or(NONE, |(_, row)| *row);

@@ -31,6 +31,18 @@ impl<'p> SuffixTree<'p> {
         }
     }
 
+    /// Takes the event at a place back.
+    pub(super) fn remove(&mut self, place: usize) {
+        let mut node = self.leaves + place;
+        self.nodes[node] = self.slot.empty();
+        while node > 1 {
+            node /= 2;
+            let mut sum = self.nodes[2 * node].clone();
+            self.slot.merge(&mut sum, &self.nodes[2 * node + 1]);
+            self.nodes[node] = sum;
+        }
+    }
+
     /// The state of the visible events at `from` and beyond.
     pub(super) fn suffix(&self, from: usize) -> State {
         let mut sum = self.slot.empty();

@@ -8,10 +8,12 @@ use super::{EventColumns, LabelColumns, TrainingColumns};
 use crate::aggregate::{Kind, Slot, State};
 use crate::arrow_values::array_from_values;
 use crate::plan::{ViewPlan, WindowReader, WindowsPlan};
+use crate::stamp::Stamp;
 use arrow::array::{ArrayRef, Float32Array, Float64Array, Int32Array, Int64Array};
 use arrow::buffer::{BooleanBuffer, NullBuffer};
 use springhouse_core::definition::AggregateFunction;
 use springhouse_core::{Micros, Value, ValueStatus, ValueType};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 pub(super) fn answer(
@@ -86,12 +88,17 @@ type Reading<'p> = (usize, &'p AggregateFunction);
 struct Slide<'p> {
     reader: &'p WindowReader,
     /// With its caps: what a value is made with.
-    slot: &'p Slot,
+    slot: Slot,
     /// Without caps: what events are added to and taken from.
     open: Slot,
     features: Vec<Reading<'p>>,
     way: Way,
+    /// Events that were taken back are left out one by one, as the slot keeps all others.
+    is_of_kept: bool,
 }
+
+/// What names an event that is taken back: its time, its value and its group.
+type Content = (Micros, Value, Value);
 
 /// How a window keeps up with the labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +124,10 @@ fn slides<'p>(windows: &'p WindowsPlan, is_wanted: &dyn Fn(usize) -> bool) -> Ve
             let reads = reads.filter(|(column, _)| is_wanted(*column));
             let features: Vec<Reading<'_>> =
                 reads.map(|(column, feature)| (column, &feature.function)).collect();
+            if slot.kind == Kind::Kept {
+                slides.extend(features.into_iter().map(|feature| Slide::of_kept(reader, slot, feature)));
+                continue;
+            }
             if features.is_empty() {
                 continue;
             }
@@ -126,16 +137,120 @@ fn slides<'p>(windows: &'p WindowsPlan, is_wanted: &dyn Fn(usize) -> bool) -> Ve
                 Kind::Newest { .. } | Kind::NewestTime if slot.group.is_none() => Way::Newest,
                 _ => Way::Tree,
             };
-            slides.push(Slide { reader, slot, open: slot.without_caps(), features, way });
+            let (slot, open) = (slot.clone(), slot.without_caps());
+            slides.push(Slide { reader, slot, open, features, way, is_of_kept: false });
         }
     }
     slides
 }
 
-impl Slide<'_> {
+impl<'p> Slide<'p> {
+    /// A window over what a slot keeps: the state of the function alone, from which events go when they are taken back.
+    fn of_kept(reader: &'p WindowReader, slot: &Slot, feature: Reading<'p>) -> Self {
+        let slot = Slot { kind: Kind::of(feature.1, None), takes_back: false, ..slot.clone() };
+        let way = if slot.kind.can_remove() { Way::Slide } else { Way::Tree };
+        let open = slot.without_caps();
+        Slide { reader, slot, open, features: vec![feature], way, is_of_kept: true }
+    }
+
+    /// When each event is taken back: never is the greatest moment, and `i64::MIN` says that it never counts, since it only
+    /// takes back or was taken back before it came.
+    fn ends(&self, timeline: &Timeline, takes_back: &dyn Fn(usize) -> bool) -> Vec<Micros> {
+        let mut ends = vec![Micros::MIN; timeline.stamps.len()];
+        // By content: the events that count, and how many are to be taken back when they come.
+        let mut contents: HashMap<Content, (Vec<usize>, usize), ahash::RandomState> = HashMap::default();
+        for place in timeline.by_visibility.iter().map(|place| *place as usize) {
+            let Some(taken) = self.open.taken(|input| timeline.value(place, input)) else { continue };
+            let stamp = &timeline.stamps[place];
+            let content = (stamp.event_time, taken.value().clone(), taken.group().clone());
+            let (counting, owed) = contents.entry(content).or_default();
+            match (takes_back(place), counting.last().copied()) {
+                (true, Some(_)) => {
+                    let taken_back = counting.pop().expect("there is a last one");
+                    ends[taken_back] = stamp.visible_at();
+                }
+                (true, None) => *owed += 1,
+                (false, _) if *owed > 0 => *owed -= 1,
+                (false, _) => {
+                    counting.push(place);
+                    ends[place] = Micros::MAX;
+                }
+            }
+        }
+        ends
+    }
+
+    /// The same for a window over what is kept.
+    fn run_of_kept(
+        &self,
+        timeline: &Timeline,
+        takes_back: &dyn Fn(usize) -> bool,
+        asked: &[Asked],
+        out: &mut [Column],
+    ) {
+        let places = timeline.stamps.len();
+        let ends = self.ends(timeline, takes_back);
+        let mut leaving: Vec<usize> =
+            (0..places).filter(|place| !matches!(ends[*place], Micros::MIN | Micros::MAX)).collect();
+        sort_by_key(&mut leaving, |place| ends[*place]);
+        let mut state = self.open.empty();
+        let mut tree = (self.way == Way::Tree).then(|| SuffixTree::new(&self.open, places));
+        let mut is_in = vec![false; places];
+        let (mut coming, mut leaving) =
+            (timeline.by_visibility.iter().peekable(), leaving.into_iter().peekable());
+        let mut tail = 0;
+        // Arrival decides nothing among events that can be taken back.
+        let stamp = |place: usize| {
+            let event_time = timeline.stamps[place].event_time;
+            Stamp { event_time, known_at: event_time, seq: 0 }
+        };
+        let taken = |place: usize| self.open.taken(|input| timeline.value(place, input)).expect("it counts");
+        for label in asked {
+            let bounds = self.reader.window.bounds(label.at);
+            while let Some(place) =
+                coming.next_if(|place| timeline.stamps[**place as usize].visible_at() < bounds.head)
+            {
+                let place = *place as usize;
+                if ends[place] == Micros::MIN || timeline.stamps[place].event_time < bounds.low {
+                    continue;
+                }
+                match &mut tree {
+                    Some(tree) => tree.insert(place, &stamp(place), &taken(place)),
+                    None => self.open.change(&mut state, &stamp(place), &taken(place), false),
+                }
+                is_in[place] = true;
+            }
+            let mut leave = |place: usize| {
+                if std::mem::take(&mut is_in[place]) {
+                    match &mut tree {
+                        Some(tree) => tree.remove(place),
+                        None => self.open.change(&mut state, &stamp(place), &taken(place), true),
+                    }
+                }
+            };
+            while let Some(place) = leaving.next_if(|place| ends[*place] < bounds.head) {
+                leave(place);
+            }
+            while tail < places && timeline.stamps[tail].event_time < bounds.low {
+                // What is behind the tail is in no suffix.
+                if self.way == Way::Slide {
+                    leave(tail);
+                }
+                tail += 1;
+            }
+            match &tree {
+                Some(tree) => self.read(&tree.suffix(tail), label.at, label.row as usize, out),
+                None => self.read(&state, label.at, label.row as usize, out),
+            }
+        }
+    }
+
     fn run(&self, timeline: &Timeline, takes_back: Option<usize>, asked: &[Asked], out: &mut [Column]) {
         let takes_back =
             |place: usize| takes_back.is_some_and(|input| timeline.value(place, input) == Value::Bool(true));
+        if self.is_of_kept {
+            return self.run_of_kept(timeline, &takes_back, asked, out);
+        }
         let places = timeline.stamps.len();
         let mut state = self.open.empty();
         let mut tree = (self.way == Way::Tree).then(|| SuffixTree::new(&self.open, places));

@@ -167,8 +167,8 @@ class ChangesTest(unittest.TestCase):
             for number in range(60):
                 kind, before, after = table.change()
                 changed = text(self.now - 1_000_000 + self.files * 1_000 + number)
-                for row, word in [(before, {"delete": "delete"}.get(kind, "update_preimage")),
-                                  (after, {"insert": "insert"}.get(kind, "update_postimage"))]:
+                for row, word in [(before, "delete" if kind == "delete" else "update_preimage"),
+                                  (after, "insert" if kind == "insert" else "update_postimage")]:
                     if row is not None:
                         cells = [row["at"], row["user_id"], row["order_id"], row["amount"], row["shop"]]
                         out.writerow(["" if cell is None else cell for cell in cells] + [changed, word])

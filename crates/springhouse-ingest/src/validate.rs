@@ -201,7 +201,6 @@ impl SourceSchema {
         self.check_nulls(&mut table, backfill);
         self.check_event_times(&mut table);
         self.check_key_lengths(&mut table);
-        self.check_ops(&mut table);
         self.keep_good(table, row_keys, backfill)
     }
 
@@ -259,14 +258,14 @@ impl SourceSchema {
         }
     }
 
-    fn check_ops(&self, table: &mut Table) {
+    /// Rows that come as columns say what they do in words; those of JSON were made from what an event said.
+    fn check_ops(&self, columns: &[ArrayRef], flaws: &mut [Option<Flaw>]) {
         let Some(op) = self.op else { return };
-        let ops = table.columns[op].as_string::<i32>();
-        for (row, op_of) in ops.iter().enumerate() {
-            if let Some(word) = op_of
+        for (row, word) in columns[op].as_string::<i32>().iter().enumerate() {
+            if let Some(word) = word
                 && Change::of(word).is_none()
             {
-                table.flaws[row].get_or_insert_with(|| changes::unknown_op(&self.columns[op].name, word));
+                flaws[row].get_or_insert_with(|| changes::unknown_op(&self.columns[op].name, word));
             }
         }
     }

@@ -52,7 +52,8 @@ pub(super) fn read<'a>(
             None => Ok(new_null_array(&arrow_type(&rule.value_type), whole.num_rows())),
             Some(column) => convert(schema, &rule.name, &rule.value_type, column, &mut flaws),
         })
-        .collect::<Result<_, _>>()?;
+        .collect::<Result<Vec<_>, _>>()?;
+    schema.check_ops(&columns, &mut flaws);
     Ok(Table { columns, flaws, numbers: None, text_of: Box::new(move |row| row_text(&whole, row)) })
 }
 

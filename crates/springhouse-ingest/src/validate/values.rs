@@ -221,47 +221,40 @@ pub(super) fn decimal(raw: &str, precision: u8, scale: i8) -> Result<i128, Wrong
     Ok(if negative { -unscaled } else { unscaled })
 }
 
-/// A JSON value as it is kept.
+/// A JSON value as it is kept: without the white space between its tokens.
 pub(super) fn json(raw: &str) -> Result<Cow<'_, str>, Wrong> {
-    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
-    for byte in raw.bytes() {
-        if in_string {
-            in_string = escaped || byte != b'"';
-            escaped = !escaped && byte == b'\\';
-            continue;
-        }
+    let is_space = |byte: u8| matches!(byte, b' ' | b'\n' | b'\r' | b'\t');
+    let (mut depth, mut has_space) = (0usize, false);
+    for (byte, _) in tokens(raw).filter(|(_, is_text)| !is_text) {
         match byte {
-            b'"' => in_string = true,
             b'[' | b'{' => depth += 1,
             b']' | b'}' => depth -= 1,
-            _ => {}
+            other => has_space |= is_space(other),
         }
         if depth > JSON_DEPTH_MAX {
             return Err(("malformed_value", "; it is nested more than 127 deep"));
         }
     }
-    Ok(compact_json(raw))
+    if !has_space {
+        return Ok(Cow::Borrowed(raw));
+    }
+    let kept = tokens(raw).filter(|(byte, is_text)| *is_text || !is_space(*byte)).map(|(byte, _)| byte);
+    Ok(Cow::Owned(String::from_utf8(kept.collect()).expect("only ASCII was left out of UTF-8")))
 }
 
-/// JSON without the white space between its tokens.
-fn compact_json(raw: &str) -> Cow<'_, str> {
-    if !raw.bytes().any(|c| matches!(c, b' ' | b'\n' | b'\r' | b'\t')) {
-        return Cow::Borrowed(raw);
-    }
-    let mut out = Vec::with_capacity(raw.len());
+/// The bytes of a JSON value, and whether each lies within a string.
+fn tokens(raw: &str) -> impl Iterator<Item = (u8, bool)> + '_ {
     let (mut in_string, mut escaped) = (false, false);
-    for byte in raw.bytes() {
+    raw.bytes().map(move |byte| {
+        let is_text = in_string;
         if in_string {
             in_string = escaped || byte != b'"';
             escaped = !escaped && byte == b'\\';
-        } else if matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
-            continue;
         } else {
             in_string = byte == b'"';
         }
-        out.push(byte);
-    }
-    Cow::Owned(String::from_utf8(out).expect("only ASCII was left out of UTF-8"))
+        (byte, is_text)
+    })
 }
 
 #[cfg(test)]
@@ -323,8 +316,8 @@ mod tests {
     }
 
     #[test]
-    fn compact_json_keeps_strings_as_they_are() {
-        assert_eq!(compact_json("{ \"a b\" : [ 1 , \"x \\\" y\" ] }"), "{\"a b\":[1,\"x \\\" y\"]}");
-        assert_eq!(compact_json("[\"\\\\\" , 1]"), "[\"\\\\\",1]");
+    fn json_keeps_strings_as_they_are() {
+        assert_eq!(json("{ \"a b\" : [ 1 , \"x \\\" y\" ] }").unwrap(), "{\"a b\":[1,\"x \\\" y\"]}");
+        assert_eq!(json("[\"\\\\\" , 1]").unwrap(), "[\"\\\\\",1]");
     }
 }

@@ -32,11 +32,12 @@ impl Slot {
     pub(crate) fn value(&self, function: &AggregateFunction, state: &State, at: Micros) -> Answer {
         let State::Grouped(groups) = state else { return self.kind.value(function, state, at) };
         let counts = |state: &State| !self.takes_back || !state.counts_nothing();
+        let counting = || groups.states.iter().filter(|(_, state)| counts(state));
+        if self.group.is_some_and(|(_, cap)| groups.states.len() > cap && counting().count() > cap) {
+            return OVER_CAP;
+        }
         let mut pairs = Vec::with_capacity(groups.states.len());
-        for (group, state) in groups.states.iter().filter(|(_, state)| counts(state)) {
-            if self.group.is_some_and(|(_, cap)| pairs.len() == cap) {
-                return OVER_CAP;
-            }
+        for (group, state) in counting() {
             match self.kind.value(function, state, at) {
                 // One group that is wrong makes the whole map wrong; one without a value (a variance of one) is null.
                 (_, status @ (ValueStatus::Overflow | ValueStatus::OverCap)) => return (Value::Null, status),
@@ -118,9 +119,9 @@ fn value_of_kept(kept: &BTreeMap<(Micros, Value), i64>, function: &AggregateFunc
         Kind::NewestTime => (true, 1),
         _ => (false, i64::MAX),
     };
-    let ascending = (!from_the_end).then(|| kept.iter()).into_iter().flatten();
-    let descending = from_the_end.then(|| kept.iter().rev()).into_iter().flatten();
-    for ((event_time, value), times) in ascending.chain(descending).filter(|(_, times)| **times > 0) {
+    let mut events = kept.iter();
+    let events = std::iter::from_fn(|| if from_the_end { events.next_back() } else { events.next() });
+    for ((event_time, value), times) in events.filter(|(_, times)| **times > 0) {
         let stamp = Stamp { event_time: *event_time, known_at: *event_time, seq: 0 };
         let taken = (*times).min(missing);
         (0..taken).for_each(|_| {

@@ -5,7 +5,7 @@ use super::in_order::InOrder;
 use super::suffix::SuffixTree;
 use super::timeline::Timeline;
 use super::{EventColumns, LabelColumns, TrainingColumns};
-use crate::aggregate::{Kind, Slot, State};
+use crate::aggregate::{Kind, Slot, State, with_one_zero};
 use crate::arrow_values::array_from_values;
 use crate::plan::{ViewPlan, WindowReader, WindowsPlan};
 use crate::stamp::Stamp;
@@ -162,108 +162,52 @@ impl<'p> Slide<'p> {
         for place in timeline.by_visibility.iter().map(|place| *place as usize) {
             let Some(taken) = self.open.taken(|input| timeline.value(place, input)) else { continue };
             let stamp = &timeline.stamps[place];
-            let content = (stamp.event_time, taken.value().clone(), taken.group().clone());
+            let content = (stamp.event_time, taken.value().clone(), with_one_zero(taken.group()));
             let (counting, owed) = contents.entry(content).or_default();
-            match (takes_back(place), counting.last().copied()) {
-                (true, Some(_)) => {
-                    let taken_back = counting.pop().expect("there is a last one");
-                    ends[taken_back] = stamp.visible_at();
+            if takes_back(place) {
+                match counting.pop() {
+                    Some(taken_back) => ends[taken_back] = stamp.visible_at(),
+                    None => *owed += 1,
                 }
-                (true, None) => *owed += 1,
-                (false, _) if *owed > 0 => *owed -= 1,
-                (false, _) => {
-                    counting.push(place);
-                    ends[place] = Micros::MAX;
-                }
+            } else if *owed > 0 {
+                *owed -= 1;
+            } else {
+                counting.push(place);
+                ends[place] = Micros::MAX;
             }
         }
         ends
     }
 
-    /// The same for a window over what is kept.
-    fn run_of_kept(
-        &self,
-        timeline: &Timeline,
-        takes_back: &dyn Fn(usize) -> bool,
-        asked: &[Asked],
-        out: &mut [Column],
-    ) {
-        let places = timeline.stamps.len();
-        let ends = self.ends(timeline, takes_back);
-        let mut leaving: Vec<usize> =
-            (0..places).filter(|place| !matches!(ends[*place], Micros::MIN | Micros::MAX)).collect();
-        sort_by_key(&mut leaving, |place| ends[*place]);
-        let mut state = self.open.empty();
-        let mut tree = (self.way == Way::Tree).then(|| SuffixTree::new(&self.open, places));
-        let mut is_in = vec![false; places];
-        let (mut coming, mut leaving) =
-            (timeline.by_visibility.iter().peekable(), leaving.into_iter().peekable());
-        let mut tail = 0;
-        // Arrival decides nothing among events that can be taken back.
-        let stamp = |place: usize| {
-            let event_time = timeline.stamps[place].event_time;
-            Stamp { event_time, known_at: event_time, seq: 0 }
-        };
-        let taken = |place: usize| self.open.taken(|input| timeline.value(place, input)).expect("it counts");
-        for label in asked {
-            let bounds = self.reader.window.bounds(label.at);
-            while let Some(place) =
-                coming.next_if(|place| timeline.stamps[**place as usize].visible_at() < bounds.head)
-            {
-                let place = *place as usize;
-                if ends[place] == Micros::MIN || timeline.stamps[place].event_time < bounds.low {
-                    continue;
-                }
-                match &mut tree {
-                    Some(tree) => tree.insert(place, &stamp(place), &taken(place)),
-                    None => self.open.change(&mut state, &stamp(place), &taken(place), false),
-                }
-                is_in[place] = true;
-            }
-            let mut leave = |place: usize| {
-                if std::mem::take(&mut is_in[place]) {
-                    match &mut tree {
-                        Some(tree) => tree.remove(place),
-                        None => self.open.change(&mut state, &stamp(place), &taken(place), true),
-                    }
-                }
-            };
-            while let Some(place) = leaving.next_if(|place| ends[*place] < bounds.head) {
-                leave(place);
-            }
-            while tail < places && timeline.stamps[tail].event_time < bounds.low {
-                // What is behind the tail is in no suffix.
-                if self.way == Way::Slide {
-                    leave(tail);
-                }
-                tail += 1;
-            }
-            match &tree {
-                Some(tree) => self.read(&tree.suffix(tail), label.at, label.row as usize, out),
-                None => self.read(&state, label.at, label.row as usize, out),
-            }
-        }
-    }
-
     fn run(&self, timeline: &Timeline, takes_back: Option<usize>, asked: &[Asked], out: &mut [Column]) {
         let takes_back =
             |place: usize| takes_back.is_some_and(|input| timeline.value(place, input) == Value::Bool(true));
-        if self.is_of_kept {
-            return self.run_of_kept(timeline, &takes_back, asked, out);
-        }
+        let ends = self.is_of_kept.then(|| self.ends(timeline, &takes_back));
+        // With ends, no event that takes back is let in.
+        let is_taking = |place: usize| ends.is_none() && takes_back(place);
+        let stamp_of = |place: usize| match (timeline.stamps[place], &ends) {
+            (stamp, None) => stamp,
+            // Arrival decides nothing among events that can be taken back.
+            (Stamp { event_time, .. }, Some(_)) => Stamp { event_time, known_at: event_time, seq: 0 },
+        };
+        let taken_of = |place: usize| self.open.taken(|input| timeline.value(place, input));
+        let added = |place: usize| taken_of(place).expect("only what was taken was added");
+        let mut leaving: Vec<(Micros, usize)> = ends.iter().flatten().copied().zip(0..).collect();
+        leaving.retain(|(end, _)| !matches!(*end, Micros::MIN | Micros::MAX));
+        leaving.sort_unstable();
+        let mut leaving = leaving.into_iter().peekable();
         let places = timeline.stamps.len();
         let mut state = self.open.empty();
         let mut tree = (self.way == Way::Tree).then(|| SuffixTree::new(&self.open, places));
-        // Places that are in `state`, so that only they are taken away.
-        let mut is_in = vec![false; if self.way == Way::Slide { places } else { 0 }];
+        // Places that are in the state, so that only they are taken away.
+        let can_leave = self.way == Way::Slide || ends.is_some();
+        let mut is_in = vec![false; if can_leave { places } else { 0 }];
         let (mut coming, mut tail) = (timeline.by_visibility.iter().peekable(), 0);
         for label in asked {
             let bounds = self.reader.window.bounds(label.at);
             while tail < places && timeline.stamps[tail].event_time < bounds.low {
-                if self.way == Way::Slide && is_in[tail] {
-                    let taken = self.open.taken(|input| timeline.value(tail, input));
-                    let taken = taken.expect("only what was taken was added");
-                    self.open.change(&mut state, &timeline.stamps[tail], &taken, !takes_back(tail));
+                if self.way == Way::Slide && std::mem::take(&mut is_in[tail]) {
+                    self.open.change(&mut state, &stamp_of(tail), &added(tail), !is_taking(tail));
                 }
                 tail += 1;
             }
@@ -271,18 +215,26 @@ impl<'p> Slide<'p> {
                 coming.next_if(|place| timeline.stamps[**place as usize].visible_at() < bounds.head)
             {
                 let place = *place as usize;
-                let stamp = &timeline.stamps[place];
                 // The tail never moves back: what is behind it now stays outside.
-                if !bounds.contains(stamp) {
+                let is_out = ends.as_ref().is_some_and(|ends| ends[place] == Micros::MIN);
+                if is_out || !bounds.contains(&timeline.stamps[place]) {
                     continue;
                 }
-                let Some(taken) = self.open.taken(|input| timeline.value(place, input)) else { continue };
+                let Some(taken) = taken_of(place) else { continue };
                 match &mut tree {
-                    Some(tree) => tree.insert(place, stamp, &taken),
-                    None => self.open.change(&mut state, stamp, &taken, takes_back(place)),
+                    Some(tree) => tree.insert(place, &stamp_of(place), &taken),
+                    None => self.open.change(&mut state, &stamp_of(place), &taken, is_taking(place)),
                 }
-                if self.way == Way::Slide {
+                if can_leave {
                     is_in[place] = true;
+                }
+            }
+            while let Some((_, place)) = leaving.next_if(|(end, _)| *end < bounds.head) {
+                if std::mem::take(&mut is_in[place]) {
+                    match &mut tree {
+                        Some(tree) => tree.remove(place),
+                        None => self.open.change(&mut state, &stamp_of(place), &added(place), true),
+                    }
                 }
             }
             let row = label.row as usize;

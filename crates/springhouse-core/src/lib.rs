@@ -17,6 +17,7 @@ mod read;
 mod resolve;
 pub mod settings;
 pub mod time;
+mod topic_seq;
 mod types;
 mod value;
 mod yaml;
@@ -29,5 +30,6 @@ pub use load::{ExpressionProblem, LoadedDefinitions, definition_schema, load_def
 pub use read::Spans;
 pub use settings::{Settings, load_settings};
 pub use time::{Clock, Micros};
+pub use topic_seq::{PARTITIONS_MAX, offset_of, partition_of, topic_seq};
 pub use types::{SCALAR_TYPE_NAMES, TypeTextError, VECTOR_DIMENSION_MAX, ValueType};
 pub use value::Value;

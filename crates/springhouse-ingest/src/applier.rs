@@ -6,13 +6,13 @@ use crate::dead_letters::RecentLetters;
 use crate::log::LogReader;
 use crate::outcome::{DeadLetter, PushError, PushOutcome};
 use crate::progress::{Permit, Progress};
-use crate::rows::{Piece, StampedRows};
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use crate::rows::{Piece, StampedRows, schema_of};
+use arrow::datatypes::SchemaRef;
 use springhouse_core::crash_point::crash_point;
 use springhouse_core::definition::Definitions;
 use springhouse_core::{EntityKey, Micros};
 use springhouse_expr::ViewProjection;
-use springhouse_kernel::{EntityState, Stamp, arrow_type};
+use springhouse_kernel::{EntityState, Stamp};
 use springhouse_online::{Lane, OnlineStore, StoreError, StoreErrorKind, ViewHandle, Write};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -170,8 +170,7 @@ impl Feeds {
                     Ok(Feed { handle: feed.handle, start: feed.start, projection })
                 })
                 .collect::<Result<Vec<_>, PushError>>()?;
-            let fields = source.columns.iter().map(|c| Field::new(&c.name, arrow_type(&c.value_type), true));
-            let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+            let schema = schema_of(source);
             let event_time = source.event_time.clone();
             sources.insert(name, SourceFeeds { schema, event_time, feeds });
         }

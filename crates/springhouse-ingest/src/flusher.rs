@@ -5,14 +5,12 @@ use crate::dedup::{self, Dedup, SegmentIds};
 use crate::log::{Log, LogReader, Record, replace_file};
 use crate::outcome::{DeadLetter, PushError};
 use crate::progress::Progress;
-use crate::rows::{Piece, StampedRows};
+use crate::rows::{Piece, StampedRows, schema_of};
 use crate::settings::PushSettings;
 use crate::topics::TopicPositions;
-use arrow::datatypes::{Field, Schema};
 use parking_lot::Mutex;
 use springhouse_core::crash_point::crash_point;
 use springhouse_core::definition::{Definitions, Source};
-use springhouse_kernel::arrow_type;
 use springhouse_lake::{Lake, LakeError, OptimizeRequest, Silent, StreamAppend, cluster_columns};
 use springhouse_online::OnlineStore;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -354,8 +352,7 @@ fn append_of(source: &Source, records: &[Record], position: i64) -> Result<Optio
     if pieces.is_empty() {
         return Ok(None);
     }
-    let fields = source.columns.iter().map(|c| Field::new(&c.name, arrow_type(&c.value_type), true));
-    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    let schema = schema_of(source);
     let stamped = StampedRows::join(&schema, &pieces).map_err(damaged)?.since(position + 1);
     let event_time = stamped.event_times(&source.event_time).map(<[_]>::to_vec).ok_or_else(|| {
         PushError::new("invalid_definition", format!("source `{}` has no event time", source.name))
@@ -378,7 +375,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
         .map_err(|e| PushError::new("shutting_down", format!("the work was given up: {e}")))
 }
 
-fn lake_failed(error: LakeError) -> PushError {
+pub(crate) fn lake_failed(error: LakeError) -> PushError {
     PushError { code: "lake_failed", message: error.message, hint: error.hint }
 }
 

@@ -39,6 +39,24 @@ impl LatencyHistogram {
         self.counts.iter().sum()
     }
 
+    /// Events in each bucket, for [`Self::add_counts`].
+    pub fn counts(&self) -> &[u64] {
+        &self.counts
+    }
+
+    /// All times together, microseconds.
+    pub fn sum(&self) -> Micros {
+        self.sum
+    }
+
+    /// Adds what another process has counted; nothing when its buckets are others.
+    pub fn add_counts(&mut self, counts: &[u64], sum: Micros) {
+        if counts.len() == self.counts.len() {
+            self.counts.iter_mut().zip(counts).for_each(|(own, other)| *own += other);
+            self.sum = self.sum.saturating_add(sum);
+        }
+    }
+
     /// All times together, seconds.
     pub fn sum_seconds(&self) -> f64 {
         self.sum as f64 / 1e6

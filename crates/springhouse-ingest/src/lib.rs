@@ -18,6 +18,8 @@ mod progress;
 mod rows;
 mod service;
 mod settings;
+mod shared;
+mod stamp;
 mod topics;
 mod validate;
 mod writer;
@@ -31,6 +33,7 @@ pub use outcome::{
 };
 pub use service::Ingest;
 pub use settings::PushSettings;
+pub use shared::{Checked, FedBuild, TakenOver, TopicChecker, TopicWorker, WorkError, fed_builds};
 pub use topics::{OffsetRange, PartitionPosition};
 
 /// What the log is applied to, and from where.

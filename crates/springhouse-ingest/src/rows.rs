@@ -3,8 +3,17 @@
 use crate::log::{Record, decode_rows};
 use crate::validate::timestamps;
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use springhouse_core::Micros;
+use springhouse_core::definition::Source;
+use springhouse_kernel::arrow_type;
+use std::sync::Arc;
+
+/// The declared columns of a source.
+pub(crate) fn schema_of(source: &Source) -> SchemaRef {
+    let fields = source.columns.iter().map(|c| Field::new(&c.name, arrow_type(&c.value_type), true));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
 
 /// Accepted rows of one source, in log order.
 #[derive(Debug)]

@@ -22,7 +22,7 @@ use springhouse_core::time::SECOND;
 use springhouse_core::{Clock, Micros};
 use springhouse_lake::Lake;
 use springhouse_online::OnlineStore;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
@@ -48,6 +48,7 @@ pub struct Ingest {
     schemas: RwLock<Arc<HashMap<String, Known>>>,
     writer: Sender<ToWriter>,
     applier: Sender<ToApplier>,
+    of_workers: RwLock<HashSet<String>>,
     closing: AtomicBool,
     /// Writer and applier.
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -181,6 +182,7 @@ impl Ingest {
             schemas: RwLock::new(schemas),
             writer: to_writer,
             applier: to_applier,
+            of_workers: RwLock::default(),
             closing: AtomicBool::new(false),
             threads: Mutex::new(threads),
             tasks: Mutex::new(tasks),
@@ -314,7 +316,19 @@ impl Ingest {
             return Err(PushError::new("log_failed", format!("the row log can't be written: {why}"))
                 .hint("look at the disk, then start the program again"));
         }
+        if self.of_workers.read().contains(source) {
+            return Err(PushError::new(
+                "not_a_stream",
+                format!("source `{source}` is the topic that workers read (`kafka.workers`); nothing else may add to it"),
+            )
+            .hint("produce to the topic"));
+        }
         self.schema(source)
+    }
+
+    /// Sources whose rows come from workers: nothing is pushed to them here.
+    pub fn leave_to_workers(&self, sources: HashSet<String>) {
+        *self.of_workers.write() = sources;
     }
 
     fn admit(&self, bytes: usize) -> Result<Permit, PushError> {

@@ -36,6 +36,11 @@ impl SourceReader {
             && (is_json(source) || self.source.columns == source.columns)
     }
 
+    /// True when its thread has ended.
+    pub fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// How far it is.
     pub fn status(&self) -> TopicStatus {
         self.notes.status()

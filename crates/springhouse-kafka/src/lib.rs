@@ -8,6 +8,7 @@ mod reader;
 mod settings;
 mod status;
 mod tail;
+mod worker;
 
 pub use format::check_schema;
 pub use handle::SourceReader;
@@ -15,3 +16,4 @@ pub use reader::read_topic;
 pub use settings::KafkaSettings;
 pub use status::{PartitionStatus, TopicStatus};
 pub use tail::read_file;
+pub use worker::{Work, WorkerNote, note_name, work_topic};

@@ -8,7 +8,7 @@ use crate::status::{Notes, SharedClock};
 use bytes::Bytes;
 use rdkafka::Message as _;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -22,21 +22,21 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
 /// First and longest wait before something that failed is tried again.
-const RETRY_FIRST: Duration = Duration::from_millis(50);
-const RETRY_LONGEST: Duration = Duration::from_secs(2);
+pub(crate) const RETRY_FIRST: Duration = Duration::from_millis(50);
+pub(crate) const RETRY_LONGEST: Duration = Duration::from_secs(2);
 /// Longest wait for messages before other things are looked after.
-const POLL: Duration = Duration::from_millis(50);
+pub(crate) const POLL: Duration = Duration::from_millis(50);
 /// How long a message may take that is only looked at.
 const DELIVERY_PATIENCE: Duration = Duration::from_secs(1);
 /// Most batches that are logged and applied at once.
 const APPLYING_MAX: usize = 3;
 /// When nothing can be handed on for this long, fetching is told to stop. (That throws away what was fetched ahead, so not
 /// for every little wait.)
-const PAUSE_AFTER: Duration = Duration::from_millis(500);
+pub(crate) const PAUSE_AFTER: Duration = Duration::from_millis(500);
 /// How long the client waits before it fetches on, once it has fetched enough ahead, in milliseconds. More leaves it idle.
 const FETCH_ON_AFTER_MS: &str = "5";
 /// The client tells how far it is this often, in milliseconds.
-const STATISTICS_MS: u32 = 100;
+pub(crate) const STATISTICS_MS: u32 = 100;
 
 /// Begins to read the topic of a source where `ingest` says that it has been read to. What goes wrong is in the reader's status,
 /// and is tried again. Must be called within a tokio runtime.
@@ -73,7 +73,7 @@ pub fn read_topic(
 }
 
 /// Why reading ended.
-enum End {
+pub(crate) enum End {
     Stopped,
     Failed(String),
 }
@@ -84,13 +84,125 @@ impl From<KafkaError> for End {
     }
 }
 
+/// What every consumer is told.
+pub(crate) fn client_config(
+    source: &str,
+    stream: &KafkaStream,
+    settings: &KafkaSettings,
+) -> Result<ClientConfig, String> {
+    let brokers = match stream.brokers.as_slice() {
+        [] => settings.brokers.join(","),
+        brokers => brokers.join(","),
+    };
+    if brokers.is_empty() {
+        return Err(
+            "no broker is named; set `stream.kafka.brokers` of the source, or `kafka.brokers` of springhouse.yaml"
+                .to_owned(),
+        );
+    }
+    let mut config = ClientConfig::new();
+    for (name, value) in &settings.client {
+        config.set(name, value);
+    }
+    if let Some(password) = settings.sasl_password()? {
+        config.set("sasl.password", password);
+    }
+    config
+        .set("bootstrap.servers", brokers)
+        .set("client.id", format!("springhouse-{source}"))
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("enable.partition.eof", "false")
+        .set("auto.offset.reset", "error")
+        .set("allow.auto.create.topics", "false")
+        .set("check.crcs", "true")
+        .set("queued.max.messages.kbytes", settings.queue_kilobytes_max.to_string())
+        .set("fetch.wait.max.ms", settings.fetch_wait_ms.to_string())
+        .set("fetch.error.backoff.ms", "50")
+        .set("fetch.queue.backoff.ms", FETCH_ON_AFTER_MS)
+        .set("reconnect.backoff.max.ms", "1000")
+        .set("socket.timeout.ms", settings.socket_timeout_ms.to_string())
+        .set("statistics.interval.ms", STATISTICS_MS.to_string())
+        .set(
+            "isolation.level",
+            match stream.isolation {
+                Isolation::ReadCommitted => "read_committed",
+                Isolation::ReadUncommitted => "read_uncommitted",
+            },
+        );
+    Ok(config)
+}
+
+/// The partitions of a topic.
+pub(crate) fn partitions_of<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+    timeout: Duration,
+) -> Result<Vec<i32>, End> {
+    let metadata = consumer.fetch_metadata(Some(topic), timeout)?;
+    let found = metadata.topics().iter().find(|found| found.name() == topic);
+    match found.filter(|found| found.error().is_none() && !found.partitions().is_empty()) {
+        Some(found) => Ok(found.partitions().iter().map(|partition| partition.id()).collect()),
+        None => Err(End::Failed(format!(
+            "the brokers have no topic `{topic}`, or don't show it to this user; create it, or correct `topic`"
+        ))),
+    }
+}
+
+/// The first message of a partition that is not older than a moment.
+pub(crate) fn offset_at<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+    partition: i32,
+    moment: Micros,
+    timeout: Duration,
+) -> Result<Option<i64>, End> {
+    let mut wanted = TopicPartitionList::new();
+    // Rounded up: a message of the millisecond before is not wanted.
+    let millis = moment.saturating_add(999).div_euclid(1_000);
+    wanted.add_partition_offset(topic, partition, Offset::Offset(millis))?;
+    let found = consumer.offsets_for_times(wanted, timeout)?;
+    Ok(found.elements().first().and_then(|element| match element.offset() {
+        Offset::Offset(offset) => Some(offset),
+        _ => None,
+    }))
+}
+
+/// Where reading begins in a partition that was never read, which may be before its first message: those between are lost.
+pub(crate) fn first_offset<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    stream: &KafkaStream,
+    partition: i32,
+    is_new_topic: bool,
+    (low, high): (i64, i64),
+    timeout: Duration,
+) -> Result<i64, End> {
+    Ok(match &stream.start {
+        TopicStart::Offsets(offsets) => match offsets.get(&partition) {
+            None => low,
+            Some(offset) if *offset > high => {
+                return Err(End::Failed(format!(
+                    "partition {partition} ends at offset {high}; the source's `start` says {offset}: the history would have messages \
+                     that are still to come"
+                )));
+            }
+            Some(offset) => *offset,
+        },
+        // A partition that came later is new as a whole.
+        _ if !is_new_topic => low,
+        TopicStart::Earliest => low,
+        TopicStart::Latest => high,
+        TopicStart::At(moment) => offset_at(consumer, &stream.topic, partition, *moment, timeout)?.unwrap_or(high),
+    })
+}
+
 type Consuming = BaseConsumer<Context>;
 /// Messages that are being checked; done when they are on their way to the log.
 type Checking = tokio::task::JoinHandle<Result<Applying, End>>;
 /// Messages that are being logged and applied.
 type Applying = tokio::task::JoinHandle<Result<(), End>>;
 /// By partition: the offset after the last message that was gathered, or after what the log has.
-type Gathered = BTreeMap<i32, i64>;
+pub(crate) type Gathered = BTreeMap<i32, i64>;
 
 /// Batches under way: one is checked while others are logged and applied, in the order of their messages.
 #[derive(Default)]
@@ -136,49 +248,9 @@ impl Reading {
     }
 
     fn consumer(&self) -> Result<Consuming, End> {
-        let brokers = match self.stream.brokers.as_slice() {
-            [] => self.settings.brokers.join(","),
-            brokers => brokers.join(","),
-        };
-        if brokers.is_empty() {
-            return Err(End::Failed(
-                "no broker is named; set `stream.kafka.brokers` of the source, or `kafka.brokers` of springhouse.yaml"
-                    .to_owned(),
-            ));
-        }
-        let settings = &self.settings;
-        let mut config = ClientConfig::new();
-        for (name, value) in &settings.client {
-            config.set(name, value);
-        }
-        if let Some(password) = settings.sasl_password().map_err(End::Failed)? {
-            config.set("sasl.password", password);
-        }
-        config
-            .set("bootstrap.servers", brokers)
-            .set("client.id", format!("springhouse-{}", self.source))
-            // Never joined: partitions are assigned by hand, positions are in the log.
-            .set("group.id", format!("springhouse-{}", self.source))
-            .set("enable.auto.commit", "false")
-            .set("enable.auto.offset.store", "false")
-            .set("enable.partition.eof", "false")
-            .set("auto.offset.reset", "error")
-            .set("allow.auto.create.topics", "false")
-            .set("check.crcs", "true")
-            .set("queued.max.messages.kbytes", settings.queue_kilobytes_max.to_string())
-            .set("fetch.wait.max.ms", settings.fetch_wait_ms.to_string())
-            .set("fetch.error.backoff.ms", "50")
-            .set("fetch.queue.backoff.ms", FETCH_ON_AFTER_MS)
-            .set("reconnect.backoff.max.ms", "1000")
-            .set("socket.timeout.ms", settings.socket_timeout_ms.to_string())
-            .set("statistics.interval.ms", STATISTICS_MS.to_string())
-            .set(
-                "isolation.level",
-                match self.stream.isolation {
-                    Isolation::ReadCommitted => "read_committed",
-                    Isolation::ReadUncommitted => "read_uncommitted",
-                },
-            );
+        let mut config = client_config(&self.source, &self.stream, &self.settings).map_err(End::Failed)?;
+        // Never joined: partitions are assigned by hand, positions are in the log.
+        config.set("group.id", format!("springhouse-{}", self.source));
         let context = Context {
             notes: self.notes.clone(),
             clock: self.clock.clone(),
@@ -188,17 +260,8 @@ impl Reading {
         Ok(config.create_with_context(context)?)
     }
 
-    /// The topic's partitions.
     fn partitions(&self, consumer: &Consuming) -> Result<Vec<i32>, End> {
-        let topic = &self.stream.topic;
-        let metadata = consumer.fetch_metadata(Some(topic), self.timeout())?;
-        let found = metadata.topics().iter().find(|found| found.name() == topic);
-        match found.filter(|found| found.error().is_none() && !found.partitions().is_empty()) {
-            Some(found) => Ok(found.partitions().iter().map(|partition| partition.id()).collect()),
-            None => Err(End::Failed(format!(
-                "the brokers have no topic `{topic}`, or don't show it to this user; create it, or correct `topic`"
-            ))),
-        }
+        partitions_of(consumer, &self.stream.topic, self.timeout())
     }
 
     /// Where to begin in a partition. Messages that should still be there and are not are counted as lost.
@@ -226,16 +289,14 @@ impl Reading {
                 low
             }
             Some(position) => position.next,
-            None => match &self.stream.start {
-                TopicStart::Offsets(offsets) => {
-                    self.declared(partition, offsets.get(&partition), low, high)?
+            None => {
+                let (stream, marks) = (&self.stream, (low, high));
+                let first = first_offset(consumer, stream, partition, is_first_look, marks, self.timeout())?;
+                if first < low {
+                    self.lost(partition, first, low);
                 }
-                // A partition that came later is new as a whole.
-                _ if !is_first_look => low,
-                TopicStart::Earliest => low,
-                TopicStart::Latest => high,
-                TopicStart::At(moment) => self.offset_at(consumer, partition, *moment)?.unwrap_or(high),
-            },
+                first.max(low)
+            }
         };
         self.notes.begin(partition, next, known.map(|p| p.newest).filter(|newest| *newest > Micros::MIN));
         Ok(next)
@@ -252,7 +313,8 @@ impl Reading {
         if position.newest == Micros::MIN {
             return Ok(false);
         }
-        let newer = self.offset_at(consumer, partition, position.newest.saturating_add(1))?;
+        let after = position.newest.saturating_add(1);
+        let newer = offset_at(consumer, &self.stream.topic, partition, after, self.timeout())?;
         let Some(newer) = newer.filter(|offset| *offset < position.next) else { return Ok(false) };
         // It may be the mark of a transaction, or a message of one that was aborted: those are not delivered.
         let mut list = TopicPartitionList::new();
@@ -267,45 +329,9 @@ impl Reading {
         Ok(is_newer)
     }
 
-    /// Where the definition says that reading begins.
-    fn declared(&self, partition: i32, offset: Option<&i64>, low: i64, high: i64) -> Result<i64, End> {
-        match offset {
-            None => Ok(low),
-            Some(offset) if *offset > high => Err(End::Failed(format!(
-                "partition {partition} ends at offset {high}; the source's `start` says {offset}: the history would have messages \
-                 that are still to come"
-            ))),
-            Some(offset) if *offset < low => {
-                self.lost(partition, *offset, low);
-                Ok(low)
-            }
-            Some(offset) => Ok(*offset),
-        }
-    }
-
     /// Messages from one offset to another that are gone.
     fn lost(&self, partition: i32, from: i64, to: i64) {
-        let lost = (to - from) as u64;
-        tracing::error!(
-            source = self.source,
-            topic = self.stream.topic,
-            partition,
-            lost,
-            "messages were deleted from the topic before they were read; its retention is too short"
-        );
-        self.notes.lost(lost);
-    }
-
-    fn offset_at(&self, consumer: &Consuming, partition: i32, moment: Micros) -> Result<Option<i64>, End> {
-        let mut wanted = TopicPartitionList::new();
-        // Rounded up: a message of the millisecond before is not wanted.
-        let millis = moment.saturating_add(999).div_euclid(1_000);
-        wanted.add_partition_offset(&self.stream.topic, partition, Offset::Offset(millis))?;
-        let found = consumer.offsets_for_times(wanted, self.timeout())?;
-        Ok(found.elements().first().and_then(|element| match element.offset() {
-            Offset::Offset(offset) => Some(offset),
-            _ => None,
-        }))
+        self.notes.lost(partition, (to - from) as u64);
     }
 
     /// The partitions with where to begin, as the client takes them.
@@ -551,20 +577,20 @@ impl Reading {
 
 /// Messages on their way.
 #[derive(Default)]
-struct Batch {
+pub(crate) struct Batch {
     /// When the first came.
-    begun: Option<Instant>,
+    pub(crate) begun: Option<Instant>,
     messages: Vec<Message>,
     bytes: usize,
     ranges: BTreeMap<i32, OffsetRange>,
 }
 
 impl Batch {
-    fn is_full(&self, settings: &KafkaSettings) -> bool {
+    pub(crate) fn is_full(&self, settings: &KafkaSettings) -> bool {
         self.messages.len() >= settings.batch_messages_max || self.bytes >= settings.batch_bytes_max
     }
 
-    fn add(&mut self, message: &BorrowedMessage<'_>, stream: &KafkaStream, gathered: &mut Gathered) {
+    pub(crate) fn add(&mut self, message: &BorrowedMessage<'_>, stream: &KafkaStream, gathered: &mut Gathered) {
         self.begun.get_or_insert_with(Instant::now);
         let (partition, offset) = (message.partition(), message.offset());
         let timestamp = message.timestamp().to_millis().filter(|millis| *millis >= 0);
@@ -592,7 +618,7 @@ impl Batch {
         self.messages.push(Message { partition, offset, timestamp, key, value, headers, flaw: None });
     }
 
-    fn finish(self, source: &str, topic: &str) -> Messages {
+    pub(crate) fn finish(self, source: &str, topic: &str) -> Messages {
         Messages {
             source: source.to_owned(),
             topic: topic.to_owned(),

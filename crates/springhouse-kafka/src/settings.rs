@@ -22,6 +22,16 @@ pub struct KafkaSettings {
     pub socket_timeout_ms: u32,
     /// New partitions are looked for this often.
     pub metadata_interval_ms: u64,
+    /// Topics are read by `springhouse ingest`, in as many processes as are started, which divide the partitions among
+    /// themselves; `springhouse serve` reads none. Needs a store on Redis.
+    pub workers: bool,
+    /// A worker that was not heard of for this long has its partitions taken over by others. Brokers have limits of their own,
+    /// 6 seconds at least unless they are told otherwise.
+    pub session_timeout_ms: u32,
+    /// A worker tells how far it is this often; what it serves is known to be that fresh.
+    pub commit_interval_ms: u64,
+    /// Megabytes of rows that a worker remembers of each topic, so as not to read them before it writes them.
+    pub row_cache_mb: u32,
     /// The password of `sasl.username` is in this environment variable.
     pub sasl_password_env: String,
     /// Or in this file; read whenever reading begins.
@@ -51,6 +61,10 @@ impl Default for KafkaSettings {
             fetch_wait_ms: 100,
             socket_timeout_ms: 10_000,
             metadata_interval_ms: 10_000,
+            workers: false,
+            session_timeout_ms: 10_000,
+            commit_interval_ms: 200,
+            row_cache_mb: 512,
             sasl_password_env: String::new(),
             sasl_password_file: String::new(),
             registry_url: String::new(),
@@ -64,7 +78,7 @@ impl Default for KafkaSettings {
 }
 
 /// Properties on which exactly-once rests, or that have a setting here.
-const OWN: [&str; 16] = [
+const OWN: [&str; 19] = [
     "bootstrap.servers",
     "metadata.broker.list",
     "group.id",
@@ -81,6 +95,9 @@ const OWN: [&str; 16] = [
     "check.crcs",
     "group.instance.id",
     "group.protocol",
+    "partition.assignment.strategy",
+    "session.timeout.ms",
+    "heartbeat.interval.ms",
 ];
 
 impl KafkaSettings {
@@ -132,6 +149,12 @@ impl KafkaSettings {
         );
         check(self.metadata_interval_ms >= 100, "`metadata_interval_ms` must be at least 100");
         check(
+            (1_000..=300_000).contains(&self.session_timeout_ms),
+            "`session_timeout_ms` must be 1000 to 300000",
+        );
+        check((10..=10_000).contains(&self.commit_interval_ms), "`commit_interval_ms` must be 10 to 10000");
+        check((1..=1_048_576).contains(&self.row_cache_mb), "`row_cache_mb` must be 1 to 1048576");
+        check(
             self.sasl_password_env.is_empty() || self.sasl_password_file.is_empty(),
             "give `sasl_password_env` or `sasl_password_file`, not both",
         );
@@ -178,8 +201,11 @@ mod tests {
             registry_url: "ftp://there".to_owned(),
             registry_username: "me".to_owned(),
             registry_timeout_ms: 0,
+            session_timeout_ms: 1,
+            commit_interval_ms: 1,
+            row_cache_mb: 0,
             ..KafkaSettings::default()
         };
-        assert_eq!(wrong.validate().len(), 12, "{:?}", wrong.validate());
+        assert_eq!(wrong.validate().len(), 15, "{:?}", wrong.validate());
     }
 }

@@ -57,6 +57,8 @@ pub struct PartitionStatus {
     pub newest: Option<Micros>,
     /// Everything of it was applied at this moment.
     pub caught_up_at: Option<Micros>,
+    /// Everything of it that was visible before this moment is applied; the least number when that is not known.
+    pub frontier: Micros,
 }
 
 impl PartitionStatus {
@@ -161,8 +163,21 @@ impl Notes {
         inner.error = None;
     }
 
-    pub(crate) fn lost(&self, messages: u64) {
-        self.inner.lock().lost += messages;
+    /// Messages were deleted from the topic before they were read.
+    pub(crate) fn lost(&self, partition: i32, lost: u64) {
+        tracing::error!(
+            source = self.source,
+            topic = self.topic,
+            partition,
+            lost,
+            "messages were deleted from the topic before they were read; its retention is too short"
+        );
+        self.inner.lock().lost += lost;
+    }
+
+    /// Somebody else reads the partition now.
+    pub(crate) fn end(&self, partition: i32) {
+        self.inner.lock().partitions.remove(&partition);
     }
 
     pub(crate) fn fail(&self, why: String) {
@@ -232,6 +247,7 @@ impl Notes {
             end: partition.end,
             newest: partition.newest,
             caught_up_at: partition.caught_up_at.filter(|_| partition.is_caught_up),
+            frontier: frontier([partition].into_iter()),
         };
         TopicStatus {
             source: self.source.clone(),

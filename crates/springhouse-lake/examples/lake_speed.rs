@@ -219,9 +219,10 @@ async fn materialize(directory: &Path, view: &str) {
     let plan = ViewPlan::compile(view, &|name| types.get(name).cloned()).expect("a valid view");
     let request = MaterializeRequest {
         definitions: &definitions,
-        view: ViewHandle { id: view.id().into(), generation: 0, plan: Arc::new(plan) },
+        view: ViewHandle { id: view.id().into(), generation: 0, plan: Arc::new(plan), is_shared: false },
         until: START + SPAN_MS as i64 * 1000,
         stream_end: None,
+        stream_positions: None,
         previous: None,
         memory_budget: 1 << 30,
     };

@@ -153,6 +153,17 @@ pub(crate) async fn position(table: &DeltaTable, app: &str) -> Result<i64> {
 /// What to append: the rows from a position on, with the last position among them. None when nothing is left.
 pub(crate) type RowsAfter<'a> = &'a (dyn Fn(i64) -> Result<Option<(RecordBatch, i64)>> + Sync);
 
+/// One commit: rows, if there are any, and what application transactions become.
+pub(crate) struct Appended {
+    /// The rows, and what their file is named by: the position before the first and of the last.
+    pub rows: Option<(RecordBatch, i64, i64)>,
+    /// Application transaction and its version.
+    pub transactions: Vec<(String, i64)>,
+}
+
+/// What to append, given the versions found of some application transactions (-1 for none). None when nothing is left.
+pub(crate) type AppendAfter<'a> = &'a (dyn Fn(&[i64]) -> Result<Option<Appended>> + Sync);
+
 /// Appends to the table in `directory` (made when it is not there) the rows that `rows_after` gives for the position
 /// found in it. Returns the table and the position after the append.
 pub(crate) async fn append(
@@ -162,6 +173,25 @@ pub(crate) async fn append(
     app: &str,
     rows_after: RowsAfter<'_>,
 ) -> Result<(DeltaTable, i64)> {
+    let append_after = |versions: &[i64]| -> Result<Option<Appended>> {
+        let Some((rows, last)) = rows_after(versions[0])? else { return Ok(None) };
+        let transactions = vec![(app.to_owned(), last)];
+        Ok(Some(Appended { rows: Some((rows, versions[0], last)), transactions }))
+    };
+    let apps = [app.to_owned()];
+    let (table, versions) = append_all(directory, cached, columns, &apps, &append_after).await?;
+    Ok((table, versions[0]))
+}
+
+/// The same for several application transactions at once, each with a position of its own. Returns the table and their versions
+/// after the append.
+pub(crate) async fn append_all(
+    directory: &Path,
+    cached: Option<DeltaTable>,
+    columns: &[TableColumn],
+    apps: &[String],
+    append_after: AppendAfter<'_>,
+) -> Result<(DeltaTable, Vec<i64>)> {
     let name = directory.display().to_string();
     let mut table = cached;
     for _ in 0..COMMIT_ATTEMPTS_MAX {
@@ -179,15 +209,22 @@ pub(crate) async fn append(
                 },
             },
         };
-        let position = position(&current, app).await?;
-        let Some((rows, last)) = rows_after(position)? else { return Ok((current, position)) };
+        let mut versions = Vec::with_capacity(apps.len());
+        for app in apps {
+            versions.push(position(&current, app).await?);
+        }
+        let Some(appended) = append_after(&versions)? else { return Ok((current, versions)) };
         let mut actions =
             widen(&current, &name, columns)?.map(Action::Metadata).into_iter().collect::<Vec<_>>();
-        actions.push(Action::Add(write_file(directory, &rows, position, last)?));
-        let properties = CommitProperties::default()
-            .with_application_transaction(Transaction::new(app, last))
+        if let Some((rows, after, last)) = &appended.rows {
+            actions.push(Action::Add(write_file(directory, rows, *after, *last)?));
+        }
+        let mut properties = CommitProperties::default()
             // Our own loop reads the position again; the commit's must not guess.
             .with_max_retries(0);
+        for (app, version) in &appended.transactions {
+            properties = properties.with_application_transaction(Transaction::new(app, *version));
+        }
         let operation = DeltaOperation::Write { mode: SaveMode::Append, partition_by: None, predicate: None };
         let state = current.snapshot().map_err(|e| LakeError::delta(&name, "reading", &e))?;
         let commit = CommitBuilder::from(properties)
@@ -198,7 +235,9 @@ pub(crate) async fn append(
             Ok(done) => {
                 sync_commit(directory, done.version() as i64)?;
                 current.state = Some(done.snapshot());
-                return Ok((current, last));
+                let new = |app| appended.transactions.iter().find(|(name, _)| name == app);
+                let after = apps.iter().zip(versions).map(|(app, old)| new(app).map_or(old, |(_, new)| *new));
+                return Ok((current, after.collect()));
             }
             // Another writer was first: read again.
             Err(
@@ -217,7 +256,7 @@ pub(crate) async fn append(
         "delta_conflict",
         format!("appending to the Delta table `{name}` lost the race {COMMIT_ATTEMPTS_MAX} times"),
     )
-    .hint("another process appends to the same table; only one server may own a project"))
+    .hint("other processes append to the same table all the time; it is tried again"))
 }
 
 /// Puts one file in the place of others that have the same rows, in one commit that changes no data. Appends in between are

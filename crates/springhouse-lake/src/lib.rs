@@ -27,7 +27,7 @@ pub use optimize::{OptimizeOutcome, OptimizeRequest, cluster_columns};
 pub use population::{SAMPLE_ROWS_MAX, fill_population_defaults};
 pub use progress::{Progress, Silent};
 pub use source::selected::PassKind;
-pub use stream::{EVENT_ID_COLUMN, KNOWN_AT_COLUMN, OFFSET_COLUMN, StreamAppend};
+pub use stream::{EVENT_ID_COLUMN, KNOWN_AT_COLUMN, OFFSET_COLUMN, StreamAppend, TopicPositions};
 pub use training::{
     Availability, CollectedBatches, Cut, LabelInputs, LabelReport, LabelRows, LabelSource, MadeReport,
     Manifest, OutputFormat, PassReport, Sample, SampleSize, SourceInputs, SourceReport, StageReport,

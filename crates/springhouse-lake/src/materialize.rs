@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 use springhouse_core::crash_point::crash_point;
 use springhouse_core::definition::ViewKind;
 use springhouse_core::time::{EVENT_TIME_MAX, EVENT_TIME_MIN};
-use springhouse_core::{Definitions, Micros};
+use springhouse_core::{Definitions, Micros, offset_of, partition_of};
 use springhouse_kernel::{READ_BACK, Window};
 use springhouse_online::{OnlineStore, ViewHandle, ViewStatus};
 use std::collections::BTreeMap;
@@ -46,6 +46,9 @@ pub struct MaterializeRequest<'a> {
     pub until: Micros,
     /// For streams: only stream rows with an offset below this (the live stream brings the others).
     pub stream_end: Option<i64>,
+    /// For streams that workers read: instead, only messages below these offsets of their partitions. They are loaded once:
+    /// workers bring everything else.
+    pub stream_positions: Option<&'a BTreeMap<i32, i64>>,
     /// The note of the last run (from [`OnlineStore::view_status`]), if any.
     pub previous: Option<String>,
     /// Memory budget in bytes.
@@ -230,6 +233,7 @@ impl Run<'_> {
             return Ok(0);
         }
         let end = match self.request.stream_end {
+            _ if self.request.stream_positions.is_some() => i64::MAX,
             Some(end) => end,
             None => self.lake.stream_position(&files.source).await? + 1,
         };
@@ -257,8 +261,14 @@ impl Run<'_> {
             }
             plan.files.push(cursor::FileNote::of(file));
         }
-        let stream_rows = u64::try_from(stream_end - note.last.stream_end).unwrap_or(0);
-        rows += stream_rows;
+        rows += match self.request.stream_positions {
+            None => u64::try_from(stream_end - note.last.stream_end).unwrap_or(0),
+            Some(_) if note.last.stream_end == i64::MAX => 0,
+            Some(_) => {
+                let of_stream = files.files.iter().filter(|f| f.origin == Origin::Stream);
+                of_stream.map(|file| file.rows_estimate()).sum()
+            }
+        };
         if rows == 0 {
             return Ok(None);
         }
@@ -356,7 +366,11 @@ impl Run<'_> {
         let is_table: Vec<bool> = files.files.iter().map(|f| f.origin == Origin::Table).collect();
         let keep = |rows: &SourceRows, row: usize| {
             if !is_table[rows.file] {
-                return true;
+                let has = |positions: &BTreeMap<i32, i64>| {
+                    let next = positions.get(&partition_of(rows.seq[row]));
+                    next.is_some_and(|next| offset_of(rows.seq[row]) < *next)
+                };
+                return self.request.stream_positions.is_none_or(has);
             }
             let visible = rows.event_time[row].max(rows.known_at[row]);
             visible <= plan.until && (again || !loaded_before[rows.file] || visible > plan.until_before)

@@ -4,17 +4,18 @@
 //! Columns of a stream table: the declared ones (the event time already clamped), then `_known_at`, `_offset` and
 //! `_event_id` (16 bytes, big endian). Any Delta reader opens them (reader version 1).
 
-use crate::delta::{self, TableColumn};
+use crate::delta::{self, Appended, TableColumn};
 use crate::error::{LakeError, Result};
 use crate::lake::Lake;
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryBuilder, Int64Array, RecordBatch, TimestampMicrosecondArray,
+    Array, ArrayRef, AsArray, BinaryBuilder, BooleanArray, Int64Array, RecordBatch, TimestampMicrosecondArray,
     new_null_array,
 };
 use arrow::datatypes::{DataType, Field, Schema};
 use springhouse_core::definition::Source;
-use springhouse_core::{Micros, ValueType};
+use springhouse_core::{Micros, ValueType, offset_of, partition_of};
 use springhouse_kernel::{arrow_type, value_type_of};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -90,13 +91,7 @@ impl Lake {
         letters: RecordBatch,
         last_offset: i64,
     ) -> Result<()> {
-        let mut columns = Vec::new();
-        for field in letters.schema().fields() {
-            let value_type = value_type_of(field.data_type()).ok_or_else(|| {
-                LakeError::internal(format!("dead letters have no column type for {}", field.data_type()))
-            })?;
-            columns.push(TableColumn { name: field.name().clone(), value_type });
-        }
+        let columns = letter_columns(&letters)?;
         let rows_after = |position: i64| -> Result<Option<(RecordBatch, i64)>> {
             let is_new = position < last_offset && letters.num_rows() > 0;
             Ok(is_new.then(|| (letters.clone(), last_offset)))
@@ -135,6 +130,153 @@ impl Lake {
         Ok(batches)
     }
 
+    /// Appends rows that workers have read from a topic exactly once: the numbers of rows are [`springhouse_core::topic_seq`]s,
+    /// and of each partition in `reached` those below the offset that the table already has are skipped. `reached` says, by
+    /// partition, the offset after the last that was read. One commit. Returns the offsets that the table has now.
+    ///
+    /// # Errors
+    /// As [`Self::append_stream`].
+    pub async fn append_topic(
+        &self,
+        source: &Source,
+        append: &StreamAppend,
+        reached: &BTreeMap<i32, i64>,
+    ) -> Result<BTreeMap<i32, i64>> {
+        let columns = stream_columns(source);
+        let batch = stream_batch(source, append, &columns)?;
+        let directory = self.stream_table(&source.name);
+        self.append_partitions(directory, &columns, &stream_app(&source.name), &batch, &append.offset, reached).await
+    }
+
+    /// Appends dead letters of messages that workers have read, exactly once as [`Self::append_topic`] does; `numbers` are the
+    /// messages'.
+    ///
+    /// # Errors
+    /// `delta_failed`, `file_unwritable`.
+    pub async fn append_topic_letters(
+        &self,
+        source: &str,
+        letters: &RecordBatch,
+        numbers: &[i64],
+        reached: &BTreeMap<i32, i64>,
+    ) -> Result<()> {
+        let columns = letter_columns(letters)?;
+        let app = format!("springhouse/dead_letters/{source}");
+        self.append_partitions(self.dead_letter_table(source), &columns, &app, letters, numbers, reached).await?;
+        Ok(())
+    }
+
+    /// By partition, the offset up to which the table of a source has its topic, and where it begins; partitions that no worker
+    /// has begun are not there.
+    ///
+    /// # Errors
+    /// `delta_failed` when the table can't be read; `stream_has_other_rows` when they were read by one process, without workers.
+    pub async fn topic_positions(&self, source: &Source) -> Result<TopicPositions> {
+        let mut positions = TopicPositions::default();
+        let Some(table) = delta::open(&self.stream_table(&source.name)).await? else { return Ok(positions) };
+        let app = stream_app(&source.name);
+        if delta::position(&table, &app).await? >= 0 {
+            return Err(LakeError::new(
+                "stream_has_other_rows",
+                format!(
+                    "the lake's table of source `{}` has rows that were read by `springhouse serve`, whose places in the topic it does \
+                     not know",
+                    source.name
+                ),
+            )
+            .hint("give the source another name, with the old table as its history, or take `workers` out of `kafka:` in springhouse.yaml"));
+        }
+        for partition in 0..delta::position(&table, &partitions_app(&app)).await?.max(0) as i32 {
+            let next = delta::position(&table, &partition_app(&app, partition)).await?;
+            if next >= 0 {
+                positions.next.insert(partition, next);
+                let first = delta::position(&table, &first_app(&app, partition)).await?;
+                positions.first.insert(partition, first.max(0));
+            }
+        }
+        Ok(positions)
+    }
+
+    /// Says where reading partitions begins, once and for all and in one commit; those that were begun before stay as they are.
+    ///
+    /// # Errors
+    /// As [`Self::topic_positions`].
+    pub async fn begin_partitions(&self, source: &Source, first: &BTreeMap<i32, i64>) -> Result<()> {
+        let app = stream_app(&source.name);
+        let count = partitions_app(&app);
+        let apps: Vec<String> = first.keys().map(|partition| partition_app(&app, *partition)).chain([count]).collect();
+        let begin = |versions: &[i64]| -> Result<Option<Appended>> {
+            let mut transactions = Vec::new();
+            let mut end = -1;
+            for ((partition, first), _) in first.iter().zip(versions).filter(|(_, version)| **version < 0) {
+                transactions.push((partition_app(&app, *partition), *first));
+                transactions.push((first_app(&app, *partition), *first));
+                end = i64::from(*partition) + 1;
+            }
+            if versions.last().is_some_and(|known| *known < end) {
+                transactions.push((partitions_app(&app), end));
+            }
+            Ok((!transactions.is_empty()).then_some(Appended { rows: None, transactions }))
+        };
+        let directory = self.stream_table(&source.name);
+        self.append_all_to(directory, &stream_columns(source), &apps, &begin).await?;
+        Ok(())
+    }
+
+    /// Appends the rows of partitions that the table does not have yet.
+    async fn append_partitions(
+        &self,
+        directory: PathBuf,
+        columns: &[TableColumn],
+        app: &str,
+        batch: &RecordBatch,
+        numbers: &[i64],
+        reached: &BTreeMap<i32, i64>,
+    ) -> Result<BTreeMap<i32, i64>> {
+        let apps: Vec<String> = reached.keys().map(|partition| partition_app(app, *partition)).collect();
+        let append_after = |versions: &[i64]| -> Result<Option<Appended>> {
+            let has: BTreeMap<i32, i64> = reached.keys().copied().zip(versions.iter().copied()).collect();
+            let is_new = |number: &i64| {
+                let place = has.get(&partition_of(*number));
+                place.is_some_and(|next| offset_of(*number) >= *next)
+            };
+            let moved = apps.iter().zip(reached.values()).zip(versions);
+            let transactions: Vec<(String, i64)> = moved
+                .filter(|((_, reached), has)| *reached > *has)
+                .map(|((app, reached), _)| (app.clone(), *reached))
+                .collect();
+            if transactions.is_empty() {
+                return Ok(None);
+            }
+            let keep: BooleanArray = numbers.iter().map(|number| Some(is_new(number))).collect();
+            let kept: Vec<i64> = numbers.iter().copied().filter(is_new).collect();
+            let rows = match (kept.first(), kept.last()) {
+                (Some(first), Some(last)) => {
+                    let rows = arrow::compute::filter_record_batch(batch, &keep)?;
+                    Some((rows, first - 1, *last))
+                }
+                _ => None,
+            };
+            Ok(Some(Appended { rows, transactions }))
+        };
+        let versions = self.append_all_to(directory, columns, &apps, &append_after).await?;
+        Ok(reached.keys().copied().zip(versions).collect())
+    }
+
+    async fn append_all_to(
+        &self,
+        directory: PathBuf,
+        columns: &[TableColumn],
+        apps: &[String],
+        append_after: delta::AppendAfter<'_>,
+    ) -> Result<Vec<i64>> {
+        let mut open = self.open_tables().lock().await;
+        let cached = open.remove(&directory);
+        let (table, versions) = delta::append_all(&directory, cached, columns, apps, append_after).await?;
+        open.insert(directory, table);
+        Ok(versions)
+    }
+
     pub(crate) async fn append_to(
         &self,
         directory: PathBuf,
@@ -152,6 +294,40 @@ impl Lake {
 
 fn stream_app(source: &str) -> String {
     format!("springhouse/{source}")
+}
+
+/// Its version is the offset after the last that the table has of a partition.
+fn partition_app(app: &str, partition: i32) -> String {
+    format!("{app}/partition/{partition}")
+}
+
+/// Its version is the offset at which the table begins to have a partition.
+fn first_app(app: &str, partition: i32) -> String {
+    format!("{app}/first/{partition}")
+}
+
+/// Its version is above the number of every partition that was begun.
+fn partitions_app(app: &str) -> String {
+    format!("{app}/partitions")
+}
+
+fn letter_columns(letters: &RecordBatch) -> Result<Vec<TableColumn>> {
+    let column = |field: &Arc<Field>| {
+        let value_type = value_type_of(field.data_type()).ok_or_else(|| {
+            LakeError::internal(format!("dead letters have no column type for {}", field.data_type()))
+        })?;
+        Ok(TableColumn { name: field.name().clone(), value_type })
+    };
+    letters.schema().fields().iter().map(column).collect()
+}
+
+/// How far the table of a source has its topic.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TopicPositions {
+    /// By partition, the offset after the last that was read.
+    pub next: BTreeMap<i32, i64>,
+    /// By partition, the offset at which reading began.
+    pub first: BTreeMap<i32, i64>,
 }
 
 fn stream_columns(source: &Source) -> Vec<TableColumn> {

@@ -81,7 +81,7 @@ fn handle(definitions: &Definitions, view: &FeatureView) -> Result<ViewHandle, N
         declared.chain(view.derived.iter().map(|d| (d.name.clone(), d.value_type.clone()))).collect();
     let plan = ViewPlan::compile(view, &|name| columns.get(name).cloned())
         .map_err(|error| NodeError::new("view_not_planned", error.to_string(), "correct the definition"))?;
-    Ok(ViewHandle { id: view.id().into(), generation: 0, plan: Arc::new(plan) })
+    Ok(ViewHandle { id: view.id().into(), generation: 0, plan: Arc::new(plan), is_shared: false })
 }
 
 fn fold(

@@ -4,7 +4,7 @@
 //! log brings the rest. One that was emptied, or lost more than the log still has, is filled from history; until that is
 //! done it answers no read, so that requests get their fallbacks and not the answers of entities that look new.
 
-use crate::node::{Feeds, feeds, lacks_log, load_head};
+use crate::node::{Feeds, feeds, lacks_log};
 use crate::{Node, NodeError};
 use springhouse_ingest::{Feeding, StartAt};
 use springhouse_lake::Silent;
@@ -69,7 +69,7 @@ async fn look(node: &Arc<Node>) -> Result<(), NodeError> {
 
 /// The store is at an earlier moment: the log brings what it lacks.
 async fn from_log(node: &Arc<Node>) -> Result<(), NodeError> {
-    let applied = load_head(node.registry(), node.store().as_ref()).await?;
+    let applied = node.load_head().await?;
     let known = feeds(&applied, &node.store().lanes().await?);
     match node.ingest().restart(&applied.definitions, known.into()).await {
         Ok(()) => {}
@@ -87,7 +87,7 @@ async fn from_log(node: &Arc<Node>) -> Result<(), NodeError> {
 async fn refill(node: &Arc<Node>) -> Result<(), NodeError> {
     node.set_store_condition(Condition::Filling);
     node.store().begin_filling().await?;
-    let applied = load_head(node.registry(), node.store().as_ref()).await?;
+    let applied = node.load_head().await?;
     let feeding = Feeding { views: Feeds::new(), start: StartAt::End };
     node.ingest().restart(&applied.definitions, feeding).await?;
     node.switch_to(applied).await?;

@@ -14,6 +14,8 @@ mod store;
 mod topics;
 mod training;
 mod verify;
+mod worker;
+mod workers;
 
 pub use clock::{SettableClock, SystemClock};
 pub use error::NodeError;
@@ -26,4 +28,5 @@ pub use project::{
 pub use springhouse_kafka::{KafkaSettings, PartitionStatus, TopicStatus};
 pub use springhouse_online::Condition;
 pub use training::{History, TrainingOrder, snapshot_of};
+pub use worker::work;
 pub use verify::{DIFFERENCES_MAX, Difference, VerifyOutcome};

@@ -5,12 +5,13 @@ use crate::progress::{
 };
 use crate::store::StorePlace;
 use crate::topics::Topics;
+use crate::workers::{Workers, follow_workers};
 use crate::{NodeError, VerifyOutcome, keeper, store, verify};
 use arc_swap::ArcSwap;
 use futures::{StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
 use serde::Serialize;
-use springhouse_core::definition::FeatureView;
+use springhouse_core::definition::{FeatureView, Source};
 use springhouse_core::{Clock, Definitions, Micros};
 use springhouse_ingest::{
     Feeding, Ingest, IngestPositions, LatencyHistogram, PushSettings, StartAt, ViewFeed,
@@ -18,12 +19,12 @@ use springhouse_ingest::{
 use springhouse_kafka::{KafkaSettings, TopicStatus, read_topic};
 use springhouse_kernel::ViewPlan;
 use springhouse_lake::{Lake, MaterializeRequest, Progress};
-use springhouse_online::{Condition, OnlineStore, StoreStatistics, ViewHandle};
+use springhouse_online::{Condition, OnlineStore, StoreStatistics, ViewHandle, build_name};
 use springhouse_online_embedded::EmbeddedSettings;
 use springhouse_online_redis::RedisSettings;
 use springhouse_registry::Registry;
 use springhouse_serving::{FeatureServer, ServedStore, ServingSettings};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -164,6 +165,7 @@ pub struct Node {
     serving: FeatureServer,
     frontiers: Arc<NodeFrontiers>,
     topics: Arc<Topics>,
+    workers: Arc<Workers>,
     applied: ArcSwap<Applied>,
     /// One job at a time: materialisation, rebuild and reload change the same facts.
     jobs: Arc<tokio::sync::Mutex<()>>,
@@ -171,6 +173,16 @@ pub struct Node {
     condition: Mutex<Condition>,
     /// Looks after a store that is elsewhere.
     keeper: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    /// Reads what workers say.
+    following: Mutex<Option<tokio::task::JoinHandle<()>>>,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(following) = self.following.lock().take() {
+            following.abort();
+        }
+    }
 }
 
 impl Node {
@@ -189,7 +201,7 @@ impl Node {
             if must_fill {
                 store.begin_filling().await?;
             }
-            let applied = load_head(&registry, store.as_ref()).await?;
+            let applied = load_head(&registry, store.as_ref(), options.kafka.workers).await?;
             match open_ingest(&options, &applied, &store, &lake, must_fill).await {
                 // It has lost more than the log still has. What was pushed is in the lake.
                 Err(error) if !must_fill && !store.is_local() && lacks_log(error.code) => must_fill = true,
@@ -197,7 +209,8 @@ impl Node {
             }
         };
         let topics = Arc::new(Topics::default());
-        let frontiers = Arc::new(NodeFrontiers::new(topics.clone()));
+        let workers = Arc::new(Workers::default());
+        let frontiers = Arc::new(NodeFrontiers::new(topics.clone(), workers.clone()));
         frontiers.set_ingest(ingest.clone());
         let serving = FeatureServer::new(
             applied.definitions.clone(),
@@ -219,12 +232,19 @@ impl Node {
             serving,
             frontiers,
             topics,
+            workers,
             applied: ArcSwap::from_pointee(applied),
             jobs: Arc::default(),
             condition: Mutex::new(if must_fill { Condition::Filling } else { Condition::Whole }),
             keeper: Mutex::new(None),
+            following: Mutex::new(None),
         });
         node.take_up_views().await?;
+        if node.options.kafka.workers {
+            let interval = Duration::from_millis(node.options.kafka.commit_interval_ms);
+            let following = tokio::spawn(follow_workers(node.store.clone(), node.workers.clone(), interval));
+            *node.following.lock() = Some(following);
+        }
         if let Some(interval) = check_interval {
             // Taken before anybody else can: a job waits until the store is filled.
             let filling = if must_fill { Some(node.jobs.clone().lock_owned().await) } else { None };
@@ -346,7 +366,7 @@ impl Node {
     /// What the registry, ingestion or serving says; the old definitions then stay in force.
     pub async fn reload(&self) -> Result<u64, NodeError> {
         let _job = self.jobs.lock().await;
-        let applied = load_head(&self.registry, self.store.as_ref()).await?;
+        let applied = self.load_head().await?;
         let snapshot = applied.snapshot;
         self.switch_to(applied).await?;
         Ok(snapshot)
@@ -460,8 +480,8 @@ impl Node {
             store: self.store.statistics(),
             store_condition: self.store_condition(),
             store_is_elsewhere: !self.store.is_local(),
-            topics: self.topics.status(),
-            latencies: self.ingest.latencies(),
+            topics: self.topics.status().into_iter().chain(self.workers.status()).collect(),
+            latencies: self.workers.add_latencies(self.ingest.latencies()),
         })
     }
 
@@ -488,7 +508,9 @@ impl Node {
         let lanes = self.store.lanes().await?;
         let is_new = |view: &&FeatureView| {
             let progress = view_progress(&applied, &lanes, view, &applied.views[&view.name]);
-            applied.definitions.sources[&view.source].is_stream() && progress.stream_start.is_none()
+            applied.definitions.sources[&view.source].is_stream()
+                && progress.stream_start.is_none()
+                && !progress.is_shared
         };
         let new: Vec<&FeatureView> = applied.definitions.feature_views.values().filter(is_new).collect();
         if let Err(error) = self.remember_history(&applied, new.iter().copied()).await {
@@ -500,10 +522,15 @@ impl Node {
             let end = self.ingest.positions().log_end;
             note_stream_start(self.store.as_ref(), &applied.views[&view.name], end, now).await?;
         }
+        self.begin_builds(&applied).await?;
         self.store.checkpoint().await?;
         let lanes = self.store.lanes().await?;
         self.ingest.reload(applied.definitions.clone(), feeds(&applied, &lanes)).await?;
         self.publish_progress(&applied).await
+    }
+
+    pub(crate) async fn load_head(&self) -> Result<Applied, NodeError> {
+        load_head(&self.registry, self.store.as_ref(), self.options.kafka.workers).await
     }
 
     pub(crate) async fn switch_to(&self, applied: Applied) -> Result<(), NodeError> {
@@ -514,12 +541,38 @@ impl Node {
         if self.topics.are_read() { self.follow_topics() } else { Ok(()) }
     }
 
+    /// Lets workers write the views of topics: what the lake has of a topic now is a new view's history, they bring the rest.
+    async fn begin_builds(&self, applied: &Applied) -> Result<(), NodeError> {
+        let mut sources = HashSet::new();
+        for view in applied.definitions.feature_views.values() {
+            let handle = &applied.views[&view.name];
+            if handle.is_shared {
+                let source = &applied.definitions.sources[&view.source];
+                let start = self.lake.topic_positions(source).await?.next;
+                self.store.begin_build(handle, &start).await?;
+                sources.insert(source.name.clone());
+            }
+        }
+        self.ingest.leave_to_workers(sources);
+        Ok(())
+    }
+
     async fn publish_progress(&self, applied: &Applied) -> Result<(), NodeError> {
         let lanes = self.store.lanes().await?;
+        let shared = match applied.views.values().any(|view| view.is_shared) {
+            true => Some(self.store.shared_notes().await?),
+            false => None,
+        };
         let of = |view: &FeatureView| {
             let handle = &applied.views[&view.name];
-            (handle.id.clone(), view_progress(applied, &lanes, view, handle))
+            let mut progress = view_progress(applied, &lanes, view, handle);
+            let build = shared.as_ref().and_then(|shared| shared.builds.get(&build_name(handle)));
+            if build.is_some_and(|build| build.start.is_empty()) {
+                progress.stream_only = applied.definitions.sources[&view.source].table().is_none();
+            }
+            (handle.id.clone(), progress)
         };
+        self.workers.set_views(&applied.definitions, &applied.views);
         let views: HashMap<_, _> = applied.definitions.feature_views.values().map(of).collect();
         let fed_by = |view: &FeatureView| {
             let source = &applied.definitions.sources[&view.source];
@@ -564,11 +617,20 @@ impl Node {
             }
         }
         let previous = self.store.view_status(handle).await?.map(|status| status.note);
+        let stream_positions = match handle.is_shared {
+            true => {
+                let mut shared = self.store.shared_notes().await?;
+                let build = shared.builds.remove(&build_name(handle));
+                Some(build.map(|build| build.start).unwrap_or_default())
+            }
+            false => None,
+        };
         let request = MaterializeRequest {
             definitions: &applied.definitions,
             view: handle.clone(),
             until,
             stream_end,
+            stream_positions: stream_positions.as_ref(),
             previous,
             memory_budget: self.options.memory_budget / at_once,
         };
@@ -594,12 +656,18 @@ impl Node {
         // What an interrupted rebuild left behind.
         store.drop_generation(&next.id, next.generation).await?;
         forget(store, &next).await?;
-        let is_stream = applied.definitions.sources[&view.source].is_stream();
+        let source = &applied.definitions.sources[&view.source];
         let mut stream_end = None;
-        if is_stream {
+        if next.is_shared {
+            let start = self.lake.topic_positions(source).await?.next;
+            store.begin_build(&next, &start).await?;
+        } else if source.is_stream() {
             stream_end = Some(self.feed_also(&applied, &view.source, &next).await?);
         }
         let mut outcome = self.load(&applied, &next, until, stream_end, 1, progress).await?;
+        if next.is_shared {
+            self.workers.wait_until_level(&view.source, current, &next).await?;
+        }
         store.checkpoint().await?;
         store.activate_generation(&next.id, next.generation).await?;
         let mut views = applied.views.clone();
@@ -757,7 +825,11 @@ pub(crate) fn nothing_applied() -> NodeError {
     )
 }
 
-pub(crate) async fn load_head(registry: &Registry, store: &dyn OnlineStore) -> Result<Applied, NodeError> {
+pub(crate) async fn load_head(
+    registry: &Registry,
+    store: &dyn OnlineStore,
+    workers: bool,
+) -> Result<Applied, NodeError> {
     let head = registry.head().await?.ok_or_else(nothing_applied)?;
     let definitions = Arc::new(head.definitions);
     let mut views = BTreeMap::new();
@@ -769,17 +841,22 @@ pub(crate) async fn load_head(registry: &Registry, store: &dyn OnlineStore) -> R
                 "apply the definitions again",
             )
         })?;
-        let columns: HashMap<String, _> = source
-            .schema()
-            .into_iter()
-            .chain(view.derived.iter().map(|d| (d.name.clone(), d.value_type.clone())))
-            .collect();
-        let plan = ViewPlan::compile(view, &|name| columns.get(name).cloned()).map_err(|error| {
-            NodeError::new("view_not_planned", error.to_string(), "correct the definition and apply again")
-        })?;
+        let plan = plan_of(source, view)?;
         let id: Arc<str> = view.id().into();
         let generation = store.active_generation(&id).await?;
-        views.insert(view.name.clone(), ViewHandle { id, generation, plan: Arc::new(plan) });
+        views.insert(view.name.clone(), ViewHandle { id, generation, plan: Arc::new(plan), is_shared: workers && source.kafka.is_some() });
     }
     Ok(Applied { definitions, hash: head.definition_hash.as_str().into(), snapshot: head.number, views })
+}
+
+/// What the states of a view mean.
+pub(crate) fn plan_of(source: &Source, view: &FeatureView) -> Result<ViewPlan, NodeError> {
+    let columns: HashMap<String, _> = source
+        .schema()
+        .into_iter()
+        .chain(view.derived.iter().map(|d| (d.name.clone(), d.value_type.clone())))
+        .collect();
+    ViewPlan::compile(view, &|name| columns.get(name).cloned()).map_err(|error| {
+        NodeError::new("view_not_planned", error.to_string(), "correct the definition and apply again")
+    })
 }

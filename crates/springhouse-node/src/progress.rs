@@ -2,6 +2,7 @@
 
 use crate::NodeError;
 use crate::topics::Topics;
+use crate::workers::Workers;
 use arc_swap::ArcSwap;
 use springhouse_core::Micros;
 use springhouse_ingest::Ingest;
@@ -19,6 +20,8 @@ pub(crate) struct ViewProgress {
     pub(crate) materialized_until: Option<Micros>,
     /// True when there is no history to load: the stream alone is the whole truth.
     pub(crate) stream_only: bool,
+    /// Its stream is written by workers, who say how far they are.
+    pub(crate) is_shared: bool,
 }
 
 const STREAM_START: &str = "stream_start";
@@ -37,9 +40,11 @@ pub(crate) fn read_progress(
 ) -> ViewProgress {
     let lane = |what: &str| lanes.get(lane_name(what, view).as_str()).copied();
     // Lanes hold offset + 1, because a stored position must grow from "absent".
-    let stream_start = if is_stream { lane(STREAM_START).map(|p| p - 1) } else { None };
-    let stream_only = is_stream && !has_table && stream_start == Some(0);
-    ViewProgress { stream_start, materialized_until: lane(MATERIALIZED), stream_only }
+    let is_fed_here = is_stream && !view.is_shared;
+    let stream_start = if is_fed_here { lane(STREAM_START).map(|p| p - 1) } else { None };
+    let stream_only = is_fed_here && !has_table && stream_start == Some(0);
+    let is_shared = view.is_shared;
+    ViewProgress { stream_start, materialized_until: lane(MATERIALIZED), stream_only, is_shared }
 }
 
 /// Notes from where on the live stream feeds the view.
@@ -83,6 +88,7 @@ pub(crate) struct NodeFrontiers {
     /// The topics that views are fed from, by view: source and topic.
     fed_by: ArcSwap<HashMap<Arc<str>, (String, String)>>,
     topics: Arc<Topics>,
+    workers: Arc<Workers>,
 }
 
 impl NodeFrontiers {
@@ -91,8 +97,8 @@ impl NodeFrontiers {
         let _ = self.ingest.set(ingest);
     }
 
-    pub(crate) fn new(topics: Arc<Topics>) -> Self {
-        Self { topics, ..Self::default() }
+    pub(crate) fn new(topics: Arc<Topics>, workers: Arc<Workers>) -> Self {
+        Self { topics, workers, ..Self::default() }
     }
 
     pub(crate) fn set_views(
@@ -129,6 +135,11 @@ impl Frontiers for NodeFrontiers {
         let (Some(progress), Some(ingest)) = (self.progress(view_id), self.ingest.get()) else {
             return nothing;
         };
+        if progress.is_shared {
+            let complete = progress.stream_only || progress.materialized_until.is_some();
+            let frontier = if complete { self.workers.frontier(view_id) } else { Micros::MIN };
+            return ViewFrontier { frontier, cut: -1 };
+        }
         if progress.stream_start.is_none() {
             return ViewFrontier { frontier: progress.materialized_until.unwrap_or(Micros::MIN), cut: -1 };
         }

@@ -118,6 +118,11 @@ impl Project {
             let hint = "correct the section `kafka` of springhouse.yaml";
             return Err(NodeError::new("wrong_settings", complaints.join("; "), hint).into());
         }
+        if kafka.workers && redis.is_none() {
+            let message = "`kafka.workers` needs an online store that several processes can write";
+            let hint = "set `store: {kind: redis}` and the section `redis` in springhouse.yaml, or take `workers` out of `kafka:`";
+            return Err(NodeError::new("wrong_settings", message, hint).into());
+        }
         Ok(Self { root: root.to_owned(), settings, push, serving, online, redis, kafka })
     }
 

@@ -50,6 +50,7 @@ impl Topics {
             }
             let (ingest, clock) = (ingest.clone(), clock.clone());
             let started = match (&source.kafka, &source.ndjson) {
+                (Some(_), _) if settings.workers => continue,
                 (Some(_), _) => start(source, settings, ingest, clock),
                 (None, Some(file)) => read_file(source, project.join(file), settings, ingest, clock),
                 (None, None) => continue,

@@ -99,7 +99,7 @@ fn views() -> [(&'static str, ViewHandle); 2] {
             meta: Meta::default(),
         };
         let plan = ViewPlan::compile(&view, &|_| Some(ValueType::Float64)).expect("a valid view");
-        ViewHandle { id: view.id().into(), generation: 0, plan: Arc::new(plan) }
+        ViewHandle { id: view.id().into(), generation: 0, plan: Arc::new(plan), is_shared: false }
     };
     [
         ("latest", handle("latest", ViewKind::Latest(latest.collect()))),

@@ -40,7 +40,7 @@ fn view(kind: ViewKind, name: &str, generation: u32) -> ViewHandle {
         meta: Meta::default(),
     };
     let plan = ViewPlan::compile(&view, &column_type).expect("a valid view");
-    ViewHandle { id: view.id().into(), generation, plan: Arc::new(plan) }
+    ViewHandle { id: view.id().into(), generation, plan: Arc::new(plan), is_shared: false }
 }
 
 fn column_type(name: &str) -> Option<ValueType> {

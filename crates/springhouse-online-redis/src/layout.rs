@@ -1,7 +1,7 @@
 //! The names of keys, and the meta key's content.
 //!
 //! Keys of shard K begin with `{PREFIX:K}`, which Redis Cluster takes as the part that decides the node. `m` is the shard's
-//! meta key, `r/NAME@VERSION/GENERATION/ENTITY` a row. Shard 0 has the hashes `lanes`, `active`, `status`, `plans`, `floors`
+//! meta key, `r/NAME@VERSION/GENERATION/ENTITY` a row, `w/NAME@VERSION/GENERATION/ENTITY` a row of workers. Shard 0 has the hashes `lanes`, `active`, `status`, `plans`, `floors`
 //! and `intents` besides, and an intent's parts under `i/LANE`.
 
 use springhouse_core::EntityKey;
@@ -58,6 +58,11 @@ impl Layout {
         format!("r/{}", build(view_id, generation)) + "/"
     }
 
+    /// The same of rows that workers write.
+    pub(crate) fn shared_rows_of(view_id: &str, generation: u32) -> String {
+        format!("w/{}", build(view_id, generation)) + "/"
+    }
+
     /// A row's key; `rows` as [`Layout::rows_of`] gives it.
     pub(crate) fn row(&self, shard: u32, rows: &str, key: &EntityKey) -> Vec<u8> {
         let tag = self.tag(shard);
@@ -68,13 +73,13 @@ impl Layout {
         name
     }
 
-    /// Matches the rows of a generation in all shards.
+    /// Matches the rows of a generation in all shards, of both kinds.
     pub(crate) fn every_row(&self, view_id: &str, generation: u32) -> String {
-        let rows: String = Self::rows_of(view_id, generation)
+        let rows: String = Self::rows_of(view_id, generation)[1..]
             .chars()
             .flat_map(|c| matches!(c, '*' | '?' | '[' | ']' | '\\').then_some('\\').into_iter().chain([c]))
             .collect();
-        format!("{{{}:*}}{rows}*", self.prefix)
+        format!("{{{}:*}}[rw]{rows}*", self.prefix)
     }
 
     /// The shard in a key's tag.
@@ -178,6 +183,6 @@ mod tests {
         let key = layout.tag(63) + "r/x@1/0/abc";
         assert_eq!(layout.shard_in(key.as_bytes()), Some(63));
         assert_eq!(layout.shard_in(b"{other:3}r/x"), None);
-        assert_eq!(layout.every_row("a*b@1", 2), "{shop.v1:*}r/a\\*b@1/2/*");
+        assert_eq!(layout.every_row("a*b@1", 2), "{shop.v1:*}[rw]/a\\*b@1/2/*");
     }
 }

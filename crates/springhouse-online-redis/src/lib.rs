@@ -20,9 +20,11 @@ mod intent;
 mod layout;
 mod scripts;
 mod settings;
+mod shared;
 mod slots;
 mod store;
 mod writer;
 
 pub use settings::{RedisMode, RedisSettings};
+pub use shared::RedisShared;
 pub use store::RedisStore;

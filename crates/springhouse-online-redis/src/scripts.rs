@@ -139,6 +139,61 @@ redis.call('SETRANGE', KEYS[1], 64, ARGV[4])
 return done()
 ";
 
+/// A worker's fence: `KEYS[1]` is the meta key, `KEYS[2]` how often the worker has written, `KEYS[3]` the builds; `ARGV[1..3]` are
+/// identity, the number that must have been reached, and how long it is remembered.
+const WORKER_FENCE: &str = r"
+local meta = redis.call('GET', KEYS[1])
+if not meta then return {'EMPTY', 0} end
+if string.sub(meta, 1, 32) ~= ARGV[1] then return {'OTHER', 0} end
+local number = tonumber(redis.call('GET', KEYS[2]) or '0')
+if number < tonumber(ARGV[2]) then return {'EARLIER', number} end
+local function done(text)
+  number = number + 1
+  redis.call('SET', KEYS[2], string.format('%d', number), 'EX', ARGV[3])
+  return {'OK', number, text}
+end
+";
+
+/// Further keys: positions, rows. Further arguments: the build, how many of the rows stay, how many partitions are looked at; for
+/// each of these its field and what it must say (empty: nothing); for each row its version as it was read (empty: none) and its
+/// value, and for those that expire the milliseconds. Says which rows were others.
+const REPLACE: &str = r"
+if redis.call('HEXISTS', KEYS[3], ARGV[4]) == 0 then return {'GONE', number, ''} end
+local refused, at, keep = {}, 7, 4 + tonumber(ARGV[5])
+for i = 1, tonumber(ARGV[6]) do
+  if (redis.call('HGET', KEYS[4], ARGV[at]) or '') ~= ARGV[at + 1] then return {'AHEAD', number, ARGV[at]} end
+  at = at + 2
+end
+for i = 5, #KEYS do
+  local same = redis.call('GETRANGE', KEYS[i], 0, 7) == ARGV[at]
+  if not same then
+    refused[#refused + 1] = i - 5
+  elseif i <= keep then
+    redis.call('SET', KEYS[i], ARGV[at + 1])
+  else
+    redis.call('SET', KEYS[i], ARGV[at + 1], 'PX', ARGV[at + 2])
+  end
+  if i <= keep then at = at + 2 else at = at + 3 end
+end
+return done(table.concat(refused, ' '))
+";
+
+/// Further keys: positions, notes. Further arguments: how many positions, then for each build, partition and offset; then pairs
+/// of notes.
+const COMMIT_WORK: &str = r"
+local at = 5
+for i = 1, tonumber(ARGV[4]) do
+  if redis.call('HEXISTS', KEYS[3], ARGV[at]) == 1 then
+    local field = ARGV[at] .. ' ' .. ARGV[at + 1]
+    local old = redis.call('HGET', KEYS[4], field)
+    if not old or tonumber(old) < tonumber(ARGV[at + 2]) then redis.call('HSET', KEYS[4], field, ARGV[at + 2]) end
+  end
+  at = at + 3
+end
+for i = at, #ARGV, 2 do redis.call('HSET', KEYS[5], ARGV[i], ARGV[i + 1]) end
+return done('')
+";
+
 /// A script with its hash.
 pub(crate) struct Known {
     text: String,
@@ -160,6 +215,9 @@ pub(crate) static COMMIT_INTENT: LazyLock<Known> = LazyLock::new(|| known(&[FENC
 pub(crate) static DELETE_KEYS: LazyLock<Known> = LazyLock::new(|| known(&[FENCE, DELETE]));
 pub(crate) static CHANGE_HASH: LazyLock<Known> = LazyLock::new(|| known(&[FENCE, CHANGE]));
 pub(crate) static SET_STATE: LazyLock<Known> = LazyLock::new(|| known(&[FENCE, STATE]));
+
+pub(crate) static REPLACE_ROWS: LazyLock<Known> = LazyLock::new(|| known(&[WORKER_FENCE, REPLACE]));
+pub(crate) static COMMIT_SHARED: LazyLock<Known> = LazyLock::new(|| known(&[WORKER_FENCE, COMMIT_WORK]));
 
 /// Keys and arguments of one call.
 #[derive(Default)]

@@ -4,6 +4,7 @@ use crate::connection::{Access, Connections};
 use crate::error::{corrupt, foreign, invalid, lost, unavailable, unexpected};
 use crate::layout::{Layout, Meta, build, position_of};
 use crate::settings::RedisSettings;
+use crate::shared::{build_text, builds_of, positions_of, state_of};
 use crate::slots::Slots;
 use crate::writer::{NEW_ROWS_MAX, Writing};
 use futures::future::{join_all, try_join_all};
@@ -11,7 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use redis::{Cmd, Value};
 use springhouse_core::{EntityKey, Micros};
 use springhouse_online::{
-    BoxFuture, Condition, Holding, Lane, OnlineStore, States, StoreError, StoreErrorKind, StoreStatistics,
+    BoxFuture, Condition, Holding, Lane, OnlineStore, Positions, SharedNotes, States, StoreError, StoreErrorKind, StoreStatistics,
     ViewHandle, ViewKeys, ViewStatus, Write,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -59,6 +60,8 @@ struct Wanted {
 struct Place {
     view: usize,
     row: usize,
+    /// Of workers, to be merged with the other.
+    is_shared: bool,
 }
 
 /// The store as this process took it.
@@ -259,11 +262,17 @@ impl RedisStore {
         let mut by_shard: BTreeMap<u32, Wanted> = BTreeMap::new();
         for (view, read) in reads.iter().enumerate() {
             let rows = Layout::rows_of(&read.view.id, read.view.generation);
+            let shared_rows = Layout::shared_rows_of(&read.view.id, read.view.generation);
             for (row, key) in read.keys.iter().enumerate() {
                 let shard = known.layout.shard_of(key);
                 let wanted = by_shard.entry(shard).or_default();
                 wanted.names.push(known.layout.row(shard, &rows, key));
-                wanted.places.push(Place { view, row });
+                wanted.places.push(Place { view, row, is_shared: false });
+                // The process that owns the store writes its own rows only.
+                if read.view.is_shared && !is_for_write {
+                    wanted.names.push(known.layout.row(shard, &shared_rows, key));
+                    wanted.places.push(Place { view, row, is_shared: true });
+                }
             }
         }
         let commands: Vec<_> = by_shard
@@ -284,8 +293,22 @@ impl RedisStore {
                 let Some(bytes) = bytes_of(action, value)? else { continue };
                 let Ok(states) = &mut found[place.view] else { continue };
                 let view = reads[place.view].view;
-                match view.plan.decode(&bytes) {
-                    Ok(state) => states[place.row] = Some(Arc::new(state)),
+                let decoded = match place.is_shared {
+                    false => view.plan.decode(&bytes).map_err(|error| error.to_string()),
+                    true => state_of(&view.plan, &bytes),
+                };
+                match decoded {
+                    Ok(state) => {
+                        let merged = match states[place.row].take() {
+                            Some(other) => {
+                                let mut merged = Arc::unwrap_or_clone(other);
+                                view.plan.merge(&mut merged, &state);
+                                merged
+                            }
+                            None => state,
+                        };
+                        states[place.row] = Some(Arc::new(merged));
+                    }
                     Err(error) => {
                         found[place.view] = Err(corrupt(action, format!("view `{}`: {error}", view.id)));
                     }
@@ -425,6 +448,23 @@ impl RedisStore {
         }
         let keys = keys.iter().take(limit);
         Ok(keys.filter_map(|bytes| EntityKey::from_encoded(bytes).ok()).collect())
+    }
+
+    /// Nothing is written to a build any more, and what was said of it is forgotten.
+    async fn end_build(&self, action: &'static str, name: &str) -> Result<(), StoreError> {
+        if self.control_field(action, "builds", name).await?.is_none() {
+            return Ok(());
+        }
+        let positions = positions_of(self.control_hash(action, "positions").await?)?;
+        let partitions = positions.get(name).into_iter().flat_map(|positions| positions.keys());
+        let fields: Vec<String> = partitions.map(|partition| format!("{name} {partition}")).collect();
+        let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
+        // Shard 0 last, so that an interruption leaves something to be found.
+        for shard in (0..self.known().layout.shards).rev() {
+            self.change_in(action, shard, "builds", &[name], &[]).await?;
+            self.change_in(action, shard, "positions", &fields, &[]).await?;
+        }
+        Ok(())
     }
 
     async fn condition_now(&self) -> Result<Condition, StoreError> {
@@ -598,6 +638,7 @@ impl OnlineStore for RedisStore {
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         self.connections.within(async move {
             let action = "drop a generation";
+            self.end_build(action, &build(view_id, generation)).await?;
             self.delete_matching(action, self.known().layout.every_row(view_id, generation)).await?;
             let field = build(view_id, generation);
             self.with_rows.lock().remove(&field);
@@ -613,6 +654,39 @@ impl OnlineStore for RedisStore {
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<EntityKey>, StoreError>> {
         self.connections.within(self.sample(view, limit))
+    }
+
+    fn begin_build<'a>(
+        &'a self,
+        view: &'a ViewHandle,
+        start: &'a Positions,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.connections.within(async move {
+            let action = "begin a build";
+            let name = build(&view.id, view.generation);
+            if self.control_field(action, "builds", &name).await?.is_some() {
+                return Ok(());
+            }
+            let text = build_text(&view.plan, start);
+            // Shard 0 last: workers take up what it has.
+            for shard in (0..self.known().layout.shards).rev() {
+                self.change_in(action, shard, "builds", &[], &[(&name, &text)]).await?;
+            }
+            self.wait_for_replicas(action).await
+        })
+    }
+
+    fn shared_notes(&self) -> BoxFuture<'_, Result<SharedNotes, StoreError>> {
+        self.connections.within(async {
+            let action = "read what workers say";
+            let text = |bytes| String::from_utf8(bytes).map_err(|_| unexpected(action, "text"));
+            let pair = |(name, value)| Ok((text(name)?, text(value)?));
+            let notes = self.control_hash(action, "notes").await?;
+            let notes = notes.into_iter().map(pair).collect::<Result<_, StoreError>>()?;
+            let positions = positions_of(self.control_hash(action, "positions").await?)?;
+            let builds = builds_of(self.control_hash(action, "builds").await?)?;
+            Ok(SharedNotes { notes, builds, positions })
+        })
     }
 
     fn statistics(&self) -> StoreStatistics {

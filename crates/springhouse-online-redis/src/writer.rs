@@ -8,6 +8,7 @@ use crate::scripts::{
     CHANGE_HASH, COMMIT_INTENT, Call, DELETE_KEYS, SET_STATE, STORE_INTENT, Said, TAKE_SHARD, WRITE_NEW_ROWS,
     WRITE_PART, WRITE_ROWS, run,
 };
+use crate::settings::RedisSettings;
 use crate::store::{EARLIER, EMPTIED, Known, MADE_ANEW, RedisStore, bytes_of};
 use futures::{StreamExt, TryStreamExt, stream};
 use redis::Value;
@@ -22,7 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::RwLockReadGuard;
 
 /// Bytes of rows in one script; a larger write is carried out in parts.
-const SCRIPT_BYTES_MAX: usize = 16 << 20;
+pub(crate) const SCRIPT_BYTES_MAX: usize = 16 << 20;
 /// Rows that are written as new ones in one script at most. Larger scripts leave the server's cache; their keys and values
 /// together must fit Lua's stack (8,000).
 pub(crate) const NEW_ROWS_MAX: usize = 500;
@@ -348,17 +349,6 @@ impl RedisStore {
         Ok(())
     }
 
-    /// Milliseconds from now after which a row that was not written again may go; 0 = never. Spread by key, so that rows
-    /// written together don't expire together.
-    fn expiry(&self, view: &ViewHandle, key: &EntityKey) -> u64 {
-        let grace = self.settings.expiry_grace_s.saturating_mul(1_000);
-        let Some(lifetime) = view.plan.row_lifetime().filter(|_| grace > 0) else { return 0 };
-        let lifetime = u64::try_from(lifetime / 1_000).unwrap_or(0);
-        let jitter = spread(identity(key.as_bytes())) % (grace / 10).max(1);
-        let total = lifetime.saturating_add(grace).saturating_add(jitter);
-        if total > EXPIRY_MAX_MS { 0 } else { total }
-    }
-
     /// Cuts the rows of a shard into what one script may write; in each, rows that stay come first.
     fn cut(&self, shard: u32, rows: Vec<Row>) -> Vec<Part> {
         let mut parts = Vec::new();
@@ -421,7 +411,7 @@ impl RedisStore {
         let mut value = Vec::with_capacity(64);
         view.plan.encode(state, &mut value);
         let shard = layout.shard_of(key);
-        Row { key: layout.row(shard, names, key), value, expires: self.expiry(view, key) }
+        Row { key: layout.row(shard, names, key), value, expires: expiry(&self.settings, view, key) }
     }
 
     fn with_lane(&self, known: &Known, lane: &Lane, plans: &[(String, String)]) -> Call {
@@ -568,11 +558,23 @@ impl RedisStore {
         removed: &[&str],
         set: &[(&str, &str)],
     ) -> Result<(), StoreError> {
+        self.change_in(action, 0, hash, removed, set).await
+    }
+
+    /// Changes fields of a hash of any shard.
+    pub(crate) async fn change_in(
+        &self,
+        action: &'static str,
+        shard: u32,
+        hash: &str,
+        removed: &[&str],
+        set: &[(&str, &str)],
+    ) -> Result<(), StoreError> {
         let mut writing = self.writing.write().await;
         self.settle(&mut writing).await?;
         let known = self.known();
-        let mut call = self.fenced(&known, 0);
-        call.key(known.layout.control(hash)).arg(removed.len().to_string());
+        let mut call = self.fenced(&known, shard);
+        call.key(format!("{}{hash}", known.layout.tag(shard))).arg(removed.len().to_string());
         for field in removed {
             call.arg(*field);
         }
@@ -581,7 +583,7 @@ impl RedisStore {
         }
         writing.set_in_doubt(true);
         let said = run(&self.connections, action, &CHANGE_HASH, &call).await;
-        self.judge(&mut writing, said, &known, 0).map(drop)
+        self.judge(&mut writing, said, &known, shard).map(drop)
     }
 
     pub(crate) async fn delete_matching(
@@ -746,6 +748,17 @@ impl RedisStore {
     }
 }
 
+/// Milliseconds from now after which a row that was not written again may go; 0 = never. Spread by key, so that rows
+/// written together don't expire together.
+pub(crate) fn expiry(settings: &RedisSettings, view: &ViewHandle, key: &EntityKey) -> u64 {
+    let grace = settings.expiry_grace_s.saturating_mul(1_000);
+    let Some(lifetime) = view.plan.row_lifetime().filter(|_| grace > 0) else { return 0 };
+    let lifetime = u64::try_from(lifetime / 1_000).unwrap_or(0);
+    let jitter = spread(identity(key.as_bytes())) % (grace / 10).max(1);
+    let total = lifetime.saturating_add(grace).saturating_add(jitter);
+    if total > EXPIRY_MAX_MS { 0 } else { total }
+}
+
 fn fenced(action: &'static str) -> StoreError {
     failed(
         StoreErrorKind::Locked,
@@ -800,7 +813,7 @@ fn add_new_rows(call: &mut Call, part: Part) {
 }
 
 /// Random letters, 16 to 32.
-fn new_token(length: usize) -> String {
+pub(crate) fn new_token(length: usize) -> String {
     // The seeds come from the operating system.
     let half = || RandomState::new().hash_one(std::process::id());
     format!("{:016x}{:016x}", half(), half())[..length].to_owned()

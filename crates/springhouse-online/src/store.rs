@@ -1,5 +1,6 @@
 //! The trait that every online store implements, and its contract.
 
+use crate::{Positions, SharedNotes};
 use springhouse_core::{EntityKey, Micros};
 use springhouse_kernel::{EntityState, ViewPlan};
 use std::collections::BTreeMap;
@@ -20,6 +21,8 @@ pub struct ViewHandle {
     pub generation: u32,
     /// What its states mean.
     pub plan: Arc<ViewPlan>,
+    /// True when workers write the rows of its stream ([`crate::SharedRows`]) beside those of its history: a read merges the two.
+    pub is_shared: bool,
 }
 
 /// The states of some keys, in their order; `None` = never written.
@@ -214,6 +217,27 @@ pub trait OnlineStore: fmt::Debug + Send + Sync + 'static {
         usize::MAX
     }
 
+    /// Begins a build whose stream workers write ([`crate::SharedRows`]); one that is there stays as it is.
+    /// [`Self::drop_generation`] ends it.
+    ///
+    /// # Errors
+    /// `Invalid` for a store that only one process can write.
+    fn begin_build<'a>(
+        &'a self,
+        _view: &'a ViewHandle,
+        _start: &'a Positions,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(std::future::ready(Err(not_shared("begin a build"))))
+    }
+
+    /// What workers say of their work; notes are not newer than positions.
+    ///
+    /// # Errors
+    /// `Invalid` for a store that only one process can write.
+    fn shared_notes(&self) -> BoxFuture<'_, Result<SharedNotes, StoreError>> {
+        Box::pin(std::future::ready(Err(not_shared("read what workers say"))))
+    }
+
     /// True for a store in this process: a read costs about as much as a look into a cache and can't hang on a network, so
     /// nothing is put between it and the caller.
     fn is_local(&self) -> bool {
@@ -224,6 +248,15 @@ pub trait OnlineStore: fmt::Debug + Send + Sync + 'static {
     /// others. Small numbers; the keys of a store that is one node are all of node 0. May change when keys move.
     fn node_of(&self, _view: &ViewHandle, _key: &EntityKey) -> usize {
         0
+    }
+}
+
+fn not_shared(action: &'static str) -> StoreError {
+    StoreError {
+        kind: StoreErrorKind::Invalid,
+        action,
+        store: "online",
+        detail: "only one process can write this store; workers need `store: {kind: redis}`".to_owned(),
     }
 }
 

@@ -6,6 +6,7 @@ pub(crate) mod conformance;
 pub(crate) mod dead_letters;
 pub(crate) mod demo;
 pub(crate) mod get;
+pub(crate) mod ingest;
 pub(crate) mod init;
 mod job;
 pub(crate) mod materialize;

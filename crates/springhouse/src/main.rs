@@ -52,6 +52,8 @@ enum Command {
     Optimize(commands::optimize::OptimizeArgs),
     /// Serve features and take pushes over HTTP.
     Serve(commands::serve::ServeArgs),
+    /// Read a share of the topics, beside other workers: with `kafka.workers` in springhouse.yaml.
+    Ingest(commands::ingest::IngestArgs),
     /// Push events from a file or standard input.
     Push(commands::push::PushArgs),
     /// Show one feature vector, with status, age, event time and origin of each value.
@@ -113,6 +115,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Rebuild(args) => commands::materialize::run_rebuild(args, project).await,
         Command::Optimize(args) => commands::optimize::run(args, project).await,
         Command::Serve(args) => commands::serve::run(args, project).await,
+        Command::Ingest(args) => commands::ingest::run(args, project).await,
         Command::Push(args) => commands::push::run(args, project).await,
         Command::Get(args) => commands::get::run(args, project).await,
         Command::Verify(args) => commands::verify::run(args, project).await,

@@ -101,7 +101,7 @@ pub(crate) fn handle(definitions: &Definitions, view: &str, generation: u32) -> 
         schema.iter().cloned().chain(derived).find(|(n, _)| n == name).map(|(_, t)| t)
     };
     let plan = ViewPlan::compile(view, &column_type).unwrap();
-    ViewHandle { id: view.id().into(), generation, plan: Arc::new(plan) }
+    ViewHandle { id: view.id().into(), generation, plan: Arc::new(plan), is_shared: false }
 }
 
 /// Every view of every stream, from offset 0.

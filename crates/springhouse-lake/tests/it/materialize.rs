@@ -62,7 +62,7 @@ const USERS: [&str; 8] =
 
 fn handle(project: &Project, view: &str) -> ViewHandle {
     let view = &project.definitions.feature_views[view];
-    ViewHandle { id: view.id().into(), generation: 0, plan: Arc::new(plan(&project.definitions, view)) }
+    ViewHandle { id: view.id().into(), generation: 0, plan: Arc::new(plan(&project.definitions, view)), is_shared: false }
 }
 
 fn request<'a>(
@@ -76,6 +76,7 @@ fn request<'a>(
         view: handle(project, view),
         until,
         stream_end,
+        stream_positions: None,
         previous: None,
         // Little, so that there are several buckets and something is spilled.
         memory_budget: 60_000,

@@ -68,6 +68,7 @@ impl World {
             id: view.id().into(),
             generation,
             plan: Arc::new(ViewPlan::compile(view, &column_type).expect("the suite's views are valid")),
+            is_shared: false,
         };
         let keys = [("user".to_owned(), ValueType::String), ("shop".to_owned(), ValueType::Int64)];
         let key = |i: usize| {

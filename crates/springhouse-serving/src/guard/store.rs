@@ -18,8 +18,8 @@ use futures::future::join_all;
 use springhouse_core::{EntityKey, Micros};
 use springhouse_kernel::EntityState;
 use springhouse_online::{
-    BoxFuture, Condition, Holding, Lane, OnlineStore, States, StoreError, StoreErrorKind, StoreStatistics,
-    ViewHandle, ViewKeys, ViewStatus, Write,
+    BoxFuture, Condition, Holding, Lane, OnlineStore, Positions, SharedNotes, States, StoreError, StoreErrorKind,
+    StoreStatistics, ViewHandle, ViewKeys, ViewStatus, Write,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -513,6 +513,11 @@ impl GuardedStore {
                 if ask.use_cache {
                     match shared.cache.look(&slot, &wanted, now) {
                         Look::Miss => shared.count(GuardStatistics::MISSES),
+                        // Workers write without this process's knowledge: what was read is only for the case that it can't be read.
+                        Look::Good(entry) if call.view.is_shared => {
+                            let (state, frontier) = (entry.state, entry.frontier);
+                            reading.rows[row] = Some(RowRead { state, frontier, origin: Origin::StaleCache });
+                        }
                         Look::Good(entry) => {
                             shared.count(match entry.state {
                                 Some(_) => GuardStatistics::HITS,
@@ -527,7 +532,7 @@ impl GuardedStore {
                             let (state, frontier) = (entry.state, entry.frontier);
                             reading.rows[row] = Some(RowRead { state, frontier, origin: Origin::StaleCache });
                             // Where a call is made anyway, an old value is only for the case that it fails.
-                            if !is_alone {
+                            if !is_alone && !call.view.is_shared {
                                 again.push((number, slot, wanted));
                                 continue;
                             }
@@ -707,6 +712,18 @@ impl OnlineStore for GuardedStore {
 
     fn end_filling(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         self.shared.inner.end_filling()
+    }
+
+    fn begin_build<'a>(
+        &'a self,
+        view: &'a ViewHandle,
+        start: &'a Positions,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.shared.inner.begin_build(view, start)
+    }
+
+    fn shared_notes(&self) -> BoxFuture<'_, Result<SharedNotes, StoreError>> {
+        self.shared.inner.shared_notes()
     }
 
     fn node_of(&self, view: &ViewHandle, key: &EntityKey) -> usize {

@@ -359,7 +359,7 @@ pub(crate) fn handles(definitions: &Definitions) -> BTreeMap<String, ViewHandle>
         let plan = ViewPlan::compile(view, &|name| {
             columns.iter().find(|(column, _)| column == name).map(|(_, value_type)| value_type.clone())
         });
-        ViewHandle { id: view.id().into(), generation: 0, plan: Arc::new(plan.unwrap()) }
+        ViewHandle { id: view.id().into(), generation: 0, plan: Arc::new(plan.unwrap()), is_shared: false }
     };
     definitions.feature_views.keys().map(|name| (name.clone(), handle(name))).collect()
 }

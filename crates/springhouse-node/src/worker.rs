@@ -1,0 +1,208 @@
+//! One of the processes that read a project's topics together (`springhouse ingest`): for each source with a topic a share of
+//! it, for as long as what it began with holds.
+
+use crate::node::{nothing_applied, plan_of};
+use crate::{NodeError, NodeOptions, open_registry};
+use springhouse_core::definition::Source;
+use springhouse_core::{Clock, Definitions};
+use springhouse_ingest::{FedBuild, PushSettings, TopicWorker, fed_builds};
+use springhouse_kafka::{KafkaSettings, SourceReader, Work, work_topic};
+use springhouse_lake::Lake;
+use springhouse_online::{SharedRows, ViewHandle};
+use springhouse_online_redis::{RedisSettings, RedisShared};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often it looks whether what it began with still holds.
+const LOOK: Duration = Duration::from_millis(500);
+/// Longest wait before something that failed is tried again.
+const RETRY_LONGEST: Duration = Duration::from_secs(10);
+
+/// A source that is read, and what it was begun with.
+struct Reading {
+    reader: SourceReader,
+    begun_with: String,
+}
+
+struct Worker {
+    name: String,
+    redis: RedisSettings,
+    kafka: KafkaSettings,
+    push: PushSettings,
+    lake: Lake,
+    clock: Arc<dyn Clock>,
+    /// Looks at the store; every source has one of its own to write with.
+    watch: RedisShared,
+    readings: BTreeMap<String, Reading>,
+}
+
+/// Reads a share of every topic until `stop` is done. Several processes of one project may do so at once; `name` tells them apart
+/// in what they say.
+///
+/// # Errors
+/// `wrong_settings` without `kafka.workers`; that the registry or the lake can't be opened. What goes wrong later is in the log
+/// and the status, and is tried again.
+pub async fn work(options: NodeOptions, name: String, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
+    let (Some(redis), true) = (options.redis.clone(), options.kafka.workers) else {
+        return Err(NodeError::new(
+            "wrong_settings",
+            "this project's topics are read by `springhouse serve`, not by workers",
+            "set `kafka: {workers: true}` and `store: {kind: redis}` in springhouse.yaml, and start `springhouse serve` again",
+        ));
+    };
+    let registry = open_registry(&options.paths.registry)?;
+    registry.head().await?.ok_or_else(nothing_applied)?;
+    let mut worker = Worker {
+        name,
+        watch: RedisShared::new(redis.clone())?,
+        redis,
+        kafka: options.kafka,
+        push: options.push,
+        lake: Lake::open(&options.paths.project, &options.paths.lake)?,
+        clock: options.clock,
+        readings: BTreeMap::new(),
+    };
+    let mut stop = std::pin::pin!(stop);
+    let mut wait = LOOK;
+    let mut told = None;
+    loop {
+        let looked = async {
+            let head = registry.head().await?.ok_or_else(nothing_applied)?;
+            worker.look(&head.definitions, head.definition_hash.as_str()).await
+        };
+        wait = match looked.await {
+            Ok(()) => {
+                told = None;
+                LOOK
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if told.as_ref() != Some(&text) {
+                    tracing::warn!(error = text, "waiting");
+                }
+                told = Some(text);
+                (wait * 2).min(RETRY_LONGEST)
+            }
+        };
+        tokio::select! {
+            () = &mut stop => break,
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+    worker.end(|_| true).await;
+    Ok(())
+}
+
+impl Worker {
+    /// Begins to read what is not read, and ends what is read with what no longer holds.
+    async fn look(&mut self, definitions: &Definitions, hash: &str) -> Result<(), NodeError> {
+        let builds = match self.watch.begin().await {
+            Ok(builds) => builds,
+            Err(error) if error.kind == springhouse_online::StoreErrorKind::Lost => {
+                self.end(|_| true).await;
+                return Err(NodeError::new(
+                    "store_not_there",
+                    "the online store is not there yet, or is being made anew",
+                    "start `springhouse serve`, which makes it",
+                ));
+            }
+            // Those that read go on as long as they can.
+            Err(error) => return Err(error.into()),
+        };
+        let identity = self.watch.identity();
+        self.end(|reading| reading.reader.has_ended()).await;
+        let mut wanted = BTreeMap::new();
+        let mut waiting = None;
+        for source in definitions.sources.values().filter(|source| source.kafka.is_some()) {
+            let mut views = Vec::new();
+            for view in definitions.feature_views.values().filter(|view| view.source == source.name) {
+                let plan = Arc::new(plan_of(source, view)?);
+                views.push(ViewHandle { id: view.id().into(), generation: 0, plan, is_shared: true });
+            }
+            let fed = fed_builds(&views, &builds).map_err(|error| {
+                NodeError::new("view_not_planned", error.to_string(), "apply the definitions that the server has")
+            })?;
+            let is_fed = |view: &ViewHandle| fed.iter().any(|fed| fed.handle.id == view.id);
+            if let Some(view) = views.iter().find(|view| !is_fed(view)) {
+                waiting = Some(view.id.clone());
+                continue;
+            }
+            let names: Vec<String> = fed.iter().map(|fed| format!("{}/{}", fed.handle.id, fed.handle.generation)).collect();
+            let begun_with = format!("{identity} {hash} {names:?} {:?}", source.kafka);
+            wanted.insert(source.name.clone(), (source, views, begun_with));
+        }
+        self.end_others(&wanted).await;
+        for (name, (source, views, begun_with)) in wanted {
+            if !self.readings.contains_key(&name) {
+                let reader = self.begin(definitions, source, &views).await?;
+                self.readings.insert(name, Reading { reader, begun_with });
+            }
+        }
+        match waiting {
+            None => Ok(()),
+            Some(view) => Err(NodeError::new(
+                "view_not_begun",
+                format!("view `{view}` is not served yet"),
+                "start `springhouse serve`, or let it take up what was applied: `springhouse apply` tells it",
+            )),
+        }
+    }
+
+    async fn begin(
+        &self,
+        definitions: &Definitions,
+        source: &Source,
+        views: &[ViewHandle],
+    ) -> Result<SourceReader, NodeError> {
+        let store = Arc::new(RedisShared::new(self.redis.clone())?);
+        let in_store = store.begin().await?;
+        let fed: Vec<FedBuild> = fed_builds(views, &in_store).map_err(|error| {
+            NodeError::new("view_not_planned", error.to_string(), "apply the definitions that the server has")
+        })?;
+        let identity = store.identity();
+        let worker = TopicWorker::new(
+            definitions,
+            &source.name,
+            fed,
+            (store, self.lake.clone()),
+            self.push.clone(),
+            (self.kafka.row_cache_mb as usize) << 20,
+            self.clock.clone(),
+        )?;
+        let group = format!("springhouse-{}-{}", source.name, identity.get(..12).unwrap_or(&identity));
+        let work = Work { worker, group, name: self.name.clone() };
+        work_topic(source, &self.kafka, work, self.clock.clone()).map_err(|error| {
+            let message = format!("no thread to read source `{}`: {error}", source.name);
+            NodeError::new("log_io", message, "look at the machine's limits")
+        })
+    }
+
+    async fn end_others(&mut self, wanted: &BTreeMap<String, (&Source, Vec<ViewHandle>, String)>) {
+        let outdated: Vec<String> = self
+            .readings
+            .iter()
+            .filter(|(name, reading)| wanted.get(*name).is_none_or(|(_, _, with)| *with != reading.begun_with))
+            .map(|(name, _)| name.clone())
+            .collect();
+        let ended: Vec<Reading> = outdated.iter().filter_map(|name| self.readings.remove(name)).collect();
+        end_all(ended).await;
+    }
+
+    async fn end(&mut self, which: impl Fn(&Reading) -> bool) {
+        let (ended, kept) = std::mem::take(&mut self.readings).into_iter().partition(|(_, reading)| which(reading));
+        self.readings = kept;
+        let ended: BTreeMap<String, Reading> = ended;
+        end_all(ended.into_values().collect()).await;
+    }
+}
+
+/// All at once: each finishes what it has fetched.
+async fn end_all(readings: Vec<Reading>) {
+    if readings.is_empty() {
+        return;
+    }
+    readings.iter().for_each(|reading| reading.reader.stop());
+    // Dropping one waits for its thread; nothing else can fail.
+    drop(tokio::task::spawn_blocking(move || drop(readings)).await);
+}

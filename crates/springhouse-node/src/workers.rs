@@ -1,0 +1,198 @@
+//! What workers say of their work, for the process that serves what they write.
+
+use crate::NodeError;
+use arc_swap::ArcSwap;
+use springhouse_core::{Definitions, Micros};
+use springhouse_ingest::LatencyHistogram;
+use springhouse_kafka::{PartitionStatus, TopicStatus, WorkerNote};
+use springhouse_online::{OnlineStore, ViewHandle, build_name};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A rebuild gives up when workers have not come nearer for this long.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often it looks.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// By source, then by partition.
+type Notes = BTreeMap<String, BTreeMap<i32, WorkerNote>>;
+
+/// A view that workers write.
+#[derive(Debug)]
+struct Shared {
+    source: String,
+    build: Arc<str>,
+}
+
+/// What was said last.
+#[derive(Debug, Default)]
+pub(crate) struct Workers {
+    notes: ArcSwap<Notes>,
+    /// By view (`NAME@VERSION`).
+    views: ArcSwap<HashMap<Arc<str>, Shared>>,
+    /// By source, its topic.
+    topics: ArcSwap<BTreeMap<String, String>>,
+}
+
+/// Reads what workers say, again and again.
+pub(crate) async fn follow_workers(store: Arc<dyn OnlineStore>, workers: Arc<Workers>, interval: Duration) {
+    let mut is_failing = false;
+    loop {
+        match store.shared_notes().await {
+            Ok(shared) => {
+                workers.set_notes(&shared.notes);
+                is_failing = false;
+            }
+            // Whoever reads rows sees it too; what was said before stays, and ages.
+            Err(error) => {
+                if !std::mem::replace(&mut is_failing, true) {
+                    tracing::warn!(%error, "what the workers say can't be read");
+                }
+            }
+        }
+        tokio::time::sleep(interval).await;
+    }
+}
+
+impl Workers {
+    pub(crate) fn set_views(&self, definitions: &Definitions, views: &BTreeMap<String, ViewHandle>) {
+        let (mut shared, mut topics) = (HashMap::new(), BTreeMap::new());
+        for view in definitions.feature_views.values() {
+            let handle = &views[&view.name];
+            let Some(kafka) = definitions.sources[&view.source].kafka.as_ref().filter(|_| handle.is_shared) else {
+                continue;
+            };
+            topics.insert(view.source.clone(), kafka.topic.clone());
+            let of_view = Shared { source: view.source.clone(), build: build_name(handle) };
+            shared.insert(handle.id.clone(), of_view);
+        }
+        self.views.store(Arc::new(shared));
+        self.topics.store(Arc::new(topics));
+    }
+
+    fn set_notes(&self, said: &BTreeMap<String, String>) {
+        let mut notes = Notes::new();
+        for (name, text) in said {
+            let Some((source, partition)) = name.rsplit_once('/') else { continue };
+            // A note of another version of the program says nothing to this one: as if it were not there.
+            if let (Ok(partition), Ok(note)) = (partition.parse(), serde_json::from_str::<WorkerNote>(text)) {
+                notes.entry(source.to_owned()).or_default().insert(partition, note);
+            }
+        }
+        self.notes.store(Arc::new(notes));
+    }
+
+    /// Everything that was visible before this moment is in the rows of the view.
+    pub(crate) fn frontier(&self, view_id: &str) -> Micros {
+        let views = self.views.load();
+        views.get(view_id).map_or(Micros::MIN, |view| self.build_frontier(&view.source, &view.build))
+    }
+
+    fn build_frontier(&self, source: &str, build: &str) -> Micros {
+        let notes = self.notes.load();
+        let Some(notes) = notes.get(source) else { return Micros::MIN };
+        let partitions = notes.values().map(|note| note.partitions).max().unwrap_or(0);
+        if notes.len() < partitions.max(1) {
+            return Micros::MIN;
+        }
+        let of_partition = |note: &WorkerNote| match note.builds.iter().any(|name| name == build) {
+            true => note.frontier,
+            false => Micros::MIN,
+        };
+        notes.values().map(of_partition).min().unwrap_or(Micros::MIN)
+    }
+
+    /// Returns when the rows of a build under construction are as fresh as those of the one that is served.
+    pub(crate) async fn wait_until_level(
+        &self,
+        source: &str,
+        served: &ViewHandle,
+        next: &ViewHandle,
+    ) -> Result<(), NodeError> {
+        let (served, next) = (build_name(served), build_name(next));
+        let wanted = self.build_frontier(source, &served);
+        let (mut best, mut since) = (Micros::MIN, Instant::now());
+        loop {
+            let reached = self.build_frontier(source, &next);
+            if reached >= wanted {
+                return Ok(());
+            }
+            if reached > best {
+                (best, since) = (reached, Instant::now());
+            }
+            if since.elapsed() > PATIENCE {
+                return Err(NodeError::new(
+                    "workers_away",
+                    format!("no worker brings `{next}` up to date; `{served}` stays in service"),
+                    "start `springhouse ingest`, and rebuild again",
+                ));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// How far the topics are that workers read.
+    pub(crate) fn status(&self) -> Vec<TopicStatus> {
+        let (notes, topics) = (self.notes.load(), self.topics.load());
+        let of_topic = |(source, topic): (&String, &String)| {
+            let notes = notes.get(source);
+            let partition = |(number, note): (&i32, &WorkerNote)| PartitionStatus {
+                partition: *number,
+                position: note.position,
+                end: note.end,
+                newest: note.newest,
+                caught_up_at: note.caught_up_at,
+                frontier: note.frontier,
+            };
+            // Of each worker the newest word, whichever partition it was about.
+            let by_worker = notes.map(latest_by_worker).unwrap_or_default();
+            let sum = |what: fn(&WorkerNote) -> u64| by_worker.values().map(|note| what(note)).sum();
+            let partitions: Vec<PartitionStatus> =
+                notes.into_iter().flatten().map(partition).collect();
+            let expected = by_worker.values().map(|note| note.partitions).max().unwrap_or(1);
+            let missing = (partitions.len() < expected.max(1))
+                .then(|| "not every partition is read; start `springhouse ingest`".to_owned());
+            TopicStatus {
+                source: source.clone(),
+                topic: topic.clone(),
+                frontier: match missing {
+                    Some(_) => Micros::MIN,
+                    None => partitions.iter().map(|p| p.frontier).min().unwrap_or(Micros::MIN),
+                },
+                partitions,
+                rate: by_worker.values().map(|note| note.rate).sum(),
+                messages: sum(|note| note.messages),
+                tombstones: sum(|note| note.tombstones),
+                lost: sum(|note| note.lost),
+                error: by_worker.values().find_map(|note| note.error.clone()).or(missing),
+            }
+        };
+        topics.iter().map(of_topic).collect()
+    }
+
+    /// Adds how long events took in workers.
+    pub(crate) fn add_latencies(
+        &self,
+        mut all: BTreeMap<Arc<str>, LatencyHistogram>,
+    ) -> BTreeMap<Arc<str>, LatencyHistogram> {
+        for (source, notes) in self.notes.load().iter() {
+            let histogram = all.entry(source.as_str().into()).or_default();
+            for note in latest_by_worker(notes).values() {
+                histogram.add_counts(&note.latencies, note.latency_sum);
+            }
+        }
+        all
+    }
+}
+
+fn latest_by_worker(notes: &BTreeMap<i32, WorkerNote>) -> BTreeMap<&str, &WorkerNote> {
+    let mut latest: BTreeMap<&str, &WorkerNote> = BTreeMap::new();
+    for note in notes.values() {
+        let known = latest.entry(&note.worker).or_insert(note);
+        if note.at > known.at {
+            *known = note;
+        }
+    }
+    latest
+}

@@ -299,12 +299,12 @@ impl TopicWorker {
         Ok(())
     }
 
-    /// Replaces notes only.
+    /// What was noted last under some names.
     ///
     /// # Errors
     /// What the store says.
-    pub async fn note(&self, notes: &[(String, String)]) -> Result<(), WorkError> {
-        Ok(self.store.commit(&[], notes).await?)
+    pub async fn notes(&self, names: &[String]) -> Result<Vec<Option<String>>, WorkError> {
+        Ok(self.store.notes(names).await?)
     }
 
     /// Gives partitions up.

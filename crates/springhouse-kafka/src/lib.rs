@@ -16,4 +16,4 @@ pub use reader::read_topic;
 pub use settings::KafkaSettings;
 pub use status::{PartitionStatus, TopicStatus};
 pub use tail::read_file;
-pub use worker::{Work, WorkerNote, note_name, work_topic};
+pub use worker::{Work, WorkerError, WorkerNote, error_name, note_name, work_topic};

@@ -168,6 +168,42 @@ pub(crate) fn offset_at<C: ConsumerContext>(
     }))
 }
 
+/// True when a message lies before where the partition was read to, and is newer than all that was read: the topic was
+/// deleted, made anew, and has grown past that place, so that offsets alone look right. The consumer must not be assigned
+/// anything, and is not afterwards.
+pub(crate) fn is_another_topic<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+    partition: i32,
+    position: PartitionPosition,
+    timeout: Duration,
+) -> Result<bool, End> {
+    if position.newest == Micros::MIN {
+        return Ok(false);
+    }
+    let newer = offset_at(consumer, topic, partition, position.newest.saturating_add(1), timeout)?;
+    let Some(newer) = newer.filter(|offset| *offset < position.next) else { return Ok(false) };
+    // It may be the mark of a transaction, or a message of one that was aborted: those are not delivered.
+    let mut list = TopicPartitionList::new();
+    list.add_partition_offset(topic, partition, Offset::Offset(newer))?;
+    consumer.assign(&list)?;
+    let found = consumer.poll(DELIVERY_PATIENCE).transpose()?;
+    let is_newer = found.is_some_and(|message| {
+        let millis = message.timestamp().to_millis().unwrap_or(0);
+        message.offset() < position.next && millis.saturating_mul(1_000) > position.newest
+    });
+    consumer.unassign()?;
+    Ok(is_newer)
+}
+
+/// What is said of a topic that was made anew.
+pub(crate) fn another_topic(partition: i32, next: i64) -> String {
+    format!(
+        "partition {partition} has messages before offset {next} that were never read: the topic was made anew; give the new topic \
+         another name, or the source"
+    )
+}
+
 /// Where reading begins in a partition that was never read, which may be before its first message: those between are lost.
 pub(crate) fn first_offset<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
@@ -277,12 +313,8 @@ impl Reading {
                     position.next
                 )));
             }
-            Some(position) if self.is_another_topic(consumer, partition, position)? => {
-                return Err(End::Failed(format!(
-                    "partition {partition} has messages before offset {} that were never read: the topic was made anew; give the \
-                     new topic another name, or the source",
-                    position.next
-                )));
+            Some(position) if is_another_topic(consumer, topic, partition, position, self.timeout())? => {
+                return Err(End::Failed(another_topic(partition, position.next)));
             }
             Some(position) if position.next < low => {
                 self.lost(partition, position.next, low);
@@ -300,33 +332,6 @@ impl Reading {
         };
         self.notes.begin(partition, next, known.map(|p| p.newest).filter(|newest| *newest > Micros::MIN));
         Ok(next)
-    }
-
-    /// True when a message lies before where the partition was read to, and is newer than all that was read: the topic was
-    /// deleted, made anew, and has grown past that place, so that offsets alone look right.
-    fn is_another_topic(
-        &self,
-        consumer: &Consuming,
-        partition: i32,
-        position: PartitionPosition,
-    ) -> Result<bool, End> {
-        if position.newest == Micros::MIN {
-            return Ok(false);
-        }
-        let after = position.newest.saturating_add(1);
-        let newer = offset_at(consumer, &self.stream.topic, partition, after, self.timeout())?;
-        let Some(newer) = newer.filter(|offset| *offset < position.next) else { return Ok(false) };
-        // It may be the mark of a transaction, or a message of one that was aborted: those are not delivered.
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(&self.stream.topic, partition, Offset::Offset(newer))?;
-        consumer.assign(&list)?;
-        let found = consumer.poll(DELIVERY_PATIENCE).transpose()?;
-        let is_newer = found.is_some_and(|message| {
-            let millis = message.timestamp().to_millis().unwrap_or(0);
-            message.offset() < position.next && millis.saturating_mul(1_000) > position.newest
-        });
-        consumer.unassign()?;
-        Ok(is_newer)
     }
 
     /// Messages from one offset to another that are gone.

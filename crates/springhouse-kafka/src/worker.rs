@@ -6,7 +6,7 @@ use crate::format::Decoder;
 use crate::handle::SourceReader;
 use crate::reader::{
     Batch, End, Gathered, PAUSE_AFTER, POLL, RETRY_FIRST, RETRY_LONGEST, STATISTICS_MS, client_config,
-    first_offset, partitions_of,
+    another_topic, first_offset, is_another_topic, partitions_of,
 };
 use crate::settings::KafkaSettings;
 use crate::status::{Notes, SharedClock};
@@ -22,7 +22,7 @@ use rdkafka::types::RDKafkaRespErr;
 use serde::{Deserialize, Serialize};
 use springhouse_core::Micros;
 use springhouse_core::definition::{KafkaStream, Source};
-use springhouse_ingest::{Checked, Messages, TopicChecker, TopicWorker, WorkError};
+use springhouse_ingest::{Checked, Messages, PartitionPosition, TopicChecker, TopicWorker, WorkError};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -66,6 +66,20 @@ pub struct WorkerNote {
     pub latency_sum: Micros,
     /// Why nothing gets on at this moment.
     pub error: Option<String>,
+}
+
+/// What a worker says when it does not get on, of a source of which it may read nothing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkerError {
+    /// When it said so.
+    pub at: Micros,
+    /// What it is.
+    pub error: String,
+}
+
+/// The name of a worker's error note.
+pub fn error_name(source: &str, worker: &str) -> String {
+    format!("error {source}/{worker}")
 }
 
 /// The name of a partition's note.
@@ -291,7 +305,9 @@ impl Working {
             }
             if looked_at.elapsed() >= Duration::from_millis(self.settings.metadata_interval_ms) {
                 looked_at = Instant::now();
-                self.count_partitions(consumer)?;
+                if let Err(End::Failed(why)) = self.count_partitions(consumer) {
+                    self.notes.fail(why);
+                }
             }
             self.look_after(under_way)?;
             if under_way.worker.is_some() {
@@ -355,6 +371,25 @@ impl Working {
         }
     }
 
+    /// What the worker before noted of partitions.
+    fn noted(&self, worker: &TopicWorker, partitions: &[i32]) -> Result<BTreeMap<i32, WorkerNote>, End> {
+        let name = |partition: &i32| note_name(&self.definition.name, *partition);
+        let names: Vec<String> = partitions.iter().map(name).collect();
+        let texts = self.runtime.block_on(worker.notes(&names))?;
+        let note = |(partition, text): (&i32, Option<String>)| Some((*partition, serde_json::from_str(&text?).ok()?));
+        Ok(partitions.iter().zip(texts).filter_map(note).collect())
+    }
+
+    /// True when what was read of a partition was another topic's.
+    fn is_another_topic(&self, partition: i32, position: PartitionPosition) -> Result<bool, End> {
+        let topic = &self.stream.topic;
+        let mut config = client_config(&self.definition.name, &self.stream, &self.settings).map_err(End::Failed)?;
+        // Never joined; one that is in the group must not be assigned anything else.
+        config.set("group.id", format!("{}-look", self.group));
+        let consumer: BaseConsumer = config.create()?;
+        is_another_topic(&consumer, topic, partition, position, self.timeout())
+    }
+
     fn count_partitions(&self, consumer: &Consuming) -> Result<(), End> {
         self.partitions.store(partitions_of(consumer, &self.stream.topic, self.timeout())?.len(), SeqCst);
         Ok(())
@@ -392,8 +427,14 @@ impl Working {
             }
             taken.begins.extend(rest.begins);
         }
+        let noted = self.noted(worker, new)?;
         let mut list = TopicPartitionList::new();
         for (partition, begin) in &taken.begins {
+            let newest = noted.get(partition).and_then(|note| note.newest);
+            let position = PartitionPosition { next: *begin, newest: newest.unwrap_or(Micros::MIN) };
+            if self.is_another_topic(*partition, position)? {
+                return Err(End::Failed(another_topic(*partition, *begin)));
+            }
             let (low, high) = consumer.fetch_watermarks(topic, *partition, self.timeout())?;
             if *begin > high {
                 return Err(End::Failed(format!(
@@ -407,7 +448,9 @@ impl Working {
             // What was deleted unread counts as read with the first message behind it.
             gathered.insert(*partition, *begin);
             list.add_partition_offset(topic, *partition, Offset::Offset((*begin).max(low)))?;
-            self.notes.begin(*partition, *begin, None);
+            // What is behind what was noted is not as new as that.
+            let is_level = noted.get(partition).is_some_and(|note| *begin >= note.position);
+            self.notes.begin(*partition, *begin, newest.filter(|_| is_level));
             self.notes.handed(*partition, *begin);
         }
         consumer.incremental_assign(&list)?;

@@ -348,6 +348,10 @@ impl Node {
         self.frontiers.progress(view_id).and_then(|progress| progress.stream_start)
     }
 
+    pub(crate) fn workers(&self) -> &Workers {
+        &self.workers
+    }
+
     pub(crate) fn jobs(&self) -> &tokio::sync::Mutex<()> {
         &self.jobs
     }
@@ -480,7 +484,7 @@ impl Node {
             store: self.store.statistics(),
             store_condition: self.store_condition(),
             store_is_elsewhere: !self.store.is_local(),
-            topics: self.topics.status().into_iter().chain(self.workers.status()).collect(),
+            topics: self.topics.status().into_iter().chain(self.workers.status(now)).collect(),
             latencies: self.workers.add_latencies(self.ingest.latencies()),
         })
     }

@@ -49,6 +49,10 @@ const READ_ATTEMPTS_MAX: usize = 50;
 /// How long to wait for events that are on their way.
 const RETRY_DELAY: Duration = Duration::from_millis(20);
 
+/// How long, beyond a few flushes, workers may take to bring to the lake what is in the rows, and how often that is looked at.
+const LAKE_PATIENCE: Duration = Duration::from_secs(30);
+const LAKE_RETRY_DELAY: Duration = Duration::from_millis(200);
+
 /// The online answers of a few entities at one moment, with the cut that they have seen.
 struct OnlineRead {
     at: Micros,
@@ -76,9 +80,14 @@ pub(crate) async fn verify(
         if keys.is_empty() {
             continue;
         }
-        let read = read_online(node, handle, &keys, is_stream).await?;
         let mut cut = Cut::default();
-        if is_stream {
+        let read = match handle.is_shared {
+            true => read_shared(node, handle, &view.source, &keys).await?,
+            false => read_online(node, handle, &keys, is_stream).await?,
+        };
+        if handle.is_shared {
+            wait_for_lake(node, &view.source).await?;
+        } else if is_stream {
             node.ingest().flush().await?;
             cut.stream_end = Some(read.cut);
         }
@@ -119,11 +128,73 @@ async fn read_online(
         });
         return Ok(OnlineRead { at, cut: before, answers: answers.collect() });
     }
-    Err(NodeError::new(
+    Err(busy())
+}
+
+fn busy() -> NodeError {
+    NodeError::new(
         "verify_busy",
         "events kept arriving during every read, or are applied too late, so no moment could be compared",
         "run `springhouse verify` with fewer entities, or when fewer events arrive",
-    ))
+    )
+}
+
+/// Reads rows that workers write, as of a moment before which everything is in them; when nobody works, as of now.
+async fn read_shared(
+    node: &Node,
+    handle: &ViewHandle,
+    source: &str,
+    keys: &[EntityKey],
+) -> Result<OnlineRead, NodeError> {
+    let still = Duration::from_millis(node.options().kafka.commit_interval_ms) * 3 + RETRY_DELAY;
+    for _ in 0..READ_ATTEMPTS_MAX {
+        node.workers().look(node.store().as_ref()).await?;
+        let frontier = node.frontier(&handle.id).frontier;
+        let positions = node.workers().positions(source);
+        let states = node.store().get_many(handle, keys).await?;
+        let now = node.ingest().read_now();
+        let at = if frontier > now - READ_BACK / 2 {
+            frontier - 1
+        } else {
+            tokio::time::sleep(still).await;
+            node.workers().look(node.store().as_ref()).await?;
+            if node.workers().positions(source) != positions {
+                continue;
+            }
+            now
+        };
+        let answers = states.iter().map(|state| match state {
+            Some(state) => handle.plan.read(state, at),
+            None => handle.plan.read_empty(),
+        });
+        return Ok(OnlineRead { at, cut: -1, answers: answers.collect() });
+    }
+    Err(busy())
+}
+
+/// Returns when the lake has what workers have written to the rows by now.
+async fn wait_for_lake(node: &Node, source: &str) -> Result<(), NodeError> {
+    node.workers().look(node.store().as_ref()).await?;
+    let written = node.workers().positions(source);
+    let definitions = node.definitions();
+    let source = &definitions.sources[source];
+    let flush_interval = Duration::from_millis(node.options().push.flush_interval_ms);
+    let until = tokio::time::Instant::now() + flush_interval * 3 + LAKE_PATIENCE;
+    loop {
+        let in_lake = node.lake().topic_positions(source).await?.next;
+        let is_there = |(partition, position): (&i32, &i64)| in_lake.get(partition).is_some_and(|next| next >= position);
+        if written.iter().all(is_there) {
+            return Ok(());
+        }
+        if tokio::time::Instant::now() > until {
+            return Err(NodeError::new(
+                "verify_busy",
+                format!("workers have not brought what they read of `{}` to the lake", source.name),
+                "look at `springhouse status`, and start `springhouse ingest` when no worker runs",
+            ));
+        }
+        tokio::time::sleep(LAKE_RETRY_DELAY).await;
+    }
 }
 
 /// The newest moment that the applied events can answer for; none while they are further behind than a state reads back.

@@ -6,11 +6,11 @@ use crate::{NodeError, NodeOptions, open_registry};
 use springhouse_core::definition::Source;
 use springhouse_core::{Clock, Definitions};
 use springhouse_ingest::{FedBuild, PushSettings, TopicWorker, fed_builds};
-use springhouse_kafka::{KafkaSettings, SourceReader, Work, work_topic};
+use springhouse_kafka::{KafkaSettings, SourceReader, Work, WorkerError, error_name, work_topic};
 use springhouse_lake::Lake;
 use springhouse_online::{SharedRows, ViewHandle};
 use springhouse_online_redis::{RedisSettings, RedisShared};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +35,8 @@ struct Worker {
     /// Looks at the store; every source has one of its own to write with.
     watch: RedisShared,
     readings: BTreeMap<String, Reading>,
+    /// Names of the errors that were told.
+    told: BTreeSet<String>,
 }
 
 /// Reads a share of every topic until `stop` is done. Several processes of one project may do so at once; `name` tells them apart
@@ -62,6 +64,7 @@ pub async fn work(options: NodeOptions, name: String, stop: impl Future<Output =
         lake: Lake::open(&options.paths.project, &options.paths.lake)?,
         clock: options.clock,
         readings: BTreeMap::new(),
+        told: BTreeSet::new(),
     };
     let mut stop = std::pin::pin!(stop);
     let mut wait = LOOK;
@@ -111,6 +114,7 @@ impl Worker {
             Err(error) => return Err(error.into()),
         };
         let identity = self.watch.identity();
+        self.tell().await;
         self.end(|reading| reading.reader.has_ended()).await;
         let mut wanted = BTreeMap::new();
         let mut waiting = None;
@@ -146,6 +150,30 @@ impl Worker {
                 format!("view `{view}` is not served yet"),
                 "start `springhouse serve`, or let it take up what was applied: `springhouse apply` tells it",
             )),
+        }
+    }
+
+    /// Says what is wrong, and when nothing is any more. Whoever reads nothing of a topic has no other way to.
+    async fn tell(&mut self) {
+        let mut notes = Vec::new();
+        for (source, reading) in &self.readings {
+            let error = reading.reader.status().error;
+            let name = error_name(source, &self.name);
+            match error {
+                Some(error) => {
+                    let error = WorkerError { at: self.clock.now(), error };
+                    self.told.insert(name.clone());
+                    // A time and a text can't fail to be written.
+                    notes.push((name, serde_json::to_string(&error).unwrap_or_default()));
+                }
+                None if self.told.remove(&name) => notes.push((name, String::new())),
+                None => {}
+            }
+        }
+        if !notes.is_empty()
+            && let Err(error) = self.watch.commit(&[], &notes).await
+        {
+            tracing::debug!(%error, "what is wrong can't be said");
         }
     }
 

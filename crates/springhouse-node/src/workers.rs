@@ -4,8 +4,8 @@ use crate::NodeError;
 use arc_swap::ArcSwap;
 use springhouse_core::{Definitions, Micros};
 use springhouse_ingest::LatencyHistogram;
-use springhouse_kafka::{PartitionStatus, TopicStatus, WorkerNote};
-use springhouse_online::{OnlineStore, ViewHandle, build_name};
+use springhouse_kafka::{PartitionStatus, TopicStatus, WorkerError, WorkerNote};
+use springhouse_online::{OnlineStore, Positions, SharedNotes, ViewHandle, build_name};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(200);
+
+/// How long a worker's word counts: without a newer one nobody is known to read its partitions.
+const WORD_LASTS: Micros = 15 * springhouse_core::time::SECOND;
 
 /// By source, then by partition.
 type Notes = BTreeMap<String, BTreeMap<i32, WorkerNote>>;
@@ -25,10 +28,20 @@ struct Shared {
     build: Arc<str>,
 }
 
+/// What was said at one moment.
+#[derive(Debug, Default)]
+struct Said {
+    notes: Notes,
+    /// By source, of the workers that have one: when, and what it is.
+    errors: BTreeMap<String, Vec<WorkerError>>,
+    /// By build, and partition: what its rows have, at least.
+    reached: BTreeMap<Arc<str>, Positions>,
+}
+
 /// What was said last.
 #[derive(Debug, Default)]
 pub(crate) struct Workers {
-    notes: ArcSwap<Notes>,
+    said: ArcSwap<Said>,
     /// By view (`NAME@VERSION`).
     views: ArcSwap<HashMap<Arc<str>, Shared>>,
     /// By source, its topic.
@@ -41,7 +54,7 @@ pub(crate) async fn follow_workers(store: Arc<dyn OnlineStore>, workers: Arc<Wor
     loop {
         match store.shared_notes().await {
             Ok(shared) => {
-                workers.set_notes(&shared.notes);
+                workers.hear(shared);
                 is_failing = false;
             }
             // Whoever reads rows sees it too; what was said before stays, and ages.
@@ -71,16 +84,39 @@ impl Workers {
         self.topics.store(Arc::new(topics));
     }
 
-    fn set_notes(&self, said: &BTreeMap<String, String>) {
-        let mut notes = Notes::new();
-        for (name, text) in said {
-            let Some((source, partition)) = name.rsplit_once('/') else { continue };
+    /// Reads what workers say now.
+    pub(crate) async fn look(&self, store: &dyn OnlineStore) -> Result<(), NodeError> {
+        self.hear(store.shared_notes().await?);
+        Ok(())
+    }
+
+    /// By partition, the offset below which everything of a source's topic is in the rows.
+    pub(crate) fn positions(&self, source: &str) -> BTreeMap<i32, i64> {
+        let said = self.said.load();
+        let of_source = said.notes.get(source).into_iter().flatten();
+        of_source.map(|(partition, note)| (*partition, note.position)).collect()
+    }
+
+    fn hear(&self, shared: SharedNotes) {
+        let mut said = Said::default();
+        for (name, text) in &shared.notes {
+            let Some((source, part)) = name.rsplit_once('/') else { continue };
             // A note of another version of the program says nothing to this one: as if it were not there.
-            if let (Ok(partition), Ok(note)) = (partition.parse(), serde_json::from_str::<WorkerNote>(text)) {
-                notes.entry(source.to_owned()).or_default().insert(partition, note);
+            if let Some(source) = source.strip_prefix("error ") {
+                said.errors.entry(source.to_owned()).or_default().extend(serde_json::from_str::<WorkerError>(text));
+            } else if let (Ok(partition), Ok(note)) = (part.parse(), serde_json::from_str::<WorkerNote>(text)) {
+                said.notes.entry(source.to_owned()).or_default().insert(partition, note);
             }
         }
-        self.notes.store(Arc::new(notes));
+        said.reached = shared.positions;
+        for (build, has) in shared.builds {
+            let reached = said.reached.entry(build).or_default();
+            for (partition, start) in has.start {
+                let position = reached.entry(partition).or_insert(start);
+                *position = (*position).max(start);
+            }
+        }
+        self.said.store(Arc::new(said));
     }
 
     /// Everything that was visible before this moment is in the rows of the view.
@@ -90,17 +126,19 @@ impl Workers {
     }
 
     fn build_frontier(&self, source: &str, build: &str) -> Micros {
-        let notes = self.notes.load();
-        let Some(notes) = notes.get(source) else { return Micros::MIN };
+        let said = self.said.load();
+        let Some(notes) = said.notes.get(source) else { return Micros::MIN };
         let partitions = notes.values().map(|note| note.partitions).max().unwrap_or(0);
         if notes.len() < partitions.max(1) {
             return Micros::MIN;
         }
-        let of_partition = |note: &WorkerNote| match note.builds.iter().any(|name| name == build) {
-            true => note.frontier,
-            false => Micros::MIN,
+        let reached = |partition: &i32| said.reached.get(build)?.get(partition).copied();
+        let of_partition = |(partition, note): (&i32, &WorkerNote)| {
+            let is_level = note.builds.iter().any(|name| name == build)
+                || reached(partition).is_some_and(|reached| reached >= note.position);
+            if is_level { note.frontier } else { Micros::MIN }
         };
-        notes.values().map(of_partition).min().unwrap_or(Micros::MIN)
+        notes.iter().map(of_partition).min().unwrap_or(Micros::MIN)
     }
 
     /// Returns when the rows of a build under construction are as fresh as those of the one that is served.
@@ -133,10 +171,10 @@ impl Workers {
     }
 
     /// How far the topics are that workers read.
-    pub(crate) fn status(&self) -> Vec<TopicStatus> {
-        let (notes, topics) = (self.notes.load(), self.topics.load());
+    pub(crate) fn status(&self, now: Micros) -> Vec<TopicStatus> {
+        let (said, topics) = (self.said.load(), self.topics.load());
         let of_topic = |(source, topic): (&String, &String)| {
-            let notes = notes.get(source);
+            let notes = said.notes.get(source);
             let partition = |(number, note): (&i32, &WorkerNote)| PartitionStatus {
                 partition: *number,
                 position: note.position,
@@ -151,6 +189,12 @@ impl Workers {
             let partitions: Vec<PartitionStatus> =
                 notes.into_iter().flatten().map(partition).collect();
             let expected = by_worker.values().map(|note| note.partitions).max().unwrap_or(1);
+            let is_new = |at: Micros| at > now.saturating_sub(WORD_LASTS);
+            let errors = said.errors.get(source).into_iter().flatten();
+            let error = errors.filter(|error| is_new(error.at)).map(|error| error.error.clone()).next();
+            let silent = notes.into_iter().flatten().find(|(_, note)| !is_new(note.at)).map(|(partition, note)| {
+                format!("worker `{}`, which read partition {partition}, says nothing any more", note.worker)
+            });
             let missing = (partitions.len() < expected.max(1))
                 .then(|| "not every partition is read; start `springhouse ingest`".to_owned());
             TopicStatus {
@@ -165,7 +209,10 @@ impl Workers {
                 messages: sum(|note| note.messages),
                 tombstones: sum(|note| note.tombstones),
                 lost: sum(|note| note.lost),
-                error: by_worker.values().find_map(|note| note.error.clone()).or(missing),
+                error: error
+                    .or_else(|| by_worker.values().find_map(|note| note.error.clone()))
+                    .or(missing)
+                    .or(silent),
             }
         };
         topics.iter().map(of_topic).collect()
@@ -176,7 +223,7 @@ impl Workers {
         &self,
         mut all: BTreeMap<Arc<str>, LatencyHistogram>,
     ) -> BTreeMap<Arc<str>, LatencyHistogram> {
-        for (source, notes) in self.notes.load().iter() {
+        for (source, notes) in self.said.load().notes.iter() {
             let histogram = all.entry(source.as_str().into()).or_default();
             for note in latest_by_worker(notes).values() {
                 histogram.add_counts(&note.latencies, note.latency_sum);

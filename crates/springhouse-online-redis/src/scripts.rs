@@ -190,7 +190,9 @@ for i = 1, tonumber(ARGV[4]) do
   end
   at = at + 3
 end
-for i = at, #ARGV, 2 do redis.call('HSET', KEYS[5], ARGV[i], ARGV[i + 1]) end
+for i = at, #ARGV, 2 do
+  if ARGV[i + 1] == '' then redis.call('HDEL', KEYS[5], ARGV[i]) else redis.call('HSET', KEYS[5], ARGV[i], ARGV[i + 1]) end
+end
 return done('')
 ";
 

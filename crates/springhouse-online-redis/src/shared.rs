@@ -510,6 +510,24 @@ impl SharedRows for RedisShared {
         self.connections.within(self.replace_rows(view, fence, rows))
     }
 
+    fn notes<'a>(&'a self, names: &'a [String]) -> BoxFuture<'a, Result<Vec<Option<String>>, StoreError>> {
+        self.connections.within(async move {
+            let action = "read what workers say";
+            if names.is_empty() {
+                return Ok(Vec::new());
+            }
+            let mut command = redis::cmd("HMGET");
+            command.arg(shared_hash(&self.taken().layout, 0, "notes")).arg(names);
+            let answer = self.connections.call(action, Access::Write, &command).await?;
+            let Value::Array(values) = answer else { return Err(unexpected(action, "a list of values")) };
+            let text = |value| {
+                let bytes = bytes_of(action, value)?;
+                bytes.map(|bytes| String::from_utf8(bytes).map_err(|_| unexpected(action, "text"))).transpose()
+            };
+            values.into_iter().map(text).collect()
+        })
+    }
+
     fn commit<'a>(
         &'a self,
         builds: &'a [(Arc<str>, Positions)],

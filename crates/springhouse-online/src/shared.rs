@@ -86,8 +86,11 @@ pub trait SharedRows: std::fmt::Debug + Send + Sync + 'static {
         rows: &'a [Replacement<'a>],
     ) -> BoxFuture<'a, Result<Vec<Option<u64>>, StoreError>>;
 
+    /// What was noted last under some names.
+    fn notes<'a>(&'a self, names: &'a [String]) -> BoxFuture<'a, Result<Vec<Option<String>>, StoreError>>;
+
     /// Says how far builds have come: everything below is in their rows. Positions never fall. `notes` replace notes of the
-    /// same name, for [`crate::OnlineStore::shared_notes`].
+    /// same name, for [`crate::OnlineStore::shared_notes`]; an empty one removes it.
     fn commit<'a>(
         &'a self,
         builds: &'a [(Arc<str>, Positions)],

@@ -110,6 +110,8 @@ pub struct TopicWorker {
 pub struct TakenOver {
     /// By partition, the offset at which reading begins.
     pub begins: Positions,
+    /// By partition, the offset below which everything is in the rows of all builds.
+    pub in_rows: Positions,
     /// Partitions that nobody has read yet.
     pub unknown: Vec<i32>,
     /// True when nobody has read any partition of the topic yet.
@@ -232,15 +234,16 @@ impl TopicWorker {
                 taken.unknown.push(*partition);
                 continue;
             };
-            let mut least = *next;
+            let mut in_rows = i64::MAX;
             for feed in &mut self.feeds {
                 let Some((_, positions)) = in_store.get(&feed.name) else {
                     return Err(WorkError::Outdated(format!("{} is no longer written", feed.name)));
                 };
-                least = least.min(feed.take_over(*partition, positions, *first));
+                in_rows = in_rows.min(feed.take_over(*partition, positions, *first));
             }
             self.buffer.take_over(*partition, *next);
-            taken.begins.insert(*partition, least);
+            taken.in_rows.insert(*partition, in_rows);
+            taken.begins.insert(*partition, in_rows.min(*next));
         }
         Ok(taken)
     }

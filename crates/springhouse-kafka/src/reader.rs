@@ -168,24 +168,33 @@ pub(crate) fn offset_at<C: ConsumerContext>(
     }))
 }
 
-/// True when a message lies before where the partition was read to, and is newer than all that was read: the topic was
-/// deleted, made anew, and has grown past that place, so that offsets alone look right. The consumer must not be assigned
-/// anything, and is not afterwards.
-pub(crate) fn is_another_topic<C: ConsumerContext>(
+/// A message before where the partition was read to that is newer than all that was read: a sign that the topic was deleted,
+/// made anew, and has grown past that place, so that offsets alone look right.
+pub(crate) fn newer_before<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     topic: &str,
     partition: i32,
     position: PartitionPosition,
     timeout: Duration,
-) -> Result<bool, End> {
+) -> Result<Option<i64>, End> {
     if position.newest == Micros::MIN {
-        return Ok(false);
+        return Ok(None);
     }
     let newer = offset_at(consumer, topic, partition, position.newest.saturating_add(1), timeout)?;
-    let Some(newer) = newer.filter(|offset| *offset < position.next) else { return Ok(false) };
-    // It may be the mark of a transaction, or a message of one that was aborted: those are not delivered.
+    Ok(newer.filter(|offset| *offset < position.next))
+}
+
+/// True when that message is one. It may be the mark of a transaction, or a message of one that was aborted: those are not
+/// delivered. The consumer must not be assigned anything, and is not afterwards.
+pub(crate) fn is_delivered<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+    partition: i32,
+    position: PartitionPosition,
+    offset: i64,
+) -> Result<bool, End> {
     let mut list = TopicPartitionList::new();
-    list.add_partition_offset(topic, partition, Offset::Offset(newer))?;
+    list.add_partition_offset(topic, partition, Offset::Offset(offset))?;
     consumer.assign(&list)?;
     let found = consumer.poll(DELIVERY_PATIENCE).transpose()?;
     let is_newer = found.is_some_and(|message| {
@@ -313,7 +322,7 @@ impl Reading {
                     position.next
                 )));
             }
-            Some(position) if is_another_topic(consumer, topic, partition, position, self.timeout())? => {
+            Some(position) if self.is_another_topic(consumer, partition, position)? => {
                 return Err(End::Failed(another_topic(partition, position.next)));
             }
             Some(position) if position.next < low => {
@@ -332,6 +341,19 @@ impl Reading {
         };
         self.notes.begin(partition, next, known.map(|p| p.newest).filter(|newest| *newest > Micros::MIN));
         Ok(next)
+    }
+
+    fn is_another_topic(
+        &self,
+        consumer: &Consuming,
+        partition: i32,
+        position: PartitionPosition,
+    ) -> Result<bool, End> {
+        let topic = &self.stream.topic;
+        match newer_before(consumer, topic, partition, position, self.timeout())? {
+            Some(newer) => is_delivered(consumer, topic, partition, position, newer),
+            None => Ok(false),
+        }
     }
 
     /// Messages from one offset to another that are gone.

@@ -78,7 +78,7 @@ impl Default for KafkaSettings {
 }
 
 /// Properties on which exactly-once rests, or that have a setting here.
-const OWN: [&str; 19] = [
+const OWN: [&str; 20] = [
     "bootstrap.servers",
     "metadata.broker.list",
     "group.id",
@@ -98,6 +98,7 @@ const OWN: [&str; 19] = [
     "partition.assignment.strategy",
     "session.timeout.ms",
     "heartbeat.interval.ms",
+    "topic.metadata.refresh.interval.ms",
 ];
 
 impl KafkaSettings {

@@ -143,6 +143,14 @@ impl Notes {
         self.inner.lock().partitions.insert(partition, new);
     }
 
+    /// What another reader has said of a partition holds on.
+    pub(crate) fn go_on(&self, partition: i32, newest: Option<Micros>, frontier: Micros) {
+        if let Some(partition) = self.inner.lock().partitions.get_mut(&partition) {
+            partition.newest = newest;
+            partition.caught_up_at = (frontier > Micros::MIN).then_some(frontier);
+        }
+    }
+
     pub(crate) fn handed(&self, partition: i32, next: i64) {
         if let Some(partition) = self.inner.lock().partitions.get_mut(&partition) {
             partition.handed = next;

@@ -6,7 +6,7 @@ use crate::format::Decoder;
 use crate::handle::SourceReader;
 use crate::reader::{
     Batch, End, Gathered, PAUSE_AFTER, POLL, RETRY_FIRST, RETRY_LONGEST, STATISTICS_MS, client_config,
-    another_topic, first_offset, is_another_topic, partitions_of,
+    another_topic, first_offset, is_delivered, newer_before, partitions_of,
 };
 use crate::settings::KafkaSettings;
 use crate::status::{Notes, SharedClock};
@@ -237,6 +237,8 @@ impl Working {
             .set("group.id", &self.group)
             .set("partition.assignment.strategy", "cooperative-sticky")
             .set("session.timeout.ms", self.settings.session_timeout_ms.to_string())
+            // New partitions are given out when the client learns of them.
+            .set("topic.metadata.refresh.interval.ms", self.settings.metadata_interval_ms.to_string())
             .set("heartbeat.interval.ms", (self.settings.session_timeout_ms / 5).max(1).to_string());
         let base = Context {
             notes: self.notes.clone(),
@@ -381,13 +383,21 @@ impl Working {
     }
 
     /// True when what was read of a partition was another topic's.
-    fn is_another_topic(&self, partition: i32, position: PartitionPosition) -> Result<bool, End> {
+    fn is_another_topic(
+        &self,
+        consumer: &Consuming,
+        partition: i32,
+        position: PartitionPosition,
+    ) -> Result<bool, End> {
         let topic = &self.stream.topic;
+        let Some(newer) = newer_before(consumer, topic, partition, position, self.timeout())? else {
+            return Ok(false);
+        };
         let mut config = client_config(&self.definition.name, &self.stream, &self.settings).map_err(End::Failed)?;
         // Never joined; one that is in the group must not be assigned anything else.
-        config.set("group.id", format!("{}-look", self.group));
-        let consumer: BaseConsumer = config.create()?;
-        is_another_topic(&consumer, topic, partition, position, self.timeout())
+        config.set("group.id", format!("{}-look", self.group)).set("statistics.interval.ms", "0");
+        let apart: BaseConsumer = config.create()?;
+        is_delivered(&apart, topic, partition, position, newer)
     }
 
     fn count_partitions(&self, consumer: &Consuming) -> Result<(), End> {
@@ -426,13 +436,14 @@ impl Working {
                 return Err(End::Failed(format!("partition {unknown} was begun, and the lake has forgotten it")));
             }
             taken.begins.extend(rest.begins);
+            taken.in_rows.extend(rest.in_rows);
         }
         let noted = self.noted(worker, new)?;
         let mut list = TopicPartitionList::new();
         for (partition, begin) in &taken.begins {
             let newest = noted.get(partition).and_then(|note| note.newest);
             let position = PartitionPosition { next: *begin, newest: newest.unwrap_or(Micros::MIN) };
-            if self.is_another_topic(*partition, position)? {
+            if self.is_another_topic(consumer, *partition, position)? {
                 return Err(End::Failed(another_topic(*partition, *begin)));
             }
             let (low, high) = consumer.fetch_watermarks(topic, *partition, self.timeout())?;
@@ -448,9 +459,12 @@ impl Working {
             // What was deleted unread counts as read with the first message behind it.
             gathered.insert(*partition, *begin);
             list.add_partition_offset(topic, *partition, Offset::Offset((*begin).max(low)))?;
-            // What is behind what was noted is not as new as that.
-            let is_level = noted.get(partition).is_some_and(|note| *begin >= note.position);
-            self.notes.begin(*partition, *begin, newest.filter(|_| is_level));
+            self.notes.begin(*partition, *begin, None);
+            // What was noted holds on, unless rows have been lost since.
+            let in_rows = taken.in_rows.get(partition).copied().unwrap_or(0);
+            if let Some(note) = noted.get(partition).filter(|note| in_rows >= note.position) {
+                self.notes.go_on(*partition, note.newest, note.frontier);
+            }
             self.notes.handed(*partition, *begin);
         }
         consumer.incremental_assign(&list)?;

@@ -2,6 +2,7 @@
 
 use crate::NodeError;
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use springhouse_core::{Definitions, Micros};
 use springhouse_ingest::LatencyHistogram;
 use springhouse_kafka::{PartitionStatus, TopicStatus, WorkerError, WorkerNote};
@@ -46,6 +47,8 @@ pub(crate) struct Workers {
     views: ArcSwap<HashMap<Arc<str>, Shared>>,
     /// By source, its topic.
     topics: ArcSwap<BTreeMap<String, String>>,
+    /// By build, its frontier when every partition was last read.
+    whole: Mutex<HashMap<String, Micros>>,
 }
 
 /// Reads what workers say, again and again.
@@ -128,17 +131,21 @@ impl Workers {
     fn build_frontier(&self, source: &str, build: &str) -> Micros {
         let said = self.said.load();
         let Some(notes) = said.notes.get(source) else { return Micros::MIN };
-        let partitions = notes.values().map(|note| note.partitions).max().unwrap_or(0);
-        if notes.len() < partitions.max(1) {
-            return Micros::MIN;
-        }
         let reached = |partition: &i32| said.reached.get(build)?.get(partition).copied();
         let of_partition = |(partition, note): (&i32, &WorkerNote)| {
             let is_level = note.builds.iter().any(|name| name == build)
                 || reached(partition).is_some_and(|reached| reached >= note.position);
             if is_level { note.frontier } else { Micros::MIN }
         };
-        notes.iter().map(of_partition).min().unwrap_or(Micros::MIN)
+        let frontier = notes.iter().map(of_partition).min().unwrap_or(Micros::MIN);
+        let partitions = notes.values().map(|note| note.partitions).max().unwrap_or(0);
+        let mut whole = self.whole.lock();
+        if notes.len() >= partitions {
+            whole.insert(build.to_owned(), frontier);
+            return frontier;
+        }
+        // A topic that has grown: until somebody reads the new partition, everything is as old as when that was last not so.
+        whole.get(build).map_or(Micros::MIN, |whole| frontier.min(*whole))
     }
 
     /// Returns when the rows of a build under construction are as fresh as those of the one that is served.

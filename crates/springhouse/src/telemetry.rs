@@ -17,8 +17,8 @@ use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// What is logged: the Delta reader tells of every snapshot it opens.
-const LOG_FILTER: &str = "info,buoyant_kernel=warn,buoyant_kernel_engine=warn,deltalake_core=warn";
+/// What is logged: the Delta reader tells of every snapshot it opens, and of every commit that another writer was faster with.
+const LOG_FILTER: &str = "info,buoyant_kernel=warn,buoyant_kernel_engine=warn,deltalake_core=warn,deltalake_core::kernel::transaction=error";
 /// Most spans sent at once.
 const EXPORT_SPANS_MAX: usize = 512;
 /// How long spans wait for others.

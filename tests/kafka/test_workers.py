@@ -155,6 +155,14 @@ class MoveTest(unittest.TestCase):
     wait = test_kafka.KafkaTest.wait
     status = test_kafka.KafkaTest.status
 
+    def wait_rebuilt(self, server, job):
+        def ended():
+            with Client(server) as client:
+                state = client.call("GET", f"/v1/admin/jobs/{job}")
+            return state if state["state"] != "running" else None
+        state = self.wait("the rebuild's end", ended)
+        self.assertEqual(state["state"], "done", f"{state}\n{server.tail()}")
+
     def test_accidents_of_workers_and_of_everything_that_they_use(self):
         print(f"seed {SEED}, {ROUNDS} rounds ...", flush=True)
         rng = random.Random(SEED)
@@ -234,13 +242,15 @@ class MoveTest(unittest.TestCase):
                         self.kafka.call("grow", topic=topic, partitions=partitions)
                     elif kind == "rebuild":
                         with Client(server) as client:
-                            job = client.call("POST", "/v1/admin/rebuild", {})
-                            print(job)
+                            job = client.call("POST", "/v1/admin/rebuild", {})["id"]
                     while sum(worker.alive() for worker in server.workers) < 2:
                         server.add_worker()
                     produce()
                     self.assertTrue(server.wait_ready(), server.tail())
                     self.wait_totals(server, dict(expected), may_pass=kind == "flush")
+                    if kind == "rebuild":
+                        self.wait_rebuilt(server, job)
+                        self.wait_totals(server, dict(expected))
                 except AssertionError as error:
                     raise AssertionError(f"seed {SEED}, after `{kind}`: {error}") from None
             self.wait("no lag", lambda: self.status(server)["lag_messages"] == 0)

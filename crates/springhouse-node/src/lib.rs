@@ -25,7 +25,7 @@ pub use plan::{Plan, Refusal};
 pub use project::{
     FEATURES_FOLDER, Mistakes, Project, ProjectError, SETTINGS_FILE, STATE_FOLDER, load_files, read_section,
 };
-pub use springhouse_kafka::{KafkaSettings, PartitionStatus, TopicStatus};
+pub use springhouse_kafka::{KafkaSettings, PartitionStatus, TopicStatus, WorkerNote, note_name};
 pub use springhouse_online::Condition;
 pub use training::{History, TrainingOrder, snapshot_of};
 pub use worker::work;

@@ -348,6 +348,19 @@ impl Node {
         self.frontiers.progress(view_id).and_then(|progress| progress.stream_start)
     }
 
+    /// The views whose streams workers write.
+    pub fn shared_views(&self) -> Vec<ViewHandle> {
+        self.applied.load().views.values().filter(|view| view.is_shared).cloned().collect()
+    }
+
+    /// Takes up what workers say now, instead of when it is time.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn look_at_workers(&self) -> Result<(), NodeError> {
+        self.workers.look(self.store.as_ref()).await
+    }
+
     pub(crate) fn workers(&self) -> &Workers {
         &self.workers
     }

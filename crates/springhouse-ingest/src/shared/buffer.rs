@@ -196,6 +196,7 @@ async fn bring(lake: &Lake, source: &Source, portion: &Portion) -> Result<(), Pu
     if !portion.letters.is_empty() {
         let mut letters: Vec<&DeadLetter> = portion.letters.iter().collect();
         letters.sort_by_key(|letter| letter.offset);
+        letters.dedup_by_key(|letter| letter.offset);
         let numbers: Vec<i64> = letters.iter().map(|letter| letter.offset).collect();
         let letters: Vec<DeadLetter> = letters.into_iter().cloned().collect();
         let batch = dead_letters::to_batch(&letters).map_err(internal)?;
@@ -203,6 +204,8 @@ async fn bring(lake: &Lake, source: &Source, portion: &Portion) -> Result<(), Pu
     }
     let mut order: Vec<usize> = (0..portion.seqs.len()).collect();
     order.sort_unstable_by_key(|row| portion.seqs[*row]);
+    // A partition that was given up and taken over again is read again from where the lake has it.
+    order.dedup_by_key(|row| portion.seqs[*row]);
     let rows = match portion.rows.first() {
         None => RecordBatch::new_empty(crate::rows::schema_of(source)),
         Some(first) => arrow::compute::concat_batches(first.schema_ref(), &portion.rows).map_err(internal)?,

@@ -380,7 +380,9 @@ impl<'a> Trip<'a> {
                 return Ok(Found::Seat(seat.clone()));
             }
             // A flight may have landed since the first look; it keeps its result under this lock.
-            if let Look::Good(entry) = shared.cache.look(slot, wanted, self.now) {
+            if !call.view.is_shared
+                && let Look::Good(entry) = shared.cache.look(slot, wanted, self.now)
+            {
                 let origin = Origin::HotCache;
                 return Ok(Found::Row(RowRead { state: entry.state, frontier: entry.frontier, origin }));
             }

@@ -1,4 +1,4 @@
-//! `springhouse conformance FILE`: cases with known answers, through five doors of the product.
+//! `springhouse conformance FILE`: cases with known answers, through the doors of the product.
 //!
 //! A case is one JSON object a line: a view, events in their order of arrival, questions, and the expected answers. Each
 //! case becomes a real project in a temporary folder: definitions in a registry, Parquet files, a log, an online store.
@@ -8,6 +8,7 @@ mod doors;
 mod exact;
 mod files;
 mod topic;
+mod workers;
 
 use crate::output;
 use anyhow::{Context, bail};
@@ -30,7 +31,7 @@ pub(crate) struct ConformanceArgs {
     /// Cases, one JSON object a line.
     file: PathBuf,
     /// Only these doors: 1 training set, 2 history materialised, 3 pushed, 4 history, stream and a restart,
-    /// 5 messages of a topic with redeliveries and restarts.
+    /// 5 messages of a topic with redeliveries and restarts, 6 the same with several workers (with `--redis`).
     #[arg(long, value_delimiter = ',')]
     doors: Vec<u8>,
     /// Seed of what is random: where history is handed to the stream, the restart, redeliveries.
@@ -57,7 +58,8 @@ pub(crate) struct DoorResult {
 pub(crate) async fn run(args: ConformanceArgs) -> anyhow::Result<ExitCode> {
     let cases = read_cases(&args)?;
     let doors: Vec<Door> = match args.doors.as_slice() {
-        [] => Door::ALL.to_vec(),
+        // Workers need a store that several processes can write.
+        [] => Door::ALL.into_iter().filter(|door| *door != Door::Workers || args.redis.is_some()).collect(),
         some => some.iter().map(|number| Door::by_number(*number)).collect::<anyhow::Result<_>>()?,
     };
     let scratch = match &args.scratch {
@@ -82,7 +84,8 @@ pub(crate) async fn run(args: ConformanceArgs) -> anyhow::Result<ExitCode> {
                     key_prefix: format!("conformance-{}.{number}.{}", std::process::id(), door.number()),
                     ..RedisSettings::default()
                 });
-                let place = Place { folder: folder.join(format!("door-{}", door.number())), redis };
+                let folder = folder.join(format!("door-{}", door.number()));
+                let place = Place { folder, redis, has_workers: door == Door::Workers };
                 let result = doors::run(door, &case, &place, seed ^ number as u64).await;
                 results
                     .push((door, result.with_context(|| format!("{}: door {}", case.name, door.number()))));

@@ -1,11 +1,11 @@
-//! The five doors through which a case's answers come.
+//! The doors through which a case's answers come.
 
 use super::DoorResult;
 use super::case::{
     Case, CaseAnswer, CaseAvailability, CaseEvent, CaseQuery, EVENT_TIME, ID, KNOWN_AT, SERVICE, SOURCE, VIEW,
 };
 use super::exact::Exact;
-use super::{files, topic};
+use super::{files, topic, workers};
 use anyhow::{Context, bail, ensure};
 use springhouse_core::definition::SourceKind;
 use springhouse_core::{Clock, Definitions, Micros, Value, ValueStatus};
@@ -32,15 +32,16 @@ pub(crate) enum Door {
     Pushed,
     HandedOver,
     Topic,
+    Workers,
 }
 
 impl Door {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Training, Self::Materialized, Self::Pushed, Self::HandedOver, Self::Topic];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Training, Self::Materialized, Self::Pushed, Self::HandedOver, Self::Topic, Self::Workers];
 
     pub(crate) fn by_number(number: u8) -> anyhow::Result<Self> {
         let door = Self::ALL.into_iter().find(|door| door.number() == number);
-        door.with_context(|| format!("there is no door {number}; the doors are 1 to 5"))
+        door.with_context(|| format!("there is no door {number}; the doors are 1 to 6"))
     }
 
     pub(crate) fn number(self) -> u8 {
@@ -50,6 +51,7 @@ impl Door {
             Self::Pushed => 3,
             Self::HandedOver => 4,
             Self::Topic => 5,
+            Self::Workers => 6,
         }
     }
 
@@ -60,6 +62,7 @@ impl Door {
             Self::Pushed => "pushed event by event, read online",
             Self::HandedOver => "history, then stream, restart, redeliveries",
             Self::Topic => "messages of a topic, redeliveries, restarts",
+            Self::Workers => "messages of a topic, several workers",
         }
     }
 }
@@ -71,6 +74,8 @@ pub(crate) struct Place {
     pub(crate) folder: PathBuf,
     /// The online store, where it is not embedded; with a key prefix of its own.
     pub(crate) redis: Option<RedisSettings>,
+    /// True when workers read the topic.
+    pub(crate) has_workers: bool,
 }
 
 /// Runs one case through one door.
@@ -86,6 +91,7 @@ pub(crate) async fn run(door: Door, case: &Case, place: &Place, seed: u64) -> an
             online(case, place, history, Some(dice)).await
         }
         Door::Topic => topic::answers(case, place, Dice(seed)).await,
+        Door::Workers => workers::answers(case, place, Dice(seed)).await,
     }
 }
 
@@ -251,7 +257,7 @@ async fn open(place: &Place, clock: &Arc<SettableClock>) -> anyhow::Result<Arc<N
             ..Default::default()
         },
         online: Default::default(),
-        kafka: springhouse_node::KafkaSettings::default(),
+        kafka: springhouse_node::KafkaSettings { workers: place.has_workers, ..Default::default() },
         redis: place.redis.clone(),
         memory_budget: 64 << 20,
         clock,

@@ -34,7 +34,7 @@ struct Shift<'a> {
     definitions: &'a Definitions,
     clock: Arc<dyn Clock>,
     views: Vec<ViewHandle>,
-    /// By partition, in order; an entity's events are in one partition, as a key puts them there.
+    /// By partition, in order.
     partitions: Vec<Vec<Arrival<'a>>>,
     hands: Vec<Hand>,
     /// By partition: the worker that the group has given it to.
@@ -78,7 +78,10 @@ pub(super) async fn answers(case: &Case, place: &Place, mut dice: Dice) -> anyho
     let mut of_entity = BTreeMap::new();
     for arrival in arrivals {
         let key: Vec<String> = arrival.event.key.iter().map(ToString::to_string).collect();
-        let partition = *of_entity.entry(key).or_insert_with(|| dice.below(PARTITIONS));
+        // An entity's events lie in all partitions, so that workers write the same rows; but those of one moment, which go by
+        // their order.
+        let moment = case.known_at(arrival.event);
+        let partition = *of_entity.entry((key, moment)).or_insert_with(|| dice.below(PARTITIONS));
         shift.partitions[partition].push(arrival);
     }
     for _ in 0..WORKERS {
@@ -102,14 +105,16 @@ pub(super) async fn answers(case: &Case, place: &Place, mut dice: Dice) -> anyho
             match dice.below(10) {
                 0 | 1 => shift.hand_over(dice.below(PARTITIONS), &mut dice).await?,
                 // Whoever had a partition once may still think that it has.
-                2 => {
+                2 | 3 => {
                     let (worker, partition) = (dice.below(WORKERS), dice.below(PARTITIONS));
                     if shift.hands[worker].next.contains_key(&(partition as i32)) {
                         shift.give(worker, partition, query.at, &mut dice).await?;
                     }
                 }
-                3 => session.restart().await?,
-                4 => shift.hands[shift.owner[partition]].worker.flush().await?,
+                4 => session.restart().await?,
+                5 => shift.hands[shift.owner[partition]].worker.flush().await?,
+                // What is committed, rows need not say any more.
+                6 | 7 => shift.commit(partition, query.at).await?,
                 _ => {}
             }
         }

@@ -252,7 +252,8 @@ class MoveTest(unittest.TestCase):
                         self.wait_rebuilt(server, job)
                         self.wait_totals(server, dict(expected))
                 except AssertionError as error:
-                    raise AssertionError(f"seed {SEED}, after `{kind}`: {error}") from None
+                    found = project.run("verify", check=False).stdout[-300:] + str(self.status(server))
+                    raise AssertionError(f"seed {SEED}, after `{kind}`: {found}\n{error}") from None
             self.wait("no lag", lambda: self.status(server)["lag_messages"] == 0)
             self.assertIn("0 differ", project.run("verify").stdout)
             self.assertEqual(server.stop(), 0, server.tail())

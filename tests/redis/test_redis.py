@@ -95,7 +95,7 @@ class ConformanceTest(unittest.TestCase):
             file = pathlib.Path(folder) / "cases.jsonl"
             file.write_bytes(b"".join(lines if LONG else random.Random(SEED).sample(lines, min(len(lines), 120))))
             done = subprocess.run(
-                [program(), "conformance", file, "--seed", str(SEED), "--doors", "2,3,4",
+                [program(), "conformance", file, "--seed", str(SEED), "--doors", "2,3,4,6",
                  "--redis", f"redis://127.0.0.1:{redis.port}"],
                 text=True, timeout=1800, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
             self.assertEqual(done.returncode, 0, f"seed {SEED}\n{done.stdout[-8000:]}")

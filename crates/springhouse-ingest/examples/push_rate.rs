@@ -60,7 +60,10 @@ fn feeds(definitions: &Definitions) -> BTreeMap<String, Vec<ViewFeed>> {
     let feed = |view: &springhouse_core::definition::FeatureView| {
         let column_type = |name: &str| schema.iter().find(|(n, _)| n == name).map(|(_, t)| t.clone());
         let plan = Arc::new(ViewPlan::compile(view, &column_type).expect("the view plans"));
-        ViewFeed { handle: ViewHandle { id: view.id().into(), generation: 0, plan, is_shared: false }, start: 0 }
+        ViewFeed {
+            handle: ViewHandle { id: view.id().into(), generation: 0, plan, is_shared: false },
+            start: 0,
+        }
     };
     BTreeMap::from([("clicks".to_owned(), definitions.feature_views.values().map(feed).collect())])
 }

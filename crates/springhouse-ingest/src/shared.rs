@@ -24,8 +24,9 @@ use futures::future::try_join_all;
 use springhouse_core::definition::Definitions;
 use springhouse_core::{Clock, Micros, PARTITIONS_MAX, topic_seq};
 use springhouse_lake::{Lake, LakeError};
-use springhouse_online::{Build, Positions, SharedRows, StoreError, StoreErrorKind, ViewHandle, build_name};
-use std::collections::BTreeMap;
+use springhouse_online::{
+    Build, Builds, Positions, SharedRows, StoreError, StoreErrorKind, ViewHandle, build_name,
+};
 use std::sync::Arc;
 
 /// Why a worker does not get on.
@@ -230,7 +231,8 @@ impl TopicWorker {
         let in_store = self.store.positions().await?;
         let mut taken = TakenOver { is_new_topic: in_lake.next.is_empty(), ..TakenOver::default() };
         for partition in partitions {
-            let (Some(next), Some(first)) = (in_lake.next.get(partition), in_lake.first.get(partition)) else {
+            let (Some(next), Some(first)) = (in_lake.next.get(partition), in_lake.first.get(partition))
+            else {
                 taken.unknown.push(*partition);
                 continue;
             };
@@ -265,11 +267,10 @@ impl TopicWorker {
         let now = self.clock.now();
         let store = &self.store;
         try_join_all(self.feeds.iter_mut().map(|feed| feed.apply(store.as_ref(), checked, now))).await?;
-        if self.buffer.add(checked) {
+        if self.buffer.add(checked)? {
             self.latencies.add(&checked.event_time, self.clock.now());
         }
-        self.buffer.make_room().await;
-        Ok(())
+        Ok(self.buffer.make_room().await?)
     }
 
     /// Begins to bring to the lake what has waited long enough, in the background; notes what has come there.
@@ -325,7 +326,8 @@ impl TopicWorker {
 
     /// The builds whose rows have everything below an offset of a partition.
     pub fn builds_at(&self, partition: i32, offset: i64) -> impl Iterator<Item = &Arc<str>> {
-        let has = move |feed: &&Feed| feed.positions.get(&partition).is_some_and(|position| *position >= offset);
+        let has =
+            move |feed: &&Feed| feed.positions.get(&partition).is_some_and(|position| *position >= offset);
         self.feeds.iter().filter(has).map(|feed| &feed.name)
     }
 }
@@ -334,10 +336,7 @@ impl TopicWorker {
 ///
 /// # Errors
 /// `Outdated` when a build has another meaning than its plan: the definitions have changed since.
-pub fn fed_builds(
-    views: &[ViewHandle],
-    in_store: &BTreeMap<Arc<str>, (Build, Vec<Positions>)>,
-) -> Result<Vec<FedBuild>, WorkError> {
+pub fn fed_builds(views: &[ViewHandle], in_store: &Builds) -> Result<Vec<FedBuild>, WorkError> {
     let mut fed = Vec::new();
     for view in views {
         let prefix = format!("{}/", view.id);

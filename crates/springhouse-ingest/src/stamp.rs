@@ -51,7 +51,16 @@ pub(crate) fn decide(
             Some(numbers) => events(0..rows.num_rows(), &|row| numbers[row]),
         };
         let (known_at, duplicates) = (row_known_at, Vec::new());
-        return Ok(Decided { rows, numbers, ids, known_at, refused, duplicates, accepted, is_changed: false });
+        return Ok(Decided {
+            rows,
+            numbers,
+            ids,
+            known_at,
+            refused,
+            duplicates,
+            accepted,
+            is_changed: false,
+        });
     };
     let number = |row: usize| numbers.as_ref().map_or(row as u32, |numbers| numbers[row]);
     let mut duplicates = Vec::new();
@@ -83,7 +92,16 @@ pub(crate) fn decide(
     if schema.source.op.is_none() {
         rows = clamp(schema, rows, &at).map_err(internal)?;
     }
-    Ok(Decided { rows, numbers, ids, known_at: row_known_at, refused, duplicates, accepted, is_changed: true })
+    Ok(Decided {
+        rows,
+        numbers,
+        ids,
+        known_at: row_known_at,
+        refused,
+        duplicates,
+        accepted,
+        is_changed: true,
+    })
 }
 
 /// What becomes of each checked row, given the event that it is of and its identity; none when all are kept as they
@@ -103,8 +121,7 @@ fn fates(
     if !has_future && !has_out_of_time && ids.is_none() {
         return None;
     }
-    let is_one_event =
-        |a: usize, b: usize| numbers.is_some_and(|numbers| numbers.get(a) == numbers.get(b));
+    let is_one_event = |a: usize, b: usize| numbers.is_some_and(|numbers| numbers.get(a) == numbers.get(b));
     let event_out_of_time = |row: usize| {
         out_of_time(row)
             || row > 0 && is_one_event(row - 1, row) && out_of_time(row - 1)

@@ -237,7 +237,9 @@ pub(crate) fn first_offset<C: ConsumerContext>(
         _ if !is_new_topic => low,
         TopicStart::Earliest => low,
         TopicStart::Latest => high,
-        TopicStart::At(moment) => offset_at(consumer, &stream.topic, partition, *moment, timeout)?.unwrap_or(high),
+        TopicStart::At(moment) => {
+            offset_at(consumer, &stream.topic, partition, *moment, timeout)?.unwrap_or(high)
+        }
     })
 }
 
@@ -617,7 +619,12 @@ impl Batch {
         self.messages.len() >= settings.batch_messages_max || self.bytes >= settings.batch_bytes_max
     }
 
-    pub(crate) fn add(&mut self, message: &BorrowedMessage<'_>, stream: &KafkaStream, gathered: &mut Gathered) {
+    pub(crate) fn add(
+        &mut self,
+        message: &BorrowedMessage<'_>,
+        stream: &KafkaStream,
+        gathered: &mut Gathered,
+    ) {
         self.begun.get_or_insert_with(Instant::now);
         let (partition, offset) = (message.partition(), message.offset());
         let timestamp = message.timestamp().to_millis().filter(|millis| *millis >= 0);

@@ -103,6 +103,8 @@ pub(crate) struct Told {
 struct Inner {
     partitions: BTreeMap<i32, Partition>,
     error: Option<String>,
+    /// When an error was last written to the log.
+    logged: Option<Instant>,
     messages: u64,
     tombstones: u64,
     lost: u64,
@@ -110,6 +112,9 @@ struct Inner {
     /// Since when messages are counted for the next rate, and how many.
     counted: Option<(Instant, u64)>,
 }
+
+/// Other errors are written to the log when none was for this long.
+const LOG_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// How long messages are counted for a rate.
 const RATE_OVER: Duration = Duration::from_secs(2);
@@ -191,7 +196,11 @@ impl Notes {
     pub(crate) fn fail(&self, why: String) {
         let mut inner = self.inner.lock();
         if inner.error.as_ref() != Some(&why) {
-            tracing::warn!(source = self.source, topic = self.topic, why, "the topic is not read");
+            // The client says the same in several ways, one after the other.
+            if inner.logged.is_none_or(|at| at.elapsed() >= LOG_AGAIN_AFTER) {
+                tracing::warn!(source = self.source, topic = self.topic, why, "the topic is not read");
+                inner.logged = Some(Instant::now());
+            }
             inner.error = Some(why);
         }
     }

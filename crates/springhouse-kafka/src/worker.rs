@@ -5,8 +5,8 @@ use crate::context::Context;
 use crate::format::Decoder;
 use crate::handle::SourceReader;
 use crate::reader::{
-    Batch, End, Gathered, PAUSE_AFTER, POLL, RETRY_FIRST, RETRY_LONGEST, STATISTICS_MS, client_config,
-    another_topic, first_offset, is_delivered, newer_before, partitions_of,
+    Batch, End, Gathered, PAUSE_AFTER, POLL, RETRY_FIRST, RETRY_LONGEST, STATISTICS_MS, another_topic,
+    client_config, first_offset, is_delivered, newer_before, partitions_of,
 };
 use crate::settings::KafkaSettings;
 use crate::status::{Notes, SharedClock};
@@ -158,19 +158,24 @@ impl ClientContext for WorkerContext {
     }
 }
 
+impl WorkerContext {
+    fn agree(&self, consumer: &BaseConsumer<Self>, is_assignment: bool, list: &TopicPartitionList) {
+        let agreed = match is_assignment {
+            true => consumer.incremental_assign(list),
+            false => consumer.incremental_unassign(list),
+        };
+        if let Err(error) = agreed {
+            tracing::debug!(%error, "leaving the group of workers");
+        }
+    }
+}
+
 impl ConsumerContext for WorkerContext {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, what: RDKafkaRespErr, list: &mut TopicPartitionList) {
         let partitions = list.elements().iter().map(|element| element.partition()).collect();
         let is_assignment = what == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         if self.is_closing.load(SeqCst) {
-            let agreed = match is_assignment {
-                true => consumer.incremental_assign(list),
-                false => consumer.incremental_unassign(list),
-            };
-            if let Err(error) = agreed {
-                tracing::debug!(%error, "leaving the group of workers");
-            }
-            return;
+            return self.agree(consumer, is_assignment, list);
         }
         let event = if is_assignment { Event::Assigned(partitions) } else { Event::Revoked(partitions) };
         self.events.lock().push_back(event);
@@ -272,8 +277,26 @@ impl Working {
         } else if let Some(busy) = under_way.busy.take() {
             drop(self.runtime.block_on(busy));
         }
-        consumer.context().is_closing.store(true, SeqCst);
+        self.agree(&consumer);
         ended
+    }
+
+    /// From now on whatever the group says is agreed to; so is what it has said already, else it would wait for that for ever.
+    fn agree(&self, consumer: &Consuming) {
+        let context = consumer.context();
+        context.is_closing.store(true, SeqCst);
+        let events = std::mem::take(&mut *context.events.lock());
+        for event in events {
+            let (is_assignment, partitions) = match event {
+                Event::Assigned(partitions) => (true, partitions),
+                Event::Revoked(partitions) => (false, partitions),
+            };
+            let mut list = TopicPartitionList::new();
+            for partition in partitions {
+                list.add_partition(&self.stream.topic, partition);
+            }
+            context.agree(consumer, is_assignment, &list);
+        }
     }
 
     fn consume(
@@ -283,7 +306,7 @@ impl Working {
         gathered: &mut Gathered,
         batch: &mut Batch,
         under_way: &mut UnderWay,
-            ) -> Result<(), End> {
+    ) -> Result<(), End> {
         let delay = Duration::from_millis(self.settings.batch_delay_ms);
         let commit_interval = Duration::from_millis(self.settings.commit_interval_ms);
         let (mut committed_at, mut looked_at) = (Instant::now(), Instant::now());
@@ -295,7 +318,11 @@ impl Working {
             }
             let event = consumer.context().events.lock().pop_front();
             match event {
-                Some(Event::Assigned(new)) => self.assign(consumer, &new, gathered, under_way)?,
+                Some(Event::Assigned(new)) => {
+                    // What was fetched before goes first: where a partition stands must not change under it.
+                    self.send(batch, checking, under_way)?;
+                    self.assign(consumer, &new, gathered, under_way)?;
+                }
                 Some(Event::Revoked(old)) => {
                     self.give_up.store(true, SeqCst);
                     let drained = self.drain(batch, checking, under_way);
@@ -378,7 +405,9 @@ impl Working {
         let name = |partition: &i32| note_name(&self.definition.name, *partition);
         let names: Vec<String> = partitions.iter().map(name).collect();
         let texts = self.runtime.block_on(worker.notes(&names))?;
-        let note = |(partition, text): (&i32, Option<String>)| Some((*partition, serde_json::from_str(&text?).ok()?));
+        let note = |(partition, text): (&i32, Option<String>)| {
+            Some((*partition, serde_json::from_str(&text?).ok()?))
+        };
         Ok(partitions.iter().zip(texts).filter_map(note).collect())
     }
 
@@ -393,7 +422,8 @@ impl Working {
         let Some(newer) = newer_before(consumer, topic, partition, position, self.timeout())? else {
             return Ok(false);
         };
-        let mut config = client_config(&self.definition.name, &self.stream, &self.settings).map_err(End::Failed)?;
+        let mut config =
+            client_config(&self.definition.name, &self.stream, &self.settings).map_err(End::Failed)?;
         // Never joined; one that is in the group must not be assigned anything else.
         config.set("group.id", format!("{}-look", self.group)).set("statistics.interval.ms", "0");
         let apart: BaseConsumer = config.create()?;
@@ -413,7 +443,6 @@ impl Working {
         gathered: &mut Gathered,
         under_way: &mut UnderWay,
     ) -> Result<(), End> {
-        self.finish(under_way)?;
         let topic = &self.stream.topic;
         let worker = under_way.worker.as_mut().ok_or(End::Stopped)?;
         let mut taken = self.runtime.block_on(worker.take_over(new))?;
@@ -433,7 +462,9 @@ impl Working {
             self.runtime.block_on(worker.begin(&first))?;
             let rest = self.runtime.block_on(worker.take_over(&taken.unknown))?;
             if let Some(unknown) = rest.unknown.first() {
-                return Err(End::Failed(format!("partition {unknown} was begun, and the lake has forgotten it")));
+                return Err(End::Failed(format!(
+                    "partition {unknown} was begun, and the lake has forgotten it"
+                )));
             }
             taken.begins.extend(rest.begins);
             taken.in_rows.extend(rest.in_rows);
@@ -441,7 +472,9 @@ impl Working {
         let noted = self.noted(worker, new)?;
         let mut list = TopicPartitionList::new();
         for (partition, begin) in &taken.begins {
-            let newest = noted.get(partition).and_then(|note| note.newest);
+            // Of messages behind what was noted, the newest timestamp is not known.
+            let note = noted.get(partition).filter(|note| *begin <= note.position);
+            let newest = note.and_then(|note| note.newest);
             let position = PartitionPosition { next: *begin, newest: newest.unwrap_or(Micros::MIN) };
             if self.is_another_topic(consumer, *partition, position)? {
                 return Err(End::Failed(another_topic(*partition, *begin)));
@@ -502,18 +535,29 @@ impl Working {
         checking: (&TopicChecker, &Option<Arc<Decoder>>),
         under_way: &mut UnderWay,
     ) -> Result<(), End> {
-        self.finish(under_way)?;
-        if batch.begun.is_some() {
-            let messages = std::mem::take(batch).finish(&self.definition.name, &self.stream.topic);
-            under_way.checking = Some(self.check(messages, checking));
-            self.finish(under_way)?;
-        }
+        self.send(batch, checking, under_way)?;
         let notes = self.say(under_way.worker.as_ref().ok_or(End::Stopped)?);
         let worker = under_way.worker.as_mut().ok_or(End::Stopped)?;
         self.runtime.block_on(async {
             worker.flush().await?;
             worker.commit(&notes).await
         })?;
+        Ok(())
+    }
+
+    /// Puts everything that was fetched into the rows.
+    fn send(
+        &self,
+        batch: &mut Batch,
+        checking: (&TopicChecker, &Option<Arc<Decoder>>),
+        under_way: &mut UnderWay,
+    ) -> Result<(), End> {
+        self.finish(under_way)?;
+        if batch.begun.is_some() {
+            let messages = std::mem::take(batch).finish(&self.definition.name, &self.stream.topic);
+            under_way.checking = Some(self.check(messages, checking));
+            self.finish(under_way)?;
+        }
         Ok(())
     }
 

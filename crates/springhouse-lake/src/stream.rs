@@ -8,8 +8,8 @@ use crate::delta::{self, Appended, TableColumn};
 use crate::error::{LakeError, Result};
 use crate::lake::Lake;
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryBuilder, BooleanArray, Int64Array, RecordBatch, TimestampMicrosecondArray,
-    new_null_array,
+    Array, ArrayRef, AsArray, BinaryBuilder, BooleanArray, Int64Array, RecordBatch,
+    TimestampMicrosecondArray, new_null_array,
 };
 use arrow::datatypes::{DataType, Field, Schema};
 use springhouse_core::definition::Source;
@@ -145,7 +145,15 @@ impl Lake {
         let columns = stream_columns(source);
         let batch = stream_batch(source, append, &columns)?;
         let directory = self.stream_table(&source.name);
-        self.append_partitions(directory, &columns, &stream_app(&source.name), &batch, &append.offset, reached).await
+        self.append_partitions(
+            directory,
+            &columns,
+            &stream_app(&source.name),
+            &batch,
+            &append.offset,
+            reached,
+        )
+        .await
     }
 
     /// Appends dead letters of messages that workers have read, exactly once as [`Self::append_topic`] does; `numbers` are the
@@ -162,7 +170,8 @@ impl Lake {
     ) -> Result<()> {
         let columns = letter_columns(letters)?;
         let app = format!("springhouse/dead_letters/{source}");
-        self.append_partitions(self.dead_letter_table(source), &columns, &app, letters, numbers, reached).await?;
+        self.append_partitions(self.dead_letter_table(source), &columns, &app, letters, numbers, reached)
+            .await?;
         Ok(())
     }
 
@@ -204,7 +213,8 @@ impl Lake {
     pub async fn begin_partitions(&self, source: &Source, first: &BTreeMap<i32, i64>) -> Result<()> {
         let app = stream_app(&source.name);
         let count = partitions_app(&app);
-        let apps: Vec<String> = first.keys().map(|partition| partition_app(&app, *partition)).chain([count]).collect();
+        let apps: Vec<String> =
+            first.keys().map(|partition| partition_app(&app, *partition)).chain([count]).collect();
         let begin = |versions: &[i64]| -> Result<Option<Appended>> {
             let mut transactions = Vec::new();
             let mut end = -1;

@@ -28,5 +28,5 @@ pub use project::{
 pub use springhouse_kafka::{KafkaSettings, PartitionStatus, TopicStatus, WorkerNote, note_name};
 pub use springhouse_online::Condition;
 pub use training::{History, TrainingOrder, snapshot_of};
-pub use worker::work;
 pub use verify::{DIFFERENCES_MAX, Difference, VerifyOutcome};
+pub use worker::work;

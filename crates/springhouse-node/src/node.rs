@@ -861,7 +861,10 @@ pub(crate) async fn load_head(
         let plan = plan_of(source, view)?;
         let id: Arc<str> = view.id().into();
         let generation = store.active_generation(&id).await?;
-        views.insert(view.name.clone(), ViewHandle { id, generation, plan: Arc::new(plan), is_shared: workers && source.kafka.is_some() });
+        views.insert(
+            view.name.clone(),
+            ViewHandle { id, generation, plan: Arc::new(plan), is_shared: workers && source.kafka.is_some() },
+        );
     }
     Ok(Applied { definitions, hash: head.definition_hash.as_str().into(), snapshot: head.number, views })
 }

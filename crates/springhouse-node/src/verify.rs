@@ -182,7 +182,8 @@ async fn wait_for_lake(node: &Node, source: &str) -> Result<(), NodeError> {
     let until = tokio::time::Instant::now() + flush_interval * 3 + LAKE_PATIENCE;
     loop {
         let in_lake = node.lake().topic_positions(source).await?.next;
-        let is_there = |(partition, position): (&i32, &i64)| in_lake.get(partition).is_some_and(|next| next >= position);
+        let is_there =
+            |(partition, position): (&i32, &i64)| in_lake.get(partition).is_some_and(|next| next >= position);
         if written.iter().all(is_there) {
             return Ok(());
         }

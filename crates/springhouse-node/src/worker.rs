@@ -45,7 +45,11 @@ struct Worker {
 /// # Errors
 /// `wrong_settings` without `kafka.workers`; that the registry or the lake can't be opened. What goes wrong later is in the log
 /// and the status, and is tried again.
-pub async fn work(options: NodeOptions, name: String, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
+pub async fn work(
+    options: NodeOptions,
+    name: String,
+    stop: impl Future<Output = ()>,
+) -> Result<(), NodeError> {
     let (Some(redis), true) = (options.redis.clone(), options.kafka.workers) else {
         return Err(NodeError::new(
             "wrong_settings",
@@ -125,14 +129,19 @@ impl Worker {
                 views.push(ViewHandle { id: view.id().into(), generation: 0, plan, is_shared: true });
             }
             let fed = fed_builds(&views, &builds).map_err(|error| {
-                NodeError::new("view_not_planned", error.to_string(), "apply the definitions that the server has")
+                NodeError::new(
+                    "view_not_planned",
+                    error.to_string(),
+                    "apply the definitions that the server has",
+                )
             })?;
             let is_fed = |view: &ViewHandle| fed.iter().any(|fed| fed.handle.id == view.id);
             if let Some(view) = views.iter().find(|view| !is_fed(view)) {
                 waiting = Some(view.id.clone());
                 continue;
             }
-            let names: Vec<String> = fed.iter().map(|fed| format!("{}/{}", fed.handle.id, fed.handle.generation)).collect();
+            let names: Vec<String> =
+                fed.iter().map(|fed| format!("{}/{}", fed.handle.id, fed.handle.generation)).collect();
             let begun_with = format!("{identity} {hash} {names:?} {:?}", source.kafka);
             wanted.insert(source.name.clone(), (source, views, begun_with));
         }
@@ -210,7 +219,9 @@ impl Worker {
         let outdated: Vec<String> = self
             .readings
             .iter()
-            .filter(|(name, reading)| wanted.get(*name).is_none_or(|(_, _, with)| *with != reading.begun_with))
+            .filter(|(name, reading)| {
+                wanted.get(*name).is_none_or(|(_, _, with)| *with != reading.begun_with)
+            })
             .map(|(name, _)| name.clone())
             .collect();
         let ended: Vec<Reading> = outdated.iter().filter_map(|name| self.readings.remove(name)).collect();
@@ -218,7 +229,8 @@ impl Worker {
     }
 
     async fn end(&mut self, which: impl Fn(&Reading) -> bool) {
-        let (ended, kept) = std::mem::take(&mut self.readings).into_iter().partition(|(_, reading)| which(reading));
+        let (ended, kept) =
+            std::mem::take(&mut self.readings).into_iter().partition(|(_, reading)| which(reading));
         self.readings = kept;
         let ended: BTreeMap<String, Reading> = ended;
         end_all(ended.into_values().collect()).await;

@@ -76,7 +76,8 @@ impl Workers {
         let (mut shared, mut topics) = (HashMap::new(), BTreeMap::new());
         for view in definitions.feature_views.values() {
             let handle = &views[&view.name];
-            let Some(kafka) = definitions.sources[&view.source].kafka.as_ref().filter(|_| handle.is_shared) else {
+            let Some(kafka) = definitions.sources[&view.source].kafka.as_ref().filter(|_| handle.is_shared)
+            else {
                 continue;
             };
             topics.insert(view.source.clone(), kafka.topic.clone());
@@ -106,8 +107,12 @@ impl Workers {
             let Some((source, part)) = name.rsplit_once('/') else { continue };
             // A note of another version of the program says nothing to this one: as if it were not there.
             if let Some(source) = source.strip_prefix("error ") {
-                said.errors.entry(source.to_owned()).or_default().extend(serde_json::from_str::<WorkerError>(text));
-            } else if let (Ok(partition), Ok(note)) = (part.parse(), serde_json::from_str::<WorkerNote>(text)) {
+                said.errors
+                    .entry(source.to_owned())
+                    .or_default()
+                    .extend(serde_json::from_str::<WorkerError>(text));
+            } else if let (Ok(partition), Ok(note)) = (part.parse(), serde_json::from_str::<WorkerNote>(text))
+            {
                 said.notes.entry(source.to_owned()).or_default().insert(partition, note);
             }
         }
@@ -193,15 +198,18 @@ impl Workers {
             // Of each worker the newest word, whichever partition it was about.
             let by_worker = notes.map(latest_by_worker).unwrap_or_default();
             let sum = |what: fn(&WorkerNote) -> u64| by_worker.values().map(|note| what(note)).sum();
-            let partitions: Vec<PartitionStatus> =
-                notes.into_iter().flatten().map(partition).collect();
+            let partitions: Vec<PartitionStatus> = notes.into_iter().flatten().map(partition).collect();
             let expected = by_worker.values().map(|note| note.partitions).max().unwrap_or(1);
             let is_new = |at: Micros| at > now.saturating_sub(WORD_LASTS);
             let errors = said.errors.get(source).into_iter().flatten();
             let error = errors.filter(|error| is_new(error.at)).map(|error| error.error.clone()).next();
-            let silent = notes.into_iter().flatten().find(|(_, note)| !is_new(note.at)).map(|(partition, note)| {
-                format!("worker `{}`, which read partition {partition}, says nothing any more", note.worker)
-            });
+            let silent =
+                notes.into_iter().flatten().find(|(_, note)| !is_new(note.at)).map(|(partition, note)| {
+                    format!(
+                        "worker `{}`, which read partition {partition}, says nothing any more",
+                        note.worker
+                    )
+                });
             let missing = (partitions.len() < expected.max(1))
                 .then(|| "not every partition is read; start `springhouse ingest`".to_owned());
             TopicStatus {

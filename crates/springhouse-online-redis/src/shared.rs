@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use springhouse_core::EntityKey;
 use springhouse_kernel::{EntityState, ViewPlan};
 use springhouse_online::{
-    BoxFuture, Build, Positions, Replacement, SharedRow, SharedRows, StoreError, ViewHandle,
+    BoxFuture, Build, Builds, Positions, Replacement, SharedRow, SharedRows, StoreError, ViewHandle,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -203,14 +203,13 @@ impl RedisShared {
         command.arg(layout.meta(shard)).arg(self.number_key(layout, shard));
         let answer = self.connections.call(action, Access::Write, &command).await?;
         let Value::Array(values) = answer else { return Err(unexpected(action, "two values")) };
-        let [meta, number] =
-            <[Value; 2]>::try_from(values).map_err(|_| unexpected(action, "two values"))?;
+        let [meta, number] = <[Value; 2]>::try_from(values).map_err(|_| unexpected(action, "two values"))?;
         let meta = bytes_of(action, meta)?;
         let meta = meta.map(|bytes| Meta::parse(&bytes).ok_or_else(|| foreign(action))).transpose()?;
         Ok((meta, number_of(bytes_of(action, number)?)))
     }
 
-    async fn take(&self) -> Result<BTreeMap<Arc<str>, (Build, Vec<Positions>)>, StoreError> {
+    async fn take(&self) -> Result<Builds, StoreError> {
         let action = "take the store";
         let layout = Layout::new(&self.settings.key_prefix, 1);
         let (meta, _) = self.look(&layout, 0).await?;
@@ -230,16 +229,18 @@ impl RedisShared {
         Ok(builds)
     }
 
-    async fn read_positions(&self, layout: &Layout) -> Result<BTreeMap<Arc<str>, (Build, Vec<Positions>)>, StoreError> {
+    async fn read_positions(&self, layout: &Layout) -> Result<Builds, StoreError> {
         let action = "read how far workers are";
         // Before the positions: those of a build that ends meanwhile are not taken for a new one's.
         let builds = builds_of(self.hash(action, shared_hash(layout, 0, "builds")).await?)?;
-        let positions = (0..layout.shards).map(|shard| self.hash(action, shared_hash(layout, shard, "positions")));
+        let positions =
+            (0..layout.shards).map(|shard| self.hash(action, shared_hash(layout, shard, "positions")));
         let positions = try_join_all(positions).await?;
         let mut positions: Vec<_> =
             positions.into_iter().map(positions_of).collect::<Result<_, StoreError>>()?;
         let with_positions = |(name, build): (Arc<str>, Build)| {
-            let of_shards = positions.iter_mut().map(|shard| shard.remove(&name).unwrap_or_default()).collect();
+            let of_shards =
+                positions.iter_mut().map(|shard| shard.remove(&name).unwrap_or_default()).collect();
             (name, (build, of_shards))
         };
         Ok(builds.into_iter().map(with_positions).collect())
@@ -267,7 +268,8 @@ impl RedisShared {
             return Err(unexpected(action, "as many values as keys"));
         }
         let mut values = values.into_iter();
-        let meta = bytes_of(action, values.next().unwrap_or(Value::Nil))?.ok_or_else(|| lost(action, EMPTIED))?;
+        let meta =
+            bytes_of(action, values.next().unwrap_or(Value::Nil))?.ok_or_else(|| lost(action, EMPTIED))?;
         let meta = Meta::parse(&meta).ok_or_else(|| foreign(action))?;
         if meta.identity != taken.identity {
             return Err(lost(action, MADE_ANEW));
@@ -300,8 +302,10 @@ impl RedisShared {
         for (place, key) in keys.iter().enumerate() {
             by_shard.entry(taken.layout.shard_of(key)).or_default().push((place, key));
         }
-        let chunks = by_shard.iter().flat_map(|(shard, keys)| keys.chunks(READ_KEYS_MAX).map(move |k| (*shard, k)));
-        let found = try_join_all(chunks.map(|(shard, keys)| self.read_chunk(&taken, shard, view, keys))).await?;
+        let chunks =
+            by_shard.iter().flat_map(|(shard, keys)| keys.chunks(READ_KEYS_MAX).map(move |k| (*shard, k)));
+        let found =
+            try_join_all(chunks.map(|(shard, keys)| self.read_chunk(&taken, shard, view, keys))).await?;
         let mut rows: Vec<Option<SharedRow>> = Vec::new();
         rows.resize_with(keys.len(), || None);
         for (place, row) in found.into_iter().flatten() {
@@ -310,21 +314,16 @@ impl RedisShared {
         Ok(rows)
     }
 
-    async fn look_again(&self) -> Result<BTreeMap<Arc<str>, (Build, Vec<Positions>)>, StoreError> {
+    async fn look_again(&self) -> Result<Builds, StoreError> {
         let taken = self.taken();
+        // Every shard is written to first: a shard that loses what is read from now on loses that write too, and this worker
+        // notices. It relies on rows that other workers wrote, also on those of one that is dead by now.
+        try_join_all((0..taken.layout.shards).map(|shard| self.commit_shard(&taken, shard, &[], &[])))
+            .await?;
         let builds = self.read_positions(&taken.layout).await?;
-        // Afterwards: what was read is of the store that was taken.
-        let action = "read how far workers are";
-        for shard in 0..taken.layout.shards {
-            let (meta, number) = self.look(&taken.layout, shard).await?;
-            let meta = meta.ok_or_else(|| lost(action, EMPTIED))?;
-            if meta.identity != taken.identity {
-                return Err(lost(action, MADE_ANEW));
-            }
-            if number < taken.floors[shard as usize].load(Ordering::Acquire) {
-                return Err(lost(action, EARLIER));
-            }
-        }
+        // Nothing was exchanged meanwhile.
+        try_join_all((0..taken.layout.shards).map(|shard| self.commit_shard(&taken, shard, &[], &[])))
+            .await?;
         Ok(builds)
     }
 
@@ -340,7 +339,13 @@ impl RedisShared {
         call
     }
 
-    fn verdict(&self, action: &'static str, taken: &Taken, shard: u32, said: Said) -> Result<Said, StoreError> {
+    fn verdict(
+        &self,
+        action: &'static str,
+        taken: &Taken,
+        shard: u32,
+        said: Said,
+    ) -> Result<Said, StoreError> {
         match &*said.word {
             "OK" => {
                 taken.floors[shard as usize].fetch_max(said.number, Ordering::AcqRel);
@@ -397,7 +402,9 @@ impl RedisShared {
     ) -> Result<Vec<Option<u64>>, StoreError> {
         let taken = self.taken();
         let build = build(&view.id, view.generation);
-        let field = |(partition, committed): &(i32, Vec<Option<i64>>)| (format!("{build} {partition}"), committed.clone());
+        let field = |(partition, committed): &(i32, Vec<Option<i64>>)| {
+            (format!("{build} {partition}"), committed.clone())
+        };
         let fence: Vec<_> = fence.iter().map(field).collect();
         let names = Layout::shared_rows_of(&view.id, view.generation);
         let mut by_shard: BTreeMap<u32, Vec<RowCall>> = BTreeMap::new();
@@ -439,31 +446,39 @@ impl RedisShared {
         Ok(versions)
     }
 
+    async fn commit_shard(
+        &self,
+        taken: &Taken,
+        shard: u32,
+        fields: &[Field<'_>],
+        notes: &[(String, String)],
+    ) -> Result<(), StoreError> {
+        let action = "commit what workers have done";
+        let mut call = self.fenced(taken, shard);
+        call.key(shared_hash(&taken.layout, shard, "positions"));
+        call.key(shared_hash(&taken.layout, shard, "notes"));
+        call.arg(fields.len().to_string());
+        for (name, partition, offset) in fields {
+            call.arg(name.as_bytes()).arg(partition.to_string()).arg(offset.to_string());
+        }
+        for (name, text) in notes {
+            call.arg(name.as_str()).arg(text.as_str());
+        }
+        let said = run(&self.connections, action, &COMMIT_SHARED, &call).await?;
+        self.verdict(action, taken, shard, said).map(drop)
+    }
+
     async fn commit_all(
         &self,
         builds: &[(Arc<str>, Positions)],
         notes: &[(String, String)],
     ) -> Result<(), StoreError> {
-        let action = "commit what workers have done";
         let taken = self.taken();
-        let fields: Vec<_> = builds
+        let fields: Vec<Field<'_>> = builds
             .iter()
-            .flat_map(|(name, positions)| positions.iter().map(move |(p, offset)| (name, *p, *offset)))
+            .flat_map(|(name, positions)| positions.iter().map(move |(p, offset)| (&**name, *p, *offset)))
             .collect();
-        let commit = async |shard: u32| {
-            let mut call = self.fenced(&taken, shard);
-            call.key(shared_hash(&taken.layout, shard, "positions"));
-            call.key(shared_hash(&taken.layout, shard, "notes"));
-            call.arg(fields.len().to_string());
-            for (name, partition, offset) in &fields {
-                call.arg(name.as_bytes()).arg(partition.to_string()).arg(offset.to_string());
-            }
-            for (name, text) in notes.iter().filter(|_| shard == 0) {
-                call.arg(name.as_str()).arg(text.as_str());
-            }
-            let said = run(&self.connections, action, &COMMIT_SHARED, &call).await?;
-            self.verdict(action, &taken, shard, said).map(drop)
-        };
+        let commit = |shard| self.commit_shard(&taken, shard, &fields, if shard == 0 { notes } else { &[] });
         // Shard 0 last: what it says of a build, all of them say.
         if !fields.is_empty() {
             try_join_all((1..taken.layout.shards).map(commit)).await?;
@@ -472,12 +487,15 @@ impl RedisShared {
     }
 }
 
+/// Build, partition, and how far it has come.
+type Field<'a> = (&'a str, i32, i64);
+
 fn number_of(bytes: Option<Vec<u8>>) -> u64 {
     bytes.and_then(|bytes| std::str::from_utf8(&bytes).ok()?.parse().ok()).unwrap_or(0)
 }
 
 impl SharedRows for RedisShared {
-    fn begin(&self) -> BoxFuture<'_, Result<BTreeMap<Arc<str>, (Build, Vec<Positions>)>, StoreError>> {
+    fn begin(&self) -> BoxFuture<'_, Result<Builds, StoreError>> {
         self.connections.within(self.take())
     }
 
@@ -485,7 +503,7 @@ impl SharedRows for RedisShared {
         self.taken.read().identity.clone()
     }
 
-    fn positions(&self) -> BoxFuture<'_, Result<BTreeMap<Arc<str>, (Build, Vec<Positions>)>, StoreError>> {
+    fn positions(&self) -> BoxFuture<'_, Result<Builds, StoreError>> {
         self.connections.within(self.look_again())
     }
 
@@ -522,7 +540,9 @@ impl SharedRows for RedisShared {
             let Value::Array(values) = answer else { return Err(unexpected(action, "a list of values")) };
             let text = |value| {
                 let bytes = bytes_of(action, value)?;
-                bytes.map(|bytes| String::from_utf8(bytes).map_err(|_| unexpected(action, "text"))).transpose()
+                bytes
+                    .map(|bytes| String::from_utf8(bytes).map_err(|_| unexpected(action, "text")))
+                    .transpose()
             };
             values.into_iter().map(text).collect()
         })
@@ -571,11 +591,13 @@ mod tests {
         let pairs = |pairs: &[(&str, &str)]| {
             pairs.iter().map(|(a, b)| (a.as_bytes().to_vec(), b.as_bytes().to_vec())).collect::<Pairs>()
         };
-        let positions = positions_of(pairs(&[("a@1/0 3", "7"), ("a@1/0 4", "8"), ("b@2/1 3", "9")])).expect("good");
+        let positions =
+            positions_of(pairs(&[("a@1/0 3", "7"), ("a@1/0 4", "8"), ("b@2/1 3", "9")])).expect("good");
         assert_eq!(positions["a@1/0"], Positions::from([(3, 7), (4, 8)]));
         assert_eq!(positions["b@2/1"], Positions::from([(3, 9)]));
         assert!(positions_of(pairs(&[("a@1/0", "7")])).is_err());
-        let builds = builds_of(pairs(&[("a@1/0", r#"{"fingerprint":"00ff","start":{"3":7}}"#)])).expect("good");
+        let builds =
+            builds_of(pairs(&[("a@1/0", r#"{"fingerprint":"00ff","start":{"3":7}}"#)])).expect("good");
         assert_eq!(builds["a@1/0"], Build { fingerprint: 255, start: Positions::from([(3, 7)]) });
         assert!(builds_of(pairs(&[("a@1/0", "{")])).is_err());
     }

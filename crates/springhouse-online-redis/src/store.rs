@@ -12,8 +12,8 @@ use parking_lot::{Mutex, RwLock};
 use redis::{Cmd, Value};
 use springhouse_core::{EntityKey, Micros};
 use springhouse_online::{
-    BoxFuture, Condition, Holding, Lane, OnlineStore, Positions, SharedNotes, States, StoreError, StoreErrorKind, StoreStatistics,
-    ViewHandle, ViewKeys, ViewStatus, Write,
+    BoxFuture, Condition, Holding, Lane, OnlineStore, Positions, SharedNotes, States, StoreError,
+    StoreErrorKind, StoreStatistics, ViewHandle, ViewKeys, ViewStatus, Write,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -6,9 +6,7 @@ mod store;
 pub mod suite;
 
 pub use memory::MemoryStore;
-pub use shared::{
-    Build, Positions, Replacement, SharedNotes, SharedRow, SharedRows, build_name,
-};
+pub use shared::{Build, Builds, Positions, Replacement, SharedNotes, SharedRow, SharedRows, build_name};
 pub use store::{
     BoxFuture, Condition, Holding, Lane, OnlineStore, States, StoreError, StoreErrorKind, StoreStatistics,
     ViewHandle, ViewKeys, ViewStatus, Write,

@@ -25,6 +25,9 @@ pub struct Build {
     pub start: Positions,
 }
 
+/// By name (`NAME@VERSION/GENERATION`), what a build is, and how far each of the store's shards has come in it.
+pub type Builds = BTreeMap<Arc<str>, (Build, Vec<Positions>)>;
+
 /// A row as it was read.
 #[derive(Clone, Debug)]
 pub struct SharedRow {
@@ -54,15 +57,14 @@ pub struct Replacement<'a> {
 /// Every call fails as [`crate::StoreErrorKind::Lost`] when the store is another one than at [`SharedRows::begin`], or has lost
 /// what it had confirmed to this process: begin again, and take nothing of what was read before for true.
 pub trait SharedRows: std::fmt::Debug + Send + Sync + 'static {
-    /// Takes the store as it is now. Gives, by build (`NAME@VERSION/GENERATION`), what it is and how far each of the store's
-    /// shards has come in it.
-    fn begin(&self) -> BoxFuture<'_, Result<BTreeMap<Arc<str>, (Build, Vec<Positions>)>, StoreError>>;
+    /// Takes the store as it is now.
+    fn begin(&self) -> BoxFuture<'_, Result<Builds, StoreError>>;
 
     /// The random name of the store as it was taken.
     fn identity(&self) -> String;
 
     /// The same as [`SharedRows::begin`] gives, of the store as it was taken.
-    fn positions(&self) -> BoxFuture<'_, Result<BTreeMap<Arc<str>, (Build, Vec<Positions>)>, StoreError>>;
+    fn positions(&self) -> BoxFuture<'_, Result<Builds, StoreError>>;
 
     /// The shard of a key, as numbered by [`SharedRows::begin`].
     fn shard_of(&self, key: &EntityKey) -> usize;

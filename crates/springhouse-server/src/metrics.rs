@@ -627,6 +627,7 @@ mod tests {
                     end: Some(25),
                     newest: None,
                     caught_up_at: None,
+                    frontier: 0,
                 }],
                 rate: 30.0,
                 messages: 9,

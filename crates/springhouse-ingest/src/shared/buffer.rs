@@ -1,6 +1,6 @@
 //! Rows on their way to the lake, which takes them in larger portions than the store.
 
-use super::Checked;
+use super::{Checked, WorkError};
 use crate::dead_letters;
 use crate::flusher::lake_failed;
 use crate::outcome::{DeadLetter, PushError};
@@ -16,8 +16,13 @@ use tokio::task::JoinHandle;
 
 /// Longest wait before the lake is asked again.
 const RETRY_LONGEST: Duration = Duration::from_secs(60);
-/// When this many times the rows of a portion wait, nothing more is taken until the lake has taken the one before.
+/// A portion is sent when it has this many bytes, however few rows.
+const PORTION_BYTES: usize = 64 << 20;
+/// When this many times a portion waits, nothing more is taken until the lake has taken the one before.
 const PORTIONS_MAX: usize = 2;
+/// How long to wait for that before saying so.
+const ROOM_PATIENCE: Duration = Duration::from_secs(1);
+const ROOM_LOOK: Duration = Duration::from_millis(2);
 
 /// One commit of the lake.
 #[derive(Debug, Default)]
@@ -27,6 +32,8 @@ struct Portion {
     known_at: Vec<Micros>,
     seqs: Vec<i64>,
     letters: Vec<DeadLetter>,
+    /// Of rows and letters, about.
+    bytes: usize,
     /// By partition, the offset after the last message that was read.
     reached: Positions,
 }
@@ -86,11 +93,25 @@ impl LakeBuffer {
     }
 
     /// Adds what the lake does not have and what does not wait already. True when anything was added.
-    pub(super) fn add(&mut self, checked: &Checked) -> bool {
+    ///
+    /// # Errors
+    /// When messages are missing between what is here and what is given.
+    pub(super) fn add(&mut self, checked: &Checked) -> Result<bool, WorkError> {
+        for range in &checked.ranges {
+            if let Some(next) = self.next.get(&range.partition).filter(|next| range.from > **next) {
+                return Err(WorkError::Outdated(format!(
+                    "partition {}: messages from offset {} are given, but the lake gets those below {next} only",
+                    range.partition, range.from
+                )));
+            }
+        }
         let is_new = |seq: i64| self.next.get(&partition_of(seq)).is_some_and(|next| offset_of(seq) >= *next);
         let kept: Vec<usize> = (0..checked.seqs.len()).filter(|row| is_new(checked.seqs[*row])).collect();
         let letters = checked.letters.iter().filter(|letter| is_new(letter.offset)).cloned();
+        let before = self.waiting.letters.len();
         self.waiting.letters.extend(letters);
+        self.waiting.bytes += self.waiting.letters[before..].iter().map(|l| l.row.len() + 256).sum::<usize>();
+        self.waiting.bytes += kept.len() * 32 + checked.rows.get_array_memory_size();
         if kept.len() == checked.seqs.len() {
             self.waiting.rows.push(checked.rows.clone());
         } else if !kept.is_empty() {
@@ -104,11 +125,13 @@ impl LakeBuffer {
         self.waiting.known_at.extend(kept.iter().map(|row| checked.known_at[*row]));
         self.waiting.seqs.extend(kept.iter().map(|row| checked.seqs[*row]));
         for range in &checked.ranges {
-            let Some(next) = self.next.get_mut(&range.partition).filter(|next| range.to > **next) else { continue };
+            let Some(next) = self.next.get_mut(&range.partition).filter(|next| range.to > **next) else {
+                continue;
+            };
             *next = range.to;
             self.waiting.reached.insert(range.partition, range.to);
         }
-        !kept.is_empty()
+        Ok(!kept.is_empty())
     }
 
     /// Notes what has come to the lake, and sends more when it is time.
@@ -124,26 +147,32 @@ impl LakeBuffer {
             self.send(portion);
             return;
         }
-        let is_due = self.waiting.seqs.len() >= self.rows_max || self.last_begun.elapsed() >= self.interval;
+        let is_due = self.holds(1) || self.last_begun.elapsed() >= self.interval;
         if is_due && self.refused.is_none() && !self.waiting.reached.is_empty() {
             let portion = std::mem::take(&mut self.waiting);
             self.send(Arc::new(portion));
         }
     }
 
-    /// Waits while more would be too much.
-    pub(super) async fn make_room(&mut self) {
+    /// True when that many portions wait.
+    fn holds(&self, portions: usize) -> bool {
+        self.waiting.seqs.len() >= self.rows_max.saturating_mul(portions)
+            || self.waiting.bytes >= PORTION_BYTES * portions
+    }
+
+    /// Waits while more would be too much; says so when that takes long.
+    pub(super) async fn make_room(&mut self) -> Result<(), PushError> {
+        let until = tokio::time::Instant::now() + ROOM_PATIENCE;
         self.tick().await;
-        while self.waiting.seqs.len() >= self.rows_max.saturating_mul(PORTIONS_MAX) {
-            match (&self.on_its_way, &self.refused) {
-                (Some(_), _) => drop(self.arrive().await),
-                (None, Some((_, at))) => {
-                    tokio::time::sleep_until((*at).into()).await;
-                }
-                (None, None) => {}
+        while self.holds(PORTIONS_MAX) {
+            if tokio::time::Instant::now() > until {
+                let why = self.error.clone().unwrap_or_else(|| "it does not answer".to_owned());
+                return Err(PushError::new("lake_failed", format!("the lake takes no more rows: {why}")));
             }
+            tokio::time::sleep(ROOM_LOOK).await;
             self.tick().await;
         }
+        Ok(())
     }
 
     /// Brings everything to the lake; gives up at the first failure.
@@ -182,7 +211,8 @@ impl LakeBuffer {
                     tracing::warn!(%error, "the lake does not take rows; they wait, and it is tried again");
                 }
                 self.error = Some(error.to_string());
-                let wait = (self.interval / 8 * 2u32.saturating_pow(self.failures.min(16))).min(RETRY_LONGEST);
+                let wait =
+                    (self.interval / 8 * 2u32.saturating_pow(self.failures.min(16))).min(RETRY_LONGEST);
                 self.failures += 1;
                 self.refused = Some((portion, Instant::now() + wait));
             }
@@ -200,7 +230,9 @@ async fn bring(lake: &Lake, source: &Source, portion: &Portion) -> Result<(), Pu
         let numbers: Vec<i64> = letters.iter().map(|letter| letter.offset).collect();
         let letters: Vec<DeadLetter> = letters.into_iter().cloned().collect();
         let batch = dead_letters::to_batch(&letters).map_err(internal)?;
-        lake.append_topic_letters(&source.name, &batch, &numbers, &portion.reached).await.map_err(lake_failed)?;
+        lake.append_topic_letters(&source.name, &batch, &numbers, &portion.reached)
+            .await
+            .map_err(lake_failed)?;
     }
     let mut order: Vec<usize> = (0..portion.seqs.len()).collect();
     order.sort_unstable_by_key(|row| portion.seqs[*row]);

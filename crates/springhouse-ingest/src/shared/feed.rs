@@ -120,6 +120,16 @@ impl Feed {
         checked: &Checked,
         now: Micros,
     ) -> Result<(), WorkError> {
+        for range in &checked.ranges {
+            if let Some(position) =
+                self.positions.get(&range.partition).filter(|position| range.from > **position)
+            {
+                return Err(WorkError::Outdated(format!(
+                    "partition {}: messages from offset {} are given, but {} has those below {position} only",
+                    range.partition, range.from, self.name
+                )));
+            }
+        }
         let projected = self.projection.project(&checked.rows);
         let mut of_key: HashMap<EntityKey, Vec<u32>, ahash::RandomState> = HashMap::default();
         for (index, key) in self.projection.keys(&projected).into_iter().enumerate() {
@@ -136,12 +146,17 @@ impl Feed {
         while !todo.is_empty() {
             let missing: Vec<EntityKey> =
                 todo.iter().filter(|(key, _)| !self.rows.has(key)).map(|(key, _)| key.clone()).collect();
-            let read = if missing.is_empty() { Vec::new() } else { store.read(&self.handle, &missing).await? };
+            let read =
+                if missing.is_empty() { Vec::new() } else { store.read(&self.handle, &missing).await? };
             let mut read: HashMap<EntityKey, Option<Held>, ahash::RandomState> = missing
                 .into_iter()
                 .zip(read)
                 .map(|(key, row)| {
-                    let held = row.map(|row| Held { version: row.version, positions: row.positions, state: row.state });
+                    let held = row.map(|row| Held {
+                        version: row.version,
+                        positions: row.positions,
+                        state: row.state,
+                    });
                     (key, held)
                 })
                 .collect();
@@ -159,7 +174,12 @@ impl Feed {
             let fence: Vec<(i32, Vec<Option<i64>>)> = checked
                 .ranges
                 .iter()
-                .map(|range| (range.partition, self.committed.iter().map(|c| c.get(&range.partition).copied()).collect()))
+                .map(|range| {
+                    (
+                        range.partition,
+                        self.committed.iter().map(|c| c.get(&range.partition).copied()).collect(),
+                    )
+                })
                 .collect();
             let replacements: Vec<Replacement<'_>> = work
                 .iter()

@@ -62,7 +62,12 @@ const USERS: [&str; 8] =
 
 fn handle(project: &Project, view: &str) -> ViewHandle {
     let view = &project.definitions.feature_views[view];
-    ViewHandle { id: view.id().into(), generation: 0, plan: Arc::new(plan(&project.definitions, view)), is_shared: false }
+    ViewHandle {
+        id: view.id().into(),
+        generation: 0,
+        plan: Arc::new(plan(&project.definitions, view)),
+        is_shared: false,
+    }
 }
 
 fn request<'a>(

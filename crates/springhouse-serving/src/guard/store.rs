@@ -18,8 +18,8 @@ use futures::future::join_all;
 use springhouse_core::{EntityKey, Micros};
 use springhouse_kernel::EntityState;
 use springhouse_online::{
-    BoxFuture, Condition, Holding, Lane, OnlineStore, Positions, SharedNotes, States, StoreError, StoreErrorKind,
-    StoreStatistics, ViewHandle, ViewKeys, ViewStatus, Write,
+    BoxFuture, Condition, Holding, Lane, OnlineStore, Positions, SharedNotes, States, StoreError,
+    StoreErrorKind, StoreStatistics, ViewHandle, ViewKeys, ViewStatus, Write,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;

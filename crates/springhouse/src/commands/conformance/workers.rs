@@ -138,7 +138,8 @@ impl Shift<'_> {
         let lake = Lake::open(&self.place.folder, &NodePaths::in_project(&self.place.folder).lake)?;
         let (settings, clock) = (PushSettings::default(), self.clock.clone());
         // Hardly any memory, so that rows are read again too.
-        let worker = TopicWorker::new(self.definitions, SOURCE, builds, (store, lake), settings, 2_000, clock)?;
+        let worker =
+            TopicWorker::new(self.definitions, SOURCE, builds, (store, lake), settings, 2_000, clock)?;
         Ok(Hand { worker, next: BTreeMap::new() })
     }
 
@@ -197,7 +198,13 @@ impl Shift<'_> {
     }
 
     /// Gives a worker the next messages of a partition.
-    async fn give(&mut self, worker: usize, partition: usize, until: Micros, dice: &mut Dice) -> anyhow::Result<()> {
+    async fn give(
+        &mut self,
+        worker: usize,
+        partition: usize,
+        until: Micros,
+        dice: &mut Dice,
+    ) -> anyhow::Result<()> {
         let from = self.hands[worker].next.get(&(partition as i32)).copied().context("not its partition")?;
         let count = dice.below(BATCH_MAX) + 1;
         let all = self.partitions[partition].iter().enumerate().skip(from as usize).take(count);
@@ -240,7 +247,8 @@ impl Shift<'_> {
         for _ in 0..WORKERS {
             let owner = self.owner[partition];
             let hand = &mut self.hands[owner];
-            let position = hand.next.get(&(partition as i32)).copied().context("a partition without an owner")?;
+            let position =
+                hand.next.get(&(partition as i32)).copied().context("a partition without an owner")?;
             let note = WorkerNote {
                 worker: owner.to_string(),
                 at,

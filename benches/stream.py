@@ -15,6 +15,7 @@ import urllib.request
 import json
 
 from bench import ROOT, Project, Results, arguments, cpu_seconds, peak_bytes
+from redis_store import Redis, settings
 
 sys.path.insert(0, str(ROOT / "tests"))
 from kafka.broker import HERE as KAFKA, Broker, Kafka  # noqa: E402
@@ -100,6 +101,62 @@ def throughput(options, results, broker, kafka, windows, flink, partitions):
         results.add(f"stream: {windows}, peak memory of the server", peak_bytes(project.process.pid) / 2**20, "MiB")
 
 
+def shared(options, results, broker, kafka, windows, workers, partitions, rate):
+    """Workers over a store on Redis: how many events a second, on whose processor time; and how soon one is served."""
+    topic = f"shared-{workers}-{len(windows)}"
+    kafka.create(topic, partitions)
+    produce(broker.address, topic, options.events, span=35 * 86_400)
+    redis, processes = Redis(), []
+    more = f"kafka: {{brokers: ['{broker.address}'], workers: true}}\n"
+    text = DEFINITIONS.replace("TOPIC", topic).replace("WINDOWS", windows)
+    name = f"stream: {windows}, {workers} worker{'s' if workers > 1 else ''} on Redis"
+    try:
+        with Project(options.program, text, settings(redis, more), options.keep) as project:
+            project.run("apply")
+            project.serve()
+
+            def begin():
+                return [subprocess.Popen([options.program.resolve(), "--project", project.folder, "ingest"],
+                                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(workers)]
+
+            def stop():
+                for process in processes:
+                    process.send_signal(signal.SIGTERM)
+                for process in processes:
+                    process.wait()
+                processes.clear()
+
+            processes += begin()
+            wait_applied(project, options.events // 10)
+            before, began = applied(project), time.monotonic()
+            cpu = sum(cpu_seconds(process.pid) for process in processes)
+            of_redis = cpu_seconds(redis.process.pid)
+            wait_applied(project, options.events)
+            seconds, events = time.monotonic() - began, options.events - before
+            cpu = sum(cpu_seconds(process.pid) for process in processes) - cpu
+            of_redis = cpu_seconds(redis.process.pid) - of_redis
+            results.add(name, events / seconds, "events/s", cpu_s=round(cpu, 2), redis_cpu_s=round(of_redis, 2))
+            results.add(f"{name}, a core of the workers", events / max(cpu, 0.01), "events/s")
+            results.add(f"{name}, peak memory of a worker", max(peak_bytes(p.pid) for p in processes) / 2**20, "MiB")
+            stop()
+            if rate:
+                # New ones, so that nothing of the above is counted.
+                processes += begin()
+                time.sleep(12)
+                count = int(rate * options.seconds)
+                producer(broker.address, topic, count, rate).wait()
+                time.sleep(2)
+                stream = status(project)["streams"][0]
+                for quantile in ("p50", "p95", "p99"):
+                    results.add(f"{name}: event to servable at {rate:,.0f}/s, {quantile} (upper bound)",
+                                (stream[f"{quantile}_s"] or float("inf")) * 1000, "ms", events=stream["events"])
+                stop()
+    finally:
+        for process in processes:
+            process.kill()
+        redis.close()
+
+
 def latency(options, results, broker, kafka, rate, seconds, stall):
     topic = f"latency-{int(rate)}"
     kafka.create(topic, 2)
@@ -150,6 +207,9 @@ def main():
         kafka = Kafka(broker.address)
         throughput(options, results, broker, kafka, "[1h]", FLINK["1h"], 4)
         throughput(options, results, broker, kafka, "[1h, 1d, 7d, 30d]", FLINK["30d"], 4)
+        for workers in (1, 2):
+            shared(options, results, broker, kafka, "[1h]", workers, 4, options.rate if workers == 1 else 0)
+        shared(options, results, broker, kafka, "[1h, 1d, 7d, 30d]", 2, 4, 0)
         latency(options, results, broker, kafka, options.rate, options.seconds, options.stall)
         kafka.close()
     finally:

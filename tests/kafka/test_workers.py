@@ -4,7 +4,6 @@ between workers that come, go, die and hang without anything being lost or count
 import collections
 import os
 import random
-import re
 import signal
 import subprocess
 import threading
@@ -14,6 +13,7 @@ import unittest
 from kafka import test_kafka
 from kafka.broker import Broker, Kafka
 from kafka.test_kafka import PATIENCE, SETTINGS, USERS, definitions, event
+from redis import test_failover
 from redis.test_redis import Redis
 from springhouse_testing import LONG, SEED, STOP_SECONDS_MAX, Client, Project, Server, program
 
@@ -137,7 +137,7 @@ class WorkersTest(test_kafka.KafkaTest):
 
 
 class MoveTest(unittest.TestCase):
-    """Partitions that move."""
+    """Partitions that move, while an entity's events lie in all of them."""
 
     @classmethod
     def setUpClass(cls):
@@ -146,114 +146,142 @@ class MoveTest(unittest.TestCase):
         cls.kafka = Kafka(cls.broker.address)
         cls.addClassCleanup(cls.kafka.close)
 
-    def setUp(self):
-        self.redis = Redis("--repl-diskless-sync-delay", "0")
-        self.addCleanup(self.redis.close)
-
     totals = test_kafka.KafkaTest.totals
     wait_totals = test_kafka.KafkaTest.wait_totals
     wait = test_kafka.KafkaTest.wait
     status = test_kafka.KafkaTest.status
 
-    def wait_rebuilt(self, server, job):
+    def begin(self, settings, workers, partitions):
+        """A project whose server and workers run."""
+        self.rng = random.Random(SEED)
+        self.expected = collections.defaultdict(lambda: (0, 0))
+        self.topic, self.partitions = f"moves-{SEED}-{time.time_ns()}", partitions
+        self.kafka.create(self.topic, partitions)
+        self.project = WorkersProject(definitions(self.topic), settings.replace("ADDRESS", self.broker.address), workers)
+        self.addCleanup(self.project.__exit__, None, None, None)
+        self.project.run("apply")
+        self.server = self.project.serve()
+        self.assertTrue(self.server.wait_ready(), self.server.tail())
+
+    def produce(self):
+        rng = self.rng
+        for _ in range(rng.randrange(1, 4)):
+            messages = []
+            for _ in range(rng.randrange(1, 900)):
+                user, amount = f"u{int(rng.paretovariate(0.7)) % USERS}", rng.randrange(-50, 50)
+                messages.append(event(user, amount, time.time() - rng.random() * 1e6,
+                                      partition=rng.randrange(self.partitions)))
+                events, total = self.expected[user]
+                self.expected[user] = (events + 1, total + amount)
+            self.kafka.produce(self.topic, messages)
+
+    def check(self, what, may_pass=False):
+        """Exactly what was produced is served, soon."""
+        try:
+            self.assertTrue(self.server.wait_ready(), self.server.tail())
+            self.wait_totals(self.server, dict(self.expected), may_pass)
+        except AssertionError as error:
+            found = self.project.run("verify", check=False).stdout[-300:] + str(self.status(self.server))
+            raise AssertionError(f"seed {SEED}, after `{what}`: {found}\n{error}") from None
+
+    def end(self):
+        self.wait("no lag", lambda: self.status(self.server)["lag_messages"] == 0)
+        self.assertIn("0 differ", self.project.run("verify").stdout)
+        self.assertEqual(self.server.stop(), 0, self.server.tail())
+
+    def wait_rebuilt(self, job):
         def ended():
-            with Client(server) as client:
+            with Client(self.server) as client:
                 state = client.call("GET", f"/v1/admin/jobs/{job}")
             return state if state["state"] != "running" else None
         state = self.wait("the rebuild's end", ended)
-        self.assertEqual(state["state"], "done", f"{state}\n{server.tail()}")
+        self.assertEqual(state["state"], "done", f"{state}\n{self.server.tail()}")
 
     def test_accidents_of_workers_and_of_everything_that_they_use(self):
         print(f"seed {SEED}, {ROUNDS} rounds ...", flush=True)
-        rng = random.Random(SEED)
-        topic = f"moves-{SEED}-{time.time_ns()}"
-        partitions = 4
-        self.kafka.create(topic, partitions)
-        settings = (WORKERS.replace("ADDRESS", self.broker.address).replace("PORT", str(self.redis.port))
-                    .replace("PREFIX", "moves"))
-        expected = collections.defaultdict(lambda: (0, 0))
-
-        def produce():
-            for _ in range(rng.randrange(1, 4)):
-                messages = []
-                for _ in range(rng.randrange(1, 900)):
-                    # An entity's events lie in any partition, so that workers write the same rows.
-                    user, amount = f"u{int(rng.paretovariate(0.7)) % USERS}", rng.randrange(-50, 50)
-                    messages.append(event(user, amount, time.time() - rng.random() * 1e6,
-                                          partition=rng.randrange(partitions)))
-                    events, total = expected[user]
-                    expected[user] = (events + 1, total + amount)
-                self.kafka.produce(topic, messages)
-
+        redis = Redis()
+        self.addCleanup(redis.close)
+        self.begin(WORKERS.replace("PORT", str(redis.port)).replace("PREFIX", "moves"), 3, 4)
+        rng = self.rng
         all_kinds = ["kill", "kill all", "stop", "add", "zombie", "broker", "flush", "behind", "hang", "server", "grow",
                      "rebuild", "none"]
         kinds = []
-        with WorkersProject(definitions(topic), settings, 3) as project:
-            project.run("apply")
-            server = project.serve()
-            self.assertTrue(server.wait_ready(), server.tail())
-            for _ in range(ROUNDS):
-                kinds = kinds or rng.sample(all_kinds, len(all_kinds))
-                kind = kinds.pop()
-                try:
-                    if kind == "behind":
-                        self.redis.command("SAVE")
-                    produce()
-                    time.sleep(rng.random() * 0.3)
-                    alive = [worker for worker in server.workers if worker.alive()]
-                    one = rng.choice(alive)
-                    if kind == "kill":
-                        one.kill()
-                    elif kind == "kill all":
-                        for worker in alive:
-                            worker.kill()
-                    elif kind == "stop":
-                        self.assertEqual(one.stop(), 0, server.tail())
-                    elif kind == "add":
-                        server.add_worker()
-                    elif kind == "zombie":
-                        one.process.send_signal(signal.SIGSTOP)
-                        produce()
-                        time.sleep(SESSION_SECONDS * 1.5)
-                        one.process.send_signal(signal.SIGCONT)
-                    elif kind == "broker":
-                        self.broker.kill()
-                        self.broker.start()
-                    elif kind == "flush":
-                        self.redis.command("FLUSHALL")
-                    elif kind == "behind":
-                        self.redis.kill()
-                        time.sleep(rng.random() * 0.5)
-                        self.redis.start()
-                    elif kind == "hang":
-                        self.redis.process.send_signal(signal.SIGSTOP)
-                        time.sleep(1.5)
-                        self.redis.process.send_signal(signal.SIGCONT)
-                    elif kind == "server":
-                        # The workers go on without it.
-                        Server.kill(server)
-                        produce()
-                        workers, count = server.workers, server.started_workers
-                        project.workers = 0
-                        server = project.serve()
-                        server.workers, server.started_workers = workers, count
-                    elif kind == "grow":
-                        partitions += 1
-                        self.kafka.call("grow", topic=topic, partitions=partitions)
-                    elif kind == "rebuild":
-                        with Client(server) as client:
-                            job = client.call("POST", "/v1/admin/rebuild", {})["id"]
-                    while sum(worker.alive() for worker in server.workers) < 2:
-                        server.add_worker()
-                    produce()
-                    self.assertTrue(server.wait_ready(), server.tail())
-                    self.wait_totals(server, dict(expected), may_pass=kind == "flush")
-                    if kind == "rebuild":
-                        self.wait_rebuilt(server, job)
-                        self.wait_totals(server, dict(expected))
-                except AssertionError as error:
-                    found = project.run("verify", check=False).stdout[-300:] + str(self.status(server))
-                    raise AssertionError(f"seed {SEED}, after `{kind}`: {found}\n{error}") from None
-            self.wait("no lag", lambda: self.status(server)["lag_messages"] == 0)
-            self.assertIn("0 differ", project.run("verify").stdout)
-            self.assertEqual(server.stop(), 0, server.tail())
+        for _ in range(ROUNDS):
+            kinds = kinds or rng.sample(all_kinds, len(all_kinds))
+            kind = kinds.pop()
+            if kind == "behind":
+                redis.command("SAVE")
+            self.produce()
+            time.sleep(rng.random() * 0.3)
+            alive = [worker for worker in self.server.workers if worker.alive()]
+            one = rng.choice(alive)
+            if kind == "kill":
+                one.kill()
+            elif kind == "kill all":
+                for worker in alive:
+                    worker.kill()
+            elif kind == "stop":
+                self.assertEqual(one.stop(), 0, self.server.tail())
+            elif kind == "add":
+                self.server.add_worker()
+            elif kind == "zombie":
+                one.process.send_signal(signal.SIGSTOP)
+                self.produce()
+                time.sleep(SESSION_SECONDS * 1.5)
+                one.process.send_signal(signal.SIGCONT)
+            elif kind == "broker":
+                self.broker.kill()
+                self.broker.start()
+            elif kind == "flush":
+                redis.command("FLUSHALL")
+            elif kind == "behind":
+                redis.kill()
+                time.sleep(rng.random() * 0.5)
+                redis.start()
+            elif kind == "hang":
+                redis.process.send_signal(signal.SIGSTOP)
+                time.sleep(1.5)
+                redis.process.send_signal(signal.SIGCONT)
+            elif kind == "server":
+                # The workers go on without it.
+                Server.kill(self.server)
+                self.produce()
+                workers, count = self.server.workers, self.server.started_workers
+                self.project.workers = 0
+                self.server = self.project.serve()
+                self.server.workers, self.server.started_workers = workers, count
+            elif kind == "grow":
+                self.partitions += 1
+                self.kafka.call("grow", topic=self.topic, partitions=self.partitions)
+            elif kind == "rebuild":
+                with Client(self.server) as client:
+                    job = client.call("POST", "/v1/admin/rebuild", {})["id"]
+            while sum(worker.alive() for worker in self.server.workers) < 2:
+                self.server.add_worker()
+            self.produce()
+            # What is filled from the lake and what workers bring may be there at different moments.
+            self.check(kind, may_pass=kind == "flush")
+            if kind == "rebuild":
+                self.wait_rebuilt(job)
+                self.check(kind)
+        self.end()
+
+    def test_nodes_of_a_cluster_die(self):
+        print(f"seed {SEED}, {test_failover.FAILOVERS} failovers ...", flush=True)
+        servers, roles, settled, text = test_failover.FailoverTest.cluster(self)
+        urls = text[text.index("urls:"):].splitlines()[0]
+        settings = WORKERS.replace('urls: ["redis://127.0.0.1:PORT"]', urls).replace("PREFIX", "moves")
+        self.begin(settings.replace("check_interval_ms", "mode: cluster, shards: 8, check_interval_ms"), 2, 4)
+        for _ in range(test_failover.FAILOVERS):
+            self.produce()
+            found = self.wait("six nodes that agree", settled)
+            old = self.rng.choice([server for server in servers if found[server.port] == "master"])
+            old.kill()
+            self.produce()
+            self.wait("another primary", lambda: (now := roles()) and list(now.values()).count("master") == 3)
+            self.produce()
+            self.check("failover", may_pass=True)
+            old.start()
+            self.wait("six nodes that agree", settled)
+            self.check("return")
+        self.end()

@@ -111,8 +111,10 @@ impl Lake {
         let files = delta::files(self.project(), &directory, &table)?;
         let mut batches = Vec::new();
         let mut rows = 0;
-        // File names begin with the position of their first row, so that the last names are the newest.
-        for file in files.files.iter().rev() {
+        let mut files = files.files;
+        // Letters of one moment go by position, with which file names begin.
+        files.sort_by(|a, b| (a.modified_ns, &a.name).cmp(&(b.modified_ns, &b.name)));
+        for file in files.iter().rev() {
             if rows >= limit {
                 break;
             }

@@ -3,7 +3,9 @@
 use crate::support::*;
 use crate::training::stream_append;
 use arrow::array::{Array, StringArray};
-use springhouse_lake::StreamAppend;
+use springhouse_core::topic_seq;
+use springhouse_lake::{Lake, StreamAppend};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const YAML: &str = "
@@ -149,4 +151,72 @@ async fn an_append_that_makes_no_sense_is_refused() {
     let error = project.lake.append_stream(project.source("pushed"), append).await.unwrap_err();
     assert_eq!(error.code, "stream_append_invalid");
     assert!(!event_batch(&events).column(0).is_empty());
+}
+
+/// Messages `from` to `to` of some partitions, as a worker appends them.
+fn of_partitions(events: &[TestEvent], ranges: &[(i32, usize, usize)]) -> (StreamAppend, BTreeMap<i32, i64>) {
+    let mut chosen = Vec::new();
+    let mut seqs = Vec::new();
+    for (partition, from, to) in ranges {
+        chosen.extend_from_slice(&events[*from..*to]);
+        seqs.extend((*from..*to).map(|offset| topic_seq(*partition, offset as i64, 0)));
+    }
+    let append = StreamAppend { offset: seqs, ..stream_append(&chosen, 0) };
+    (append, ranges.iter().map(|(partition, _, to)| (*partition, *to as i64)).collect())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions_of_a_topic_are_appended_once_whoever_reads_them() {
+    let mut random = Random::new("partitions_of_a_topic_are_appended_once_whoever_reads_them");
+    let project = Project::new(YAML);
+    let events = random_events(&mut random, 60);
+    let source = project.source("pushed").clone();
+    assert_eq!(project.lake.topic_positions(&source).await.unwrap(), Default::default());
+    // Where it begins is said once, by whoever is first.
+    project.lake.begin_partitions(&source, &BTreeMap::from([(0, 0), (1, 0), (2, 7)])).await.unwrap();
+    project.lake.begin_partitions(&source, &BTreeMap::from([(1, 5), (2, 9), (3, 0)])).await.unwrap();
+    let positions = project.lake.topic_positions(&source).await.unwrap();
+    assert_eq!(positions.first, BTreeMap::from([(0, 0), (1, 0), (2, 7), (3, 0)]));
+    assert_eq!(positions.next, positions.first);
+    let tables = project.directory.path().join(".springhouse/lake");
+    let mut writers = Vec::new();
+    for writer in 0..3 {
+        let lake = Lake::open(project.directory.path(), &tables).unwrap();
+        let (source, events) = (source.clone(), events.clone());
+        let steps: Vec<usize> = (0..6).map(|_| 1 + random.below(20) as usize).collect();
+        writers.push(tokio::spawn(async move {
+            // Each reads two partitions from where the lake is, and again, and a bit of it again.
+            let mut next = [0usize; 2];
+            for step in steps.into_iter().chain([60, 60]) {
+                let range = |number: usize| {
+                    ((writer + number as i32) % 3, next[number], (next[number] + step).min(60))
+                };
+                let mut ranges = [range(0), range(1)];
+                ranges.sort_unstable();
+                let (append, reached) = of_partitions(&events, &ranges);
+                let has = lake.append_topic(&source, &append, &reached).await.unwrap();
+                assert!(reached.iter().all(|(partition, to)| has[partition] >= *to), "{has:?} {reached:?}");
+                next = [(next[0] + step).min(60), (next[1] + step).min(60)];
+            }
+        }));
+    }
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    let positions = project.lake.topic_positions(&source).await.unwrap();
+    assert_eq!(positions.next, BTreeMap::from([(0, 60), (1, 60), (2, 60), (3, 0)]));
+    let expected = |partition: i32, from: i64| (from..60).map(move |offset| topic_seq(partition, offset, 0));
+    let all: Vec<i64> = expected(0, 0).chain(expected(1, 0)).chain(expected(2, 7)).collect();
+    assert_eq!(rows_of(&project), all);
+}
+
+#[tokio::test]
+async fn a_table_that_one_process_wrote_is_not_for_workers() {
+    let mut random = Random::new("a_table_that_one_process_wrote_is_not_for_workers");
+    let project = Project::new(YAML);
+    let events = random_events(&mut random, 5);
+    let source = project.source("pushed");
+    project.lake.append_stream(source, stream_append(&events, 0)).await.unwrap();
+    let error = project.lake.topic_positions(source).await.unwrap_err();
+    assert_eq!(error.code, "stream_has_other_rows", "{error}");
 }

@@ -132,6 +132,7 @@ pub fn work_topic(
 }
 
 /// What the group says; taken up between two polls, since giving a partition up takes a while.
+#[derive(Clone)]
 enum Event {
     Assigned(Vec<i32>),
     Revoked(Vec<i32>),
@@ -316,18 +317,21 @@ impl Working {
             if self.stop.load(SeqCst) {
                 return Ok(());
             }
-            let event = consumer.context().events.lock().pop_front();
+            // What can't be done now stays there, for whoever ends the reading to agree to.
+            let event = consumer.context().events.lock().front().cloned();
             match event {
                 Some(Event::Assigned(new)) => {
                     // What was fetched before goes first: where a partition stands must not change under it.
                     self.send(batch, checking, under_way)?;
                     self.assign(consumer, &new, gathered, under_way)?;
+                    consumer.context().events.lock().pop_front();
                 }
                 Some(Event::Revoked(old)) => {
                     self.give_up.store(true, SeqCst);
                     let drained = self.drain(batch, checking, under_way);
                     self.give_up.store(false, SeqCst);
                     self.unassign(consumer, &old, gathered, under_way)?;
+                    consumer.context().events.lock().pop_front();
                     drained?;
                 }
                 None => {}

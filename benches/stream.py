@@ -7,6 +7,7 @@ before it counts as applied.
 """
 import argparse
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -64,6 +65,23 @@ def status(project):
 def applied(project):
     streams = status(project).get("streams") or [{"events": 0}]
     return streams[0]["events"]
+
+
+def buckets(project):
+    """How many events were servable within each bound so far."""
+    with urllib.request.urlopen(f"http://{project.address}/metrics", timeout=60) as answer:
+        text = answer.read().decode()
+    found = re.findall(r'^springhouse_ingest_event_to_servable_seconds_bucket\{.*?le="([^"]+)".*?\} (\d+)', text, re.M)
+    return {float(bound): int(count) for bound, count in found}
+
+
+def add_latency(results, name, before, after):
+    """The quantiles of what was counted in between."""
+    counts = {bound: after[bound] - before.get(bound, 0) for bound in sorted(after)}
+    total = counts[float("inf")]
+    for quantile in (50, 95, 99):
+        within = next(bound for bound, count in counts.items() if count >= total * quantile / 100)
+        results.add(f"{name}, p{quantile} (upper bound)", within * 1000, "ms", events=total)
 
 
 def wait_applied(project, events):
@@ -140,16 +158,16 @@ def shared(options, results, broker, kafka, windows, workers, partitions, rate):
             results.add(f"{name}, peak memory of a worker", max(peak_bytes(p.pid) for p in processes) / 2**20, "MiB")
             stop()
             if rate:
-                # New ones, so that nothing of the above is counted.
+                # New ones, so that nothing of the above is counted. The first seconds warm them up.
                 processes += begin()
-                time.sleep(12)
-                count = int(rate * options.seconds)
-                producer(broker.address, topic, count, rate).wait()
-                time.sleep(2)
-                stream = status(project)["streams"][0]
-                for quantile in ("p50", "p95", "p99"):
-                    results.add(f"{name}: event to servable at {rate:,.0f}/s, {quantile} (upper bound)",
-                                (stream[f"{quantile}_s"] or float("inf")) * 1000, "ms", events=stream["events"])
+                producer(broker.address, topic, int(rate * 5), rate).wait()
+                wait_applied(project, int(rate * 5))
+                time.sleep(1)
+                before = buckets(project)
+                producer(broker.address, topic, int(rate * options.seconds), rate).wait()
+                wait_applied(project, int(rate * 5) + int(rate * options.seconds))
+                time.sleep(1)
+                add_latency(results, f"{name}: event to servable at {rate:,.0f}/s", before, buckets(project))
                 stop()
     finally:
         for process in processes:
@@ -164,14 +182,15 @@ def latency(options, results, broker, kafka, rate, seconds, stall):
     with project_of(options, broker, topic, "[1h, 1d, 7d, 30d]") as project:
         project.run("apply")
         project.serve()
-        # A first second warms everything up; the histogram counts from a new start.
-        process = producer(broker.address, topic, count, rate)
-        process.wait()
+        # The first seconds warm everything up.
+        warm = int(rate * min(5, seconds))
+        producer(broker.address, topic, warm, rate).wait()
+        wait_applied(project, warm)
+        before = buckets(project)
+        producer(broker.address, topic, count, rate).wait()
+        count += warm
         wait_applied(project, count)
-        stream = status(project)["streams"][0]
-        for name in ("p50", "p95", "p99"):
-            results.add(f"stream: event to servable at {rate:,.0f}/s, {name} (upper bound)",
-                        (stream[f"{name}_s"] or float("inf")) * 1000, "ms", events=stream["events"])
+        add_latency(results, f"stream: event to servable at {rate:,.0f}/s", before, buckets(project))
         if stall:
             process = producer(broker.address, topic, int(rate * (stall + 15)), rate)
             while applied(project) < count + rate / 10:

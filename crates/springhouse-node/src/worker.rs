@@ -5,10 +5,10 @@ use crate::node::{nothing_applied, plan_of};
 use crate::{NodeError, NodeOptions, open_registry};
 use springhouse_core::definition::Source;
 use springhouse_core::{Clock, Definitions};
-use springhouse_ingest::{FedBuild, PushSettings, TopicWorker, fed_builds};
+use springhouse_ingest::{PushSettings, TopicWorker, fed_builds};
 use springhouse_kafka::{KafkaSettings, SourceReader, Work, WorkerError, error_name, work_topic};
 use springhouse_lake::Lake;
-use springhouse_online::{SharedRows, ViewHandle};
+use springhouse_online::{Builds, SharedRows, ViewHandle, build_name};
 use springhouse_online_redis::{RedisSettings, RedisShared};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use std::time::Duration;
 /// How often it looks whether what it began with still holds.
 const LOOK: Duration = Duration::from_millis(500);
 /// Longest wait before something that failed is tried again.
-const RETRY_LONGEST: Duration = Duration::from_secs(10);
+const RETRY_LONGEST: Duration = Duration::from_secs(2);
 
 /// A source that is read, and what it was begun with.
 struct Reading {
@@ -86,7 +86,7 @@ pub async fn work(
             Err(error) => {
                 let text = error.to_string();
                 if told.as_ref() != Some(&text) {
-                    tracing::warn!(error = text, "waiting");
+                    tracing::warn!(error = text, hint = error.hint, "waiting");
                 }
                 told = Some(text);
                 (wait * 2).min(RETRY_LONGEST)
@@ -121,45 +121,28 @@ impl Worker {
         self.tell().await;
         self.end(|reading| reading.reader.has_ended()).await;
         let mut wanted = BTreeMap::new();
-        let mut waiting = None;
+        // What is wrong with one source is no reason to read no other.
+        let mut first_error = None;
         for source in definitions.sources.values().filter(|source| source.kafka.is_some()) {
-            let mut views = Vec::new();
-            for view in definitions.feature_views.values().filter(|view| view.source == source.name) {
-                let plan = Arc::new(plan_of(source, view)?);
-                views.push(ViewHandle { id: view.id().into(), generation: 0, plan, is_shared: true });
+            match wanted_builds(definitions, source, &builds) {
+                Ok((views, names)) => {
+                    let begun_with = format!("{identity} {hash} {names:?} {:?}", source.kafka);
+                    wanted.insert(source.name.clone(), (source, views, begun_with));
+                }
+                Err(error) => drop(first_error.get_or_insert(error)),
             }
-            let fed = fed_builds(&views, &builds).map_err(|error| {
-                NodeError::new(
-                    "view_not_planned",
-                    error.to_string(),
-                    "apply the definitions that the server has",
-                )
-            })?;
-            let is_fed = |view: &ViewHandle| fed.iter().any(|fed| fed.handle.id == view.id);
-            if let Some(view) = views.iter().find(|view| !is_fed(view)) {
-                waiting = Some(view.id.clone());
-                continue;
-            }
-            let names: Vec<String> =
-                fed.iter().map(|fed| format!("{}/{}", fed.handle.id, fed.handle.generation)).collect();
-            let begun_with = format!("{identity} {hash} {names:?} {:?}", source.kafka);
-            wanted.insert(source.name.clone(), (source, views, begun_with));
         }
         self.end_others(&wanted).await;
         for (name, (source, views, begun_with)) in wanted {
-            if !self.readings.contains_key(&name) {
-                let reader = self.begin(definitions, source, &views).await?;
-                self.readings.insert(name, Reading { reader, begun_with });
+            if self.readings.contains_key(&name) {
+                continue;
+            }
+            match self.begin(definitions, source, &views).await {
+                Ok(reader) => drop(self.readings.insert(name, Reading { reader, begun_with })),
+                Err(error) => drop(first_error.get_or_insert(error)),
             }
         }
-        match waiting {
-            None => Ok(()),
-            Some(view) => Err(NodeError::new(
-                "view_not_begun",
-                format!("view `{view}` is not served yet"),
-                "start `springhouse serve`, or let it take up what was applied: `springhouse apply` tells it",
-            )),
-        }
+        first_error.map_or(Ok(()), Err)
     }
 
     /// Says what is wrong, and when nothing is any more. Whoever reads nothing of a topic has no other way to.
@@ -194,9 +177,7 @@ impl Worker {
     ) -> Result<SourceReader, NodeError> {
         let store = Arc::new(RedisShared::new(self.redis.clone())?);
         let in_store = store.begin().await?;
-        let fed: Vec<FedBuild> = fed_builds(views, &in_store).map_err(|error| {
-            NodeError::new("view_not_planned", error.to_string(), "apply the definitions that the server has")
-        })?;
+        let fed = fed_builds(views, &in_store).map_err(outdated)?;
         let identity = store.identity();
         let worker = TopicWorker::new(
             definitions,
@@ -235,6 +216,34 @@ impl Worker {
         let ended: BTreeMap<String, Reading> = ended;
         end_all(ended.into_values().collect()).await;
     }
+}
+
+/// The views of a source, and the names of their builds; an error while a view has none.
+fn wanted_builds(
+    definitions: &Definitions,
+    source: &Source,
+    builds: &Builds,
+) -> Result<(Vec<ViewHandle>, Vec<String>), NodeError> {
+    let mut views = Vec::new();
+    for view in definitions.feature_views.values().filter(|view| view.source == source.name) {
+        let plan = Arc::new(plan_of(source, view)?);
+        views.push(ViewHandle { id: view.id().into(), generation: 0, plan, is_shared: true });
+    }
+    let fed = fed_builds(&views, builds).map_err(outdated)?;
+    let is_fed = |view: &&ViewHandle| fed.iter().any(|fed| fed.handle.id == view.id);
+    if let Some(view) = views.iter().find(|view| !is_fed(view)) {
+        return Err(NodeError::new(
+            "view_not_begun",
+            format!("view `{}` is not served yet", view.id),
+            "start `springhouse serve`, or let it take up what was applied: `springhouse apply` tells it",
+        ));
+    }
+    let names = fed.iter().map(|fed| build_name(&fed.handle).to_string()).collect();
+    Ok((views, names))
+}
+
+fn outdated(error: springhouse_ingest::WorkError) -> NodeError {
+    NodeError::new("view_not_planned", error.to_string(), "apply the definitions that the server has")
 }
 
 /// All at once: each finishes what it has fetched.

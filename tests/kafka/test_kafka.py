@@ -323,7 +323,7 @@ class KafkaTest(unittest.TestCase):
         server = project.serve()
         self.assertTrue(server.wait_ready(), server.tail())
         self.wait_totals(server, {"a": (14, 14)})
-        self.assertEqual(self.status(server)["lost"], 6)
+        self.wait("the loss", lambda: self.status(server)["lost"] == 6)
         with Client(server) as client:
             checks = {check["name"]: check for check in client.call("GET", "/ready")["checks"]}
             self.assertFalse(checks[f"topic {topic}"]["ok"])

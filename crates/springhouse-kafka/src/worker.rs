@@ -115,17 +115,23 @@ pub fn work_topic(
     let notes = Arc::new(Notes::new(&source.name, &stream.topic, told_late));
     let stop = Arc::new(AtomicBool::new(false));
     let Work { worker, group, name } = work;
+    let voice = Voice {
+        source: source.name.clone(),
+        name,
+        clock: clock.clone(),
+        notes: notes.clone(),
+        partitions: AtomicUsize::new(0),
+    };
     let working = Working {
         definition: source.clone(),
         stream,
         settings: settings.clone(),
         group,
-        name,
         clock,
         notes: notes.clone(),
         stop: stop.clone(),
         give_up: Arc::default(),
-        partitions: AtomicUsize::new(0),
+        voice: Arc::new(voice),
         runtime: Handle::current(),
     };
     SourceReader::begin(source, notes, stop, move || working.run(worker))
@@ -194,8 +200,53 @@ impl From<WorkError> for End {
 /// What the worker is to do while messages are fetched.
 struct Task {
     checked: Option<Checked>,
-    /// What is to be said, when it is time.
-    commit: Option<Vec<(String, String)>>,
+    /// Whether it is time to say how far it is.
+    must_commit: bool,
+    voice: Arc<Voice>,
+}
+
+/// Says how far a worker is.
+struct Voice {
+    source: String,
+    /// The worker's.
+    name: String,
+    clock: SharedClock,
+    notes: Arc<Notes>,
+    /// How many partitions the topic has.
+    partitions: AtomicUsize,
+}
+
+impl Voice {
+    /// What is said of every partition.
+    fn say(&self, worker: &TopicWorker) -> Vec<(String, String)> {
+        let status = self.notes.status();
+        let at = self.clock.now();
+        let note = |partition: &crate::PartitionStatus| {
+            let builds = worker.builds_at(partition.partition, partition.position);
+            let note = WorkerNote {
+                worker: self.name.clone(),
+                at,
+                partitions: self.partitions.load(SeqCst),
+                position: partition.position,
+                end: partition.end,
+                newest: partition.newest,
+                caught_up_at: partition.caught_up_at,
+                frontier: partition.frontier,
+                builds: builds.map(|build| build.to_string()).collect(),
+                rate: status.rate,
+                messages: status.messages,
+                tombstones: status.tombstones,
+                lost: status.lost,
+                latencies: worker.latencies().counts().to_vec(),
+                latency_sum: worker.latencies().sum(),
+                error: status.error.clone().or_else(|| worker.lake_error()),
+            };
+            // A note is numbers and texts; nothing in it can fail to be written.
+            let text = serde_json::to_string(&note).unwrap_or_default();
+            (note_name(&self.source, partition.partition), text)
+        };
+        status.partitions.iter().map(note).collect()
+    }
 }
 
 /// Batches under way.
@@ -213,14 +264,12 @@ struct Working {
     stream: KafkaStream,
     settings: KafkaSettings,
     group: String,
-    name: String,
     clock: SharedClock,
     notes: Arc<Notes>,
     stop: Arc<AtomicBool>,
     /// Whoever waits for the worker waits for a store that does not answer no longer.
     give_up: Arc<AtomicBool>,
-    /// How many partitions the topic has.
-    partitions: AtomicUsize,
+    voice: Arc<Voice>,
     runtime: Handle,
 }
 
@@ -435,7 +484,9 @@ impl Working {
     }
 
     fn count_partitions(&self, consumer: &Consuming) -> Result<(), End> {
-        self.partitions.store(partitions_of(consumer, &self.stream.topic, self.timeout())?.len(), SeqCst);
+        self.voice
+            .partitions
+            .store(partitions_of(consumer, &self.stream.topic, self.timeout())?.len(), SeqCst);
         Ok(())
     }
 
@@ -540,7 +591,7 @@ impl Working {
         under_way: &mut UnderWay,
     ) -> Result<(), End> {
         self.send(batch, checking, under_way)?;
-        let notes = self.say(under_way.worker.as_ref().ok_or(End::Stopped)?);
+        let notes = self.voice.say(under_way.worker.as_ref().ok_or(End::Stopped)?);
         let worker = under_way.worker.as_mut().ok_or(End::Stopped)?;
         self.runtime.block_on(async {
             worker.flush().await?;
@@ -648,41 +699,9 @@ impl Working {
             under_way.ready = checked;
             return;
         };
-        let commit = must_commit.then(|| self.say(&worker));
-        let (notes, stop, give_up) = (self.notes.clone(), self.stop.clone(), self.give_up.clone());
-        let task = Task { checked, commit };
-        under_way.busy = Some(self.runtime.spawn(task.run(worker, notes, stop, give_up)));
-    }
-
-    /// What is said of every partition.
-    fn say(&self, worker: &TopicWorker) -> Vec<(String, String)> {
-        let status = self.notes.status();
-        let at = self.clock.now();
-        let note = |partition: &crate::PartitionStatus| {
-            let builds = worker.builds_at(partition.partition, partition.position);
-            let note = WorkerNote {
-                worker: self.name.clone(),
-                at,
-                partitions: self.partitions.load(SeqCst),
-                position: partition.position,
-                end: partition.end,
-                newest: partition.newest,
-                caught_up_at: partition.caught_up_at,
-                frontier: partition.frontier,
-                builds: builds.map(|build| build.to_string()).collect(),
-                rate: status.rate,
-                messages: status.messages,
-                tombstones: status.tombstones,
-                lost: status.lost,
-                latencies: worker.latencies().counts().to_vec(),
-                latency_sum: worker.latencies().sum(),
-                error: status.error.clone().or_else(|| worker.lake_error()),
-            };
-            // A note is numbers and texts; nothing in it can fail to be written.
-            let text = serde_json::to_string(&note).unwrap_or_default();
-            (note_name(&self.definition.name, partition.partition), text)
-        };
-        status.partitions.iter().map(note).collect()
+        let (stop, give_up) = (self.stop.clone(), self.give_up.clone());
+        let task = Task { checked, must_commit, voice: self.voice.clone() };
+        under_way.busy = Some(self.runtime.spawn(task.run(worker, stop, give_up)));
     }
 
     /// Errors that pass by themselves are noted; others end the reading.
@@ -713,11 +732,11 @@ impl Task {
     async fn run(
         self,
         mut worker: TopicWorker,
-        notes: Arc<Notes>,
         stop: Arc<AtomicBool>,
         give_up: Arc<AtomicBool>,
     ) -> (TopicWorker, Result<(), WorkError>) {
         let mut wait = RETRY_FIRST;
+        let notes = &self.voice.notes;
         if let Some(checked) = &self.checked {
             while let Err(error) = worker.apply(checked).await {
                 let is_over = stop.load(SeqCst) || give_up.load(SeqCst);
@@ -731,9 +750,12 @@ impl Task {
             notes.applied(&checked.ranges, checked.messages, checked.tombstones);
         }
         worker.tick().await;
-        let committed = match &self.commit {
-            None => Ok(()),
-            Some(said) => worker.commit(said).await,
+        let committed = match self.must_commit {
+            false => Ok(()),
+            true => {
+                let said = self.voice.say(&worker);
+                worker.commit(&said).await
+            }
         };
         match committed {
             Err(error @ WorkError::Outdated(_)) => (worker, Err(error)),

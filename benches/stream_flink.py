@@ -61,14 +61,14 @@ def main():
         def run(name, events):
             file = pathlib.Path(folder) / f"{name}.csv"
             write_events(file, events, users, span * events / count)
-            table.execute_sql(f"""CREATE TABLE {name} (user_id BIGINT, at TIMESTAMP(3), amount DOUBLE,
-                WATERMARK FOR at AS at - INTERVAL '1' SECOND)
+            table.execute_sql(f"""CREATE TABLE {name} (user_id BIGINT, ts TIMESTAMP(3), amount DOUBLE,
+                WATERMARK FOR ts AS ts - INTERVAL '1' SECOND)
                 WITH ('connector' = 'filesystem', 'path' = 'file://{file}', 'format' = 'csv')""")
-            table.execute_sql(f"""CREATE TABLE {name}_out (user_id BIGINT, at TIMESTAMP(3), n BIGINT, total DOUBLE, mean DOUBLE,
+            table.execute_sql(f"""CREATE TABLE {name}_out (user_id BIGINT, ts TIMESTAMP(3), n BIGINT, total DOUBLE, mean DOUBLE,
                 most DOUBLE) WITH ('connector' = 'blackhole')""")
             began, cpu = time.monotonic(), cpu_of_children()
-            table.execute_sql(f"""INSERT INTO {name}_out SELECT user_id, at, COUNT(amount) OVER w, SUM(amount) OVER w,
-                AVG(amount) OVER w, MAX(amount) OVER w FROM {name} WINDOW w AS (PARTITION BY user_id ORDER BY at
+            table.execute_sql(f"""INSERT INTO {name}_out SELECT user_id, ts, COUNT(amount) OVER w, SUM(amount) OVER w,
+                AVG(amount) OVER w, MAX(amount) OVER w FROM {name} WINDOW w AS (PARTITION BY user_id ORDER BY ts
                 RANGE BETWEEN {interval} PRECEDING AND CURRENT ROW)""").wait()
             return time.monotonic() - began, cpu_of_children() - cpu
 

@@ -107,10 +107,13 @@ class FormatTest(unittest.TestCase):
         self.kafka.create(name, 1)
         return name
 
+    def project(self, text, settings):
+        return Project(text, settings)
+
     def serve(self, topic, more, settings=""):
         text = DEFINITIONS.replace("TOPIC", topic).replace("MORE", indented(more, 8))
         address = f'brokers: ["{self.broker.address}"], ' if "brokers" not in settings else ""
-        project = Project(text, f"project: test\nkafka: {{{address}metadata_interval_ms: 300{settings}}}\n")
+        project = self.project(text, f"project: test\nkafka: {{{address}metadata_interval_ms: 300{settings}}}\n")
         self.addCleanup(project.__exit__, None, None, None)
         project.run("apply")
         server = project.serve()

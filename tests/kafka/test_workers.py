@@ -10,7 +10,7 @@ import threading
 import time
 import unittest
 
-from kafka import test_kafka
+from kafka import test_formats, test_kafka
 from kafka.broker import Broker, Kafka
 from kafka.test_kafka import PATIENCE, SETTINGS, USERS, definitions, event
 from redis import test_failover
@@ -32,19 +32,17 @@ assert "workers: true" in WORKERS
 class Worker:
     """A running `springhouse ingest`."""
 
-    def __init__(self, folder, name, crash_at=None):
-        environment = {key: value for key, value in os.environ.items() if key != "SPRINGHOUSE_CRASH_AT"}
-        if crash_at:
-            environment["SPRINGHOUSE_CRASH_AT"] = crash_at
-        self.name, self.log = name, []
-        self.process = subprocess.Popen([program(), "--project", folder, "ingest", "--name", name], env=environment,
-                                        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                        stdin=subprocess.DEVNULL, bufsize=1)
+    def __init__(self, folder, name, log):
+        self.name, self.log, self.all_logs = name, [], log
+        self.process = subprocess.Popen([program(), "--project", folder, "ingest", "--name", name], text=True,
+                                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                                        bufsize=1)
         threading.Thread(target=self.read, daemon=True).start()
 
     def read(self):
         for line in self.process.stdout:
             self.log.append(f"{self.name}: {line.rstrip()}")
+            self.all_logs.append(self.log[-1])
 
     def alive(self):
         return self.process.poll() is None
@@ -68,7 +66,7 @@ class Worker:
 
 
 class ServerAndWorkers(Server):
-    """A server, and workers that are killed and stopped with it."""
+    """A server, and workers that are killed and stopped with it; what they say is in its log."""
 
     def __init__(self, folder, count):
         super().__init__(folder)
@@ -76,10 +74,9 @@ class ServerAndWorkers(Server):
         for _ in range(count):
             self.add_worker()
 
-    def add_worker(self, crash_at=None):
+    def add_worker(self):
         self.started_workers += 1
-        self.workers.append(Worker(self.folder, f"w{self.started_workers}", crash_at))
-        return self.workers[-1]
+        self.workers.append(Worker(self.folder, f"w{self.started_workers}", self.log))
 
     def tail(self):
         of_workers = [line for worker in self.workers for line in worker.log[-15:]]
@@ -134,6 +131,24 @@ class WorkersTest(test_kafka.KafkaTest):
         server = project.serve()
         self.assertTrue(server.wait_ready(), server.tail())
         return project, server
+
+
+class FormatTest(test_formats.FormatTest):
+    """Every format, and TLS with a login, with two workers."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.redis = Redis()
+        cls.addClassCleanup(cls.redis.close)
+        cls.projects = 0
+
+    def project(self, text, settings):
+        type(self).projects += 1
+        store = WORKERS[WORKERS.index("store:"):].replace("PORT", str(self.redis.port))
+        settings = settings.replace("metadata_interval_ms", f"workers: true, session_timeout_ms: {SESSION_SECONDS * 1000}, "
+                                    "metadata_interval_ms")
+        return WorkersProject(text, settings + store.replace("PREFIX", f"f{self.projects}"), 2)
 
 
 class MoveTest(unittest.TestCase):

@@ -12,17 +12,29 @@ use springhouse_online::{Builds, SharedRows, ViewHandle, build_name};
 use springhouse_online_redis::{RedisSettings, RedisShared};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often it looks whether what it began with still holds.
 const LOOK: Duration = Duration::from_millis(500);
+/// A reading that went on for this long has begun well.
+const WELL_AFTER: Duration = Duration::from_secs(10);
 /// Longest wait before something that failed is tried again.
-const RETRY_LONGEST: Duration = Duration::from_secs(2);
+const RETRY_LONGEST: Duration = Duration::from_secs(4);
 
 /// A source that is read, and what it was begun with.
 struct Reading {
     reader: SourceReader,
     begun_with: String,
+    begun_at: Instant,
+}
+
+/// A source whose reading has ended by itself.
+struct Failing {
+    times: u32,
+    /// When it is begun again.
+    again_at: Instant,
+    /// What was said of it last.
+    error: Option<String>,
 }
 
 struct Worker {
@@ -35,6 +47,7 @@ struct Worker {
     /// Looks at the store; every source has one of its own to write with.
     watch: RedisShared,
     readings: BTreeMap<String, Reading>,
+    failing: BTreeMap<String, Failing>,
     /// Names of the errors that were told.
     told: BTreeSet<String>,
 }
@@ -68,6 +81,7 @@ pub async fn work(
         lake: Lake::open(&options.paths.project, &options.paths.lake)?,
         clock: options.clock,
         readings: BTreeMap::new(),
+        failing: BTreeMap::new(),
         told: BTreeSet::new(),
     };
     let mut stop = std::pin::pin!(stop);
@@ -119,6 +133,7 @@ impl Worker {
         };
         let identity = self.watch.identity();
         self.tell().await;
+        self.note_ended();
         self.end(|reading| reading.reader.has_ended()).await;
         let mut wanted = BTreeMap::new();
         // What is wrong with one source is no reason to read no other.
@@ -134,22 +149,41 @@ impl Worker {
         }
         self.end_others(&wanted).await;
         for (name, (source, views, begun_with)) in wanted {
-            if self.readings.contains_key(&name) {
+            let is_too_early =
+                self.failing.get(&name).is_some_and(|failing| failing.again_at > Instant::now());
+            if self.readings.contains_key(&name) || is_too_early {
                 continue;
             }
             match self.begin(definitions, source, &views).await {
-                Ok(reader) => drop(self.readings.insert(name, Reading { reader, begun_with })),
+                Ok(reader) => {
+                    let begun_at = Instant::now();
+                    self.readings.insert(name, Reading { reader, begun_with, begun_at });
+                }
                 Err(error) => drop(first_error.get_or_insert(error)),
             }
         }
         first_error.map_or(Ok(()), Err)
     }
 
+    /// What ends again and again is begun less and less often.
+    fn note_ended(&mut self) {
+        for (name, reading) in self.readings.iter().filter(|(_, reading)| reading.reader.has_ended()) {
+            let error = reading.reader.status().error;
+            let before = self.failing.remove(name).filter(|_| reading.begun_at.elapsed() < WELL_AFTER);
+            let times = before.map_or(0, |before| before.times + 1);
+            let wait = (LOOK * 2u32.saturating_pow(times.min(16))).min(RETRY_LONGEST);
+            self.failing.insert(name.clone(), Failing { times, again_at: Instant::now() + wait, error });
+        }
+    }
+
     /// Says what is wrong, and when nothing is any more. Whoever reads nothing of a topic has no other way to.
     async fn tell(&mut self) {
         let mut notes = Vec::new();
-        for (source, reading) in &self.readings {
-            let error = reading.reader.status().error;
+        let of_failing = self.failing.iter().map(|(source, failing)| (source, failing.error.clone()));
+        let of_reading =
+            self.readings.iter().map(|(source, reading)| (source, reading.reader.status().error));
+        // Of a source that is read, what its reader says.
+        for (source, error) in of_failing.chain(of_reading).collect::<BTreeMap<_, _>>() {
             let name = error_name(source, &self.name);
             match error {
                 Some(error) => {

@@ -194,7 +194,9 @@ impl LakeBuffer {
     fn send(&mut self, portion: Arc<Portion>) {
         self.last_begun = Instant::now();
         let (lake, source, sent) = (self.lake.clone(), self.source.clone(), portion.clone());
-        let task = tokio::spawn(async move { bring(&lake, &source, &sent).await });
+        // Sorting, encoding and syncing a portion takes a while: the rows of the store must not wait for it.
+        let runtime = tokio::runtime::Handle::current();
+        let task = tokio::task::spawn_blocking(move || runtime.block_on(bring(&lake, &source, &sent)));
         self.on_its_way = Some(OnItsWay { portion, task });
     }
 

@@ -105,10 +105,8 @@ class WorkersProject(Project):
         return self.server
 
 
-class WorkersTest(test_kafka.KafkaTest):
-    """Every test of topics, with two workers."""
-
-    workers = 2
+class WithRedis:
+    """A Redis for all tests of a class, in which each project has keys of its own."""
 
     @classmethod
     def setUpClass(cls):
@@ -116,6 +114,12 @@ class WorkersTest(test_kafka.KafkaTest):
         cls.redis = Redis()
         cls.addClassCleanup(cls.redis.close)
         cls.projects = 0
+
+
+class WorkersTest(WithRedis, test_kafka.KafkaTest):
+    """Every test of topics, with two workers."""
+
+    workers = 2
 
     def settings(self):
         type(self).projects += 1
@@ -133,15 +137,8 @@ class WorkersTest(test_kafka.KafkaTest):
         return project, server
 
 
-class FormatTest(test_formats.FormatTest):
+class FormatTest(WithRedis, test_formats.FormatTest):
     """Every format, and TLS with a login, with two workers."""
-
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        cls.redis = Redis()
-        cls.addClassCleanup(cls.redis.close)
-        cls.projects = 0
 
     def project(self, text, settings):
         type(self).projects += 1

@@ -25,14 +25,14 @@ use tokio::runtime::Handle;
 pub(crate) const RETRY_FIRST: Duration = Duration::from_millis(50);
 pub(crate) const RETRY_LONGEST: Duration = Duration::from_secs(2);
 /// Longest wait for messages before other things are looked after.
-pub(crate) const POLL: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_millis(50);
 /// How long a message may take that is only looked at.
 const DELIVERY_PATIENCE: Duration = Duration::from_secs(1);
 /// Most batches that are logged and applied at once.
 const APPLYING_MAX: usize = 3;
 /// When nothing can be handed on for this long, fetching is told to stop. (That throws away what was fetched ahead, so not
 /// for every little wait.)
-pub(crate) const PAUSE_AFTER: Duration = Duration::from_millis(500);
+const PAUSE_AFTER: Duration = Duration::from_millis(500);
 /// How long the client waits before it fetches on, once it has fetched enough ahead, in milliseconds. More leaves it idle.
 const FETCH_ON_AFTER_MS: &str = "5";
 /// The client tells how far it is this often, in milliseconds.
@@ -131,6 +131,69 @@ pub(crate) fn client_config(
             },
         );
     Ok(config)
+}
+
+/// Tells the client to stop fetching while nothing can be handed on.
+#[derive(Default)]
+pub(crate) struct Brake {
+    full_since: Option<Instant>,
+    is_on: bool,
+}
+
+impl Brake {
+    /// True while fetching is stopped. Not for every little wait: stopping throws away what was fetched ahead.
+    pub(crate) fn hold<C: ConsumerContext>(
+        &mut self,
+        consumer: &BaseConsumer<C>,
+        is_full: bool,
+    ) -> Result<bool, KafkaError> {
+        if !is_full {
+            self.full_since = None;
+        }
+        let since = is_full.then(|| *self.full_since.get_or_insert_with(Instant::now));
+        let must_stop = since.is_some_and(|since| since.elapsed() >= PAUSE_AFTER);
+        if must_stop != self.is_on {
+            let assigned = consumer.assignment()?;
+            if must_stop {
+                consumer.pause(&assigned)?;
+            } else {
+                consumer.resume(&assigned)?;
+            }
+            self.is_on = must_stop;
+        }
+        Ok(self.is_on)
+    }
+}
+
+/// How long to wait for a message, while a batch that has waited for so long may not wait longer than `delay`.
+pub(crate) fn patience(is_busy: bool, is_full: bool, waited: Option<Duration>, delay: Duration) -> Duration {
+    const LEAST: Duration = Duration::from_millis(1);
+    match (is_busy, waited) {
+        (true, Some(waited)) if !is_full => delay.saturating_sub(waited).max(LEAST),
+        (true, _) => LEAST,
+        (false, Some(waited)) => delay.saturating_sub(waited),
+        (false, None) => POLL,
+    }
+}
+
+/// True for errors that pass by themselves.
+pub(crate) fn passes(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::Resolve
+                | RDKafkaErrorCode::OperationTimedOut
+                | RDKafkaErrorCode::RequestTimedOut
+                | RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::NotLeaderForPartition
+                | RDKafkaErrorCode::CoordinatorLoadInProgress
+                | RDKafkaErrorCode::CoordinatorNotAvailable
+                | RDKafkaErrorCode::NotCoordinator
+                | RDKafkaErrorCode::RebalanceInProgress
+        )
+    )
 }
 
 /// The partitions of a topic.
@@ -466,8 +529,7 @@ impl Reading {
     ) -> Result<(), End> {
         let mut looked_at = Instant::now();
         let mut batch = Batch::default();
-        let mut full_since = None;
-        let mut is_paused = false;
+        let mut brake = Brake::default();
         let delay = Duration::from_millis(self.settings.batch_delay_ms);
         loop {
             if self.stop.load(SeqCst) {
@@ -483,20 +545,7 @@ impl Reading {
                 continue;
             }
             // A store or log that is slow slows fetching down; what was fetched waits here and in the client, both bounded.
-            if !is_full {
-                full_since = None;
-            }
-            let since = is_full.then(|| *full_since.get_or_insert_with(Instant::now));
-            let must_pause = since.is_some_and(|since| since.elapsed() >= PAUSE_AFTER);
-            if must_pause != is_paused {
-                let assigned = consumer.assignment()?;
-                if must_pause {
-                    consumer.pause(&assigned)?
-                } else {
-                    consumer.resume(&assigned)?
-                }
-                is_paused = must_pause;
-            }
+            let is_paused = brake.hold(consumer, is_full)?;
             if is_full && !is_paused {
                 self.wait_for(under_way);
                 continue;
@@ -517,15 +566,7 @@ impl Reading {
                 }
             }
             let is_busy = under_way.checking.is_some() || !under_way.applying.is_empty();
-            let patience = match (is_busy, waited) {
-                (true, Some(waited)) if !is_full => {
-                    delay.saturating_sub(waited).max(Duration::from_millis(1))
-                }
-                (true, _) => Duration::from_millis(1),
-                (false, Some(waited)) => delay.saturating_sub(waited),
-                (false, None) => POLL,
-            };
-            match consumer.poll(patience) {
+            match consumer.poll(patience(is_busy, is_full, waited, delay)) {
                 None => {}
                 Some(Ok(message)) => {
                     self.notes.handed(message.partition(), message.offset() + 1);
@@ -538,21 +579,11 @@ impl Reading {
 
     /// Errors that pass by themselves are noted; others end the reading, and it begins again from what is in the log.
     fn take_error(&self, error: KafkaError) -> Result<(), End> {
-        match error.rdkafka_error_code() {
-            Some(
-                RDKafkaErrorCode::BrokerTransportFailure
-                | RDKafkaErrorCode::AllBrokersDown
-                | RDKafkaErrorCode::Resolve
-                | RDKafkaErrorCode::OperationTimedOut
-                | RDKafkaErrorCode::RequestTimedOut
-                | RDKafkaErrorCode::LeaderNotAvailable
-                | RDKafkaErrorCode::NotLeaderForPartition,
-            ) => {
-                self.notes.fail(error.to_string());
-                Ok(())
-            }
-            _ => Err(error.into()),
+        if !passes(&error) {
+            return Err(error.into());
         }
+        self.notes.fail(error.to_string());
+        Ok(())
     }
 
     /// Gives messages to ingestion, as often as it takes until they are on their way to the log.

@@ -5,8 +5,8 @@ use crate::context::Context;
 use crate::format::Decoder;
 use crate::handle::SourceReader;
 use crate::reader::{
-    Batch, End, Gathered, PAUSE_AFTER, POLL, RETRY_FIRST, RETRY_LONGEST, STATISTICS_MS, another_topic,
-    client_config, first_offset, is_delivered, newer_before, partitions_of,
+    Batch, Brake, End, Gathered, RETRY_FIRST, RETRY_LONGEST, STATISTICS_MS, another_topic, client_config,
+    first_offset, is_delivered, newer_before, partitions_of, passes, patience,
 };
 use crate::settings::KafkaSettings;
 use crate::status::{Notes, SharedClock};
@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
 use rdkafka::statistics::Statistics;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -360,8 +360,7 @@ impl Working {
         let delay = Duration::from_millis(self.settings.batch_delay_ms);
         let commit_interval = Duration::from_millis(self.settings.commit_interval_ms);
         let (mut committed_at, mut looked_at) = (Instant::now(), Instant::now());
-        let mut full_since = None;
-        let mut is_paused = false;
+        let mut brake = Brake::default();
         loop {
             if self.stop.load(SeqCst) {
                 return Ok(());
@@ -411,34 +410,13 @@ impl Working {
                 continue;
             }
             // A store or lake that is slow slows fetching down. Polling goes on, so that the group keeps this worker.
-            if !is_full {
-                full_since = None;
-            }
-            let since = is_full.then(|| *full_since.get_or_insert_with(Instant::now));
-            let must_pause = since.is_some_and(|since| since.elapsed() >= PAUSE_AFTER);
-            if must_pause != is_paused {
-                let assigned = consumer.assignment()?;
-                if must_pause {
-                    consumer.pause(&assigned)?;
-                } else {
-                    consumer.resume(&assigned)?;
-                }
-                is_paused = must_pause;
-            }
+            let is_paused = brake.hold(consumer, is_full)?;
             if is_full && !is_paused {
                 self.wait_for(under_way);
                 continue;
             }
             let is_busy = under_way.checking.is_some() || under_way.busy.is_some();
-            let patience = match (is_busy, waited) {
-                (true, Some(waited)) if !is_full => {
-                    delay.saturating_sub(waited).max(Duration::from_millis(1))
-                }
-                (true, _) => Duration::from_millis(1),
-                (false, Some(waited)) => delay.saturating_sub(waited),
-                (false, None) => POLL,
-            };
-            match consumer.poll(patience) {
+            match consumer.poll(patience(is_busy, is_full, waited, delay)) {
                 None => {}
                 Some(Ok(message)) => {
                     // Of a partition that was given up meanwhile, or from before where it was taken over.
@@ -448,7 +426,8 @@ impl Working {
                         batch.add(&message, &self.stream, gathered);
                     }
                 }
-                Some(Err(error)) => self.take_error(error)?,
+                Some(Err(error)) if passes(&error) => self.notes.fail(error.to_string()),
+                Some(Err(error)) => return Err(error.into()),
             }
         }
     }
@@ -702,29 +681,6 @@ impl Working {
         let (stop, give_up) = (self.stop.clone(), self.give_up.clone());
         let task = Task { checked, must_commit, voice: self.voice.clone() };
         under_way.busy = Some(self.runtime.spawn(task.run(worker, stop, give_up)));
-    }
-
-    /// Errors that pass by themselves are noted; others end the reading.
-    fn take_error(&self, error: KafkaError) -> Result<(), End> {
-        match error.rdkafka_error_code() {
-            Some(
-                RDKafkaErrorCode::BrokerTransportFailure
-                | RDKafkaErrorCode::AllBrokersDown
-                | RDKafkaErrorCode::Resolve
-                | RDKafkaErrorCode::OperationTimedOut
-                | RDKafkaErrorCode::RequestTimedOut
-                | RDKafkaErrorCode::LeaderNotAvailable
-                | RDKafkaErrorCode::NotLeaderForPartition
-                | RDKafkaErrorCode::CoordinatorLoadInProgress
-                | RDKafkaErrorCode::CoordinatorNotAvailable
-                | RDKafkaErrorCode::NotCoordinator
-                | RDKafkaErrorCode::RebalanceInProgress,
-            ) => {
-                self.notes.fail(error.to_string());
-                Ok(())
-            }
-            _ => Err(error.into()),
-        }
     }
 }
 

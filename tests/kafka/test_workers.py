@@ -2,6 +2,7 @@
 between workers that come, go, die and hang without anything being lost or counted twice.
 """
 import collections
+import json
 import os
 import random
 import signal
@@ -135,6 +136,43 @@ class WorkersTest(WithRedis, test_kafka.KafkaTest):
         server = project.serve()
         self.assertTrue(server.wait_ready(), server.tail())
         return project, server
+
+
+    def test_new_definitions_while_the_server_is_away_stop_nobody(self):
+        topic = self.topic(2)
+        project, server = self.project(topic)
+        self.kafka.produce(topic, [event("a", 1, partition=n % 2) for n in range(10)])
+        self.wait_totals(server, {"a": (10, 10)})
+        Server.kill(server)
+        more = "  counts:\n    entity: user\n    source: clicks\n    ttl: 3650d\n    aggregate: {n: {fn: count, windows: [lifetime], default: 0}}\n"
+        file = project.folder / "features" / "definitions.yaml"
+        file.write_text(file.read_text().replace("feature_services:", more + "feature_services:"))
+        project.run("apply")
+        self.kafka.produce(topic, [event("a", 1, partition=n % 2) for n in range(10)])
+        # In the lake before anybody serves.
+        self.wait("the lake", lambda: self.rows_in_lake(project) == 20)
+        workers, project.workers = server.workers, 0
+        server = project.serve()
+        server.workers = workers
+        self.assertTrue(server.wait_ready(), server.tail())
+        self.wait_totals(server, {"a": (20, 20)})
+        # The new view has the lake as its history, and workers bring the rest.
+        self.wait("that workers take it up", lambda: [worker for worker in workers if "takes over" in worker.log[-1]])
+        self.kafka.produce(topic, [event("a", 1, partition=n % 2) for n in range(10)])
+        project.run("materialize")
+
+        def counted():
+            with Client(server) as client:
+                return client.features(["counts:n_lifetime"], {"user_id": ["a"]})["n_lifetime"]["values"] == [30]
+        self.wait("thirty events", counted)
+        self.assertIn("0 differ", project.run("verify").stdout)
+        self.assertEqual(server.stop(), 0, server.tail())
+
+    def rows_in_lake(self, project):
+        log = project.folder / ".springhouse" / "lake" / "clicks" / "_delta_log"
+        adds = [json.loads(line)["add"] for file in sorted(log.glob("*.json")) for line in file.read_text().splitlines()
+                if '"add"' in line]
+        return sum(json.loads(add["stats"])["numRecords"] for add in adds)
 
 
 class FormatTest(WithRedis, test_formats.FormatTest):

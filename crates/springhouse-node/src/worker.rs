@@ -33,8 +33,8 @@ struct Failing {
     times: u32,
     /// When it is begun again.
     again_at: Instant,
-    /// What was said of it last.
-    error: Option<String>,
+    /// What is wrong.
+    error: String,
 }
 
 struct Worker {
@@ -138,16 +138,27 @@ impl Worker {
         let mut wanted = BTreeMap::new();
         // What is wrong with one source is no reason to read no other.
         let mut first_error = None;
+        let mut kept = BTreeSet::new();
         for source in definitions.sources.values().filter(|source| source.kafka.is_some()) {
             match wanted_builds(definitions, source, &builds) {
                 Ok((views, names)) => {
                     let begun_with = format!("{identity} {hash} {names:?} {:?}", source.kafka);
                     wanted.insert(source.name.clone(), (source, views, begun_with));
                 }
-                Err(error) => drop(first_error.get_or_insert(error)),
+                // Until the server has taken up what was applied, what is read goes on as it was.
+                Err(error) if self.readings.contains_key(&source.name) => {
+                    kept.insert(source.name.clone());
+                    first_error.get_or_insert(error);
+                }
+                Err(error) => {
+                    self.fail(&source.name, error.to_string(), None);
+                    first_error.get_or_insert(error);
+                }
             }
         }
-        self.end_others(&wanted).await;
+        self.failing
+            .retain(|name, _| definitions.sources.get(name).is_some_and(|source| source.kafka.is_some()));
+        self.end_others(&wanted, &kept).await;
         for (name, (source, views, begun_with)) in wanted {
             let is_too_early =
                 self.failing.get(&name).is_some_and(|failing| failing.again_at > Instant::now());
@@ -159,27 +170,39 @@ impl Worker {
                     let begun_at = Instant::now();
                     self.readings.insert(name, Reading { reader, begun_with, begun_at });
                 }
-                Err(error) => drop(first_error.get_or_insert(error)),
+                Err(error) => {
+                    self.fail(&name, error.to_string(), None);
+                    first_error.get_or_insert(error);
+                }
             }
         }
         first_error.map_or(Ok(()), Err)
     }
 
-    /// What ends again and again is begun less and less often.
     fn note_ended(&mut self) {
-        for (name, reading) in self.readings.iter().filter(|(_, reading)| reading.reader.has_ended()) {
-            let error = reading.reader.status().error;
-            let before = self.failing.remove(name).filter(|_| reading.begun_at.elapsed() < WELL_AFTER);
-            let times = before.map_or(0, |before| before.times + 1);
-            let wait = (LOOK * 2u32.saturating_pow(times.min(16))).min(RETRY_LONGEST);
-            self.failing.insert(name.clone(), Failing { times, again_at: Instant::now() + wait, error });
+        let has_ended = |(_, reading): &(&String, &Reading)| reading.reader.has_ended();
+        let ended = self.readings.iter().filter(has_ended);
+        let ended: Vec<_> = ended
+            .map(|(name, reading)| (name.clone(), reading.reader.status().error, reading.begun_at))
+            .collect();
+        for (name, error, begun_at) in ended {
+            self.fail(&name, error.unwrap_or_else(|| "reading has ended".to_owned()), Some(begun_at));
         }
+    }
+
+    /// What fails again and again is begun less and less often.
+    fn fail(&mut self, source: &str, error: String, begun_at: Option<Instant>) {
+        let went_well = begun_at.is_some_and(|begun_at| begun_at.elapsed() >= WELL_AFTER);
+        let before = self.failing.remove(source).filter(|_| !went_well);
+        let times = before.map_or(0, |before| before.times + 1);
+        let wait = (LOOK * 2u32.saturating_pow(times.min(16))).min(RETRY_LONGEST);
+        self.failing.insert(source.to_owned(), Failing { times, again_at: Instant::now() + wait, error });
     }
 
     /// Says what is wrong, and when nothing is any more. Whoever reads nothing of a topic has no other way to.
     async fn tell(&mut self) {
         let mut notes = Vec::new();
-        let of_failing = self.failing.iter().map(|(source, failing)| (source, failing.error.clone()));
+        let of_failing = self.failing.iter().map(|(source, failing)| (source, Some(failing.error.clone())));
         let of_reading =
             self.readings.iter().map(|(source, reading)| (source, reading.reader.status().error));
         // Of a source that is read, what its reader says.
@@ -230,12 +253,17 @@ impl Worker {
         })
     }
 
-    async fn end_others(&mut self, wanted: &BTreeMap<String, (&Source, Vec<ViewHandle>, String)>) {
+    async fn end_others(
+        &mut self,
+        wanted: &BTreeMap<String, (&Source, Vec<ViewHandle>, String)>,
+        kept: &BTreeSet<String>,
+    ) {
         let outdated: Vec<String> = self
             .readings
             .iter()
             .filter(|(name, reading)| {
-                wanted.get(*name).is_none_or(|(_, _, with)| *with != reading.begun_with)
+                let is_as_wanted = wanted.get(*name).is_some_and(|(_, _, with)| *with == reading.begun_with);
+                !is_as_wanted && !kept.contains(*name)
             })
             .map(|(name, _)| name.clone())
             .collect();

@@ -7,7 +7,7 @@ use springhouse_core::{Definitions, Micros};
 use springhouse_ingest::LatencyHistogram;
 use springhouse_kafka::{PartitionStatus, TopicStatus, WorkerError, WorkerNote};
 use springhouse_online::{OnlineStore, Positions, SharedNotes, ViewHandle, build_name};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,9 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// How long a worker's word counts: without a newer one nobody is known to read its partitions.
 const WORD_LASTS: Micros = 15 * springhouse_core::time::SECOND;
+
+/// Errors of a source that are remembered as logged.
+const LOGGED_MAX: usize = 20;
 
 /// By source, then by partition.
 type Notes = BTreeMap<String, BTreeMap<i32, WorkerNote>>;
@@ -49,6 +52,8 @@ pub(crate) struct Workers {
     topics: ArcSwap<BTreeMap<String, String>>,
     /// By build, its frontier when every partition was last read.
     whole: Mutex<HashMap<String, Micros>>,
+    /// By source, the errors that were logged.
+    logged: Mutex<HashMap<String, BTreeSet<String>>>,
 }
 
 /// Reads what workers say, again and again.
@@ -116,6 +121,7 @@ impl Workers {
                 said.notes.entry(source.to_owned()).or_default().insert(partition, note);
             }
         }
+        self.log_errors(&said);
         said.reached = shared.positions;
         for (build, has) in shared.builds {
             let reached = said.reached.entry(build).or_default();
@@ -125,6 +131,23 @@ impl Workers {
             }
         }
         self.said.store(Arc::new(said));
+    }
+
+    /// Writes to this process's log what workers say is wrong, once.
+    fn log_errors(&self, said: &Said) {
+        let mut logged = self.logged.lock();
+        for (source, errors) in &said.errors {
+            let Some(newest) = errors.iter().max_by_key(|error| error.at) else { continue };
+            let of_source = logged.entry(source.clone()).or_default();
+            if of_source.len() >= LOGGED_MAX {
+                of_source.clear();
+            }
+            if of_source.insert(newest.error.clone()) {
+                tracing::warn!(source, error = newest.error, "a worker does not get on");
+            }
+        }
+        // What comes again after it was over is told again.
+        logged.retain(|source, _| said.errors.contains_key(source));
     }
 
     /// Everything that was visible before this moment is in the rows of the view.
@@ -220,7 +243,8 @@ impl Workers {
                     None => partitions.iter().map(|p| p.frontier).min().unwrap_or(Micros::MIN),
                 },
                 partitions,
-                rate: by_worker.values().map(|note| note.rate).sum(),
+                // Begun with a zero: the sum of nothing is a negative one.
+                rate: by_worker.values().fold(0.0, |rate, note| rate + note.rate),
                 messages: sum(|note| note.messages),
                 tombstones: sum(|note| note.tombstones),
                 lost: sum(|note| note.lost),

@@ -9,7 +9,7 @@ use crate::progress::{Permit, Progress};
 use crate::rows::{Piece, StampedRows, schema_of};
 use arrow::datatypes::SchemaRef;
 use springhouse_core::crash_point::crash_point;
-use springhouse_core::definition::Definitions;
+use springhouse_core::definition::{Definitions, Source};
 use springhouse_core::{EntityKey, Micros};
 use springhouse_expr::ViewProjection;
 use springhouse_kernel::{EntityState, Stamp};
@@ -156,17 +156,7 @@ impl Feeds {
             let feeds = feeds
                 .into_iter()
                 .map(|feed| {
-                    let id = feed.handle.id.clone();
-                    let view = id.split('@').next().and_then(|n| definitions.feature_views.get(n));
-                    let view = view
-                        .filter(|view| view.id() == *id && view.source == name)
-                        .ok_or_else(|| invalid(format!("no view `{id}` of source `{name}`")))?;
-                    let entity = definitions
-                        .entities
-                        .get(&view.entity)
-                        .ok_or_else(|| invalid(format!("view `{id}` has no entity `{}`", view.entity)))?;
-                    let projection = ViewProjection::plan(source, entity, view, &feed.handle.plan)
-                        .map_err(|e| invalid(format!("view `{id}`: {e}")))?;
+                    let projection = projection_of(definitions, source, &feed.handle)?;
                     Ok(Feed { handle: feed.handle, start: feed.start, projection })
                 })
                 .collect::<Result<Vec<_>, PushError>>()?;
@@ -182,6 +172,25 @@ impl Feeds {
             .iter()
             .flat_map(|(name, source)| source.feeds.iter().map(move |feed| (name, source, feed)))
     }
+}
+
+/// How rows of a source become events of a view.
+pub(crate) fn projection_of(
+    definitions: &Definitions,
+    source: &Source,
+    handle: &ViewHandle,
+) -> Result<ViewProjection, PushError> {
+    let invalid = |why: String| PushError::new("invalid_definition", why);
+    let id = &handle.id;
+    let view = id.split('@').next().and_then(|name| definitions.feature_views.get(name));
+    let view = view
+        .filter(|view| view.id() == **id && view.source == source.name)
+        .ok_or_else(|| invalid(format!("no view `{id}` of source `{}`", source.name)))?;
+    let entity = definitions
+        .entities
+        .get(&view.entity)
+        .ok_or_else(|| invalid(format!("view `{id}` has no entity `{}`", view.entity)))?;
+    ViewProjection::plan(source, entity, view, &handle.plan).map_err(|e| invalid(format!("view `{id}`: {e}")))
 }
 
 pub(crate) struct Applier {

@@ -268,7 +268,15 @@ pub(crate) fn is_delivered<C: ConsumerContext>(
     Ok(is_newer)
 }
 
-/// What is said of a topic that was made anew.
+/// What is said of a topic that ends before where it was read to.
+pub(crate) fn ends_too_early(partition: i32, high: i64, next: i64) -> String {
+    format!(
+        "partition {partition} ends at offset {high}, but it has been read up to {next}: the topic was made anew or has lost messages; \
+         give the new topic another name, or the source"
+    )
+}
+
+/// What is said of a topic that was made anew and has grown.
 pub(crate) fn another_topic(partition: i32, next: i64) -> String {
     format!(
         "partition {partition} has messages before offset {next} that were never read: the topic was made anew; give the new topic \
@@ -381,11 +389,7 @@ impl Reading {
         let known = self.ingest.topic_positions(&self.source, topic).get(&partition).copied();
         let next = match known {
             Some(position) if position.next > high => {
-                return Err(End::Failed(format!(
-                    "partition {partition} ends at offset {high}, but it has been read up to {}: the topic was made anew or \
-                     has lost messages; give the new topic another name, or the source",
-                    position.next
-                )));
+                return Err(End::Failed(ends_too_early(partition, high, position.next)));
             }
             Some(position) if self.is_another_topic(consumer, partition, position)? => {
                 return Err(End::Failed(another_topic(partition, position.next)));

@@ -6,7 +6,7 @@ use crate::format::Decoder;
 use crate::handle::SourceReader;
 use crate::reader::{
     Batch, Brake, End, Gathered, RETRY_FIRST, RETRY_LONGEST, STATISTICS_MS, another_topic, client_config,
-    first_offset, is_delivered, newer_before, partitions_of, passes, patience,
+    ends_too_early, first_offset, is_delivered, newer_before, partitions_of, passes, patience,
 };
 use crate::settings::KafkaSettings;
 use crate::status::{Notes, SharedClock};
@@ -515,10 +515,7 @@ impl Working {
             }
             let (low, high) = consumer.fetch_watermarks(topic, *partition, self.timeout())?;
             if *begin > high {
-                return Err(End::Failed(format!(
-                    "partition {partition} ends at offset {high}, but it has been read up to {begin}: the topic was made anew or \
-                     has lost messages; give the new topic another name, or the source"
-                )));
+                return Err(End::Failed(ends_too_early(*partition, high, *begin)));
             }
             if *begin < low {
                 self.notes.lost(*partition, (low - begin) as u64);

@@ -39,7 +39,12 @@ impl Layout {
 
     /// A key of shard 0.
     pub(crate) fn control(&self, name: &str) -> String {
-        format!("{}{name}", self.tag(0))
+        self.hash(0, name)
+    }
+
+    /// A hash of any shard.
+    pub(crate) fn hash(&self, shard: u32, name: &str) -> String {
+        format!("{}{name}", self.tag(shard))
     }
 
     pub(crate) fn intent(&self, lane: &str) -> String {

@@ -11,7 +11,7 @@ use crate::error::{corrupt, foreign, invalid, lost, unexpected};
 use crate::layout::{Layout, Meta, build};
 use crate::scripts::{COMMIT_SHARED, Call, REPLACE_ROWS, Said, run};
 use crate::settings::RedisSettings;
-use crate::store::{EARLIER, EMPTIED, MADE_ANEW, bytes_of};
+use crate::store::{EARLIER, EMPTIED, MADE_ANEW, bytes_of, read_hash};
 use crate::writer::{SCRIPT_BYTES_MAX, expiry, new_token};
 use futures::future::try_join_all;
 use parking_lot::RwLock;
@@ -148,11 +148,6 @@ pub(crate) fn state_of(plan: &ViewPlan, bytes: &[u8]) -> Result<EntityState, Str
     plan.decode(state).map_err(|error| error.to_string())
 }
 
-/// Where a worker's hash lies in a shard.
-pub(crate) fn shared_hash(layout: &Layout, shard: u32, name: &str) -> String {
-    format!("{}{name}", layout.tag(shard))
-}
-
 impl RedisShared {
     /// Connects. The store must have been made by the process that owns it.
     ///
@@ -181,19 +176,6 @@ impl RedisShared {
 
     fn number_key(&self, layout: &Layout, shard: u32) -> String {
         format!("{}n/{}", layout.tag(shard), self.worker)
-    }
-
-    async fn hash(&self, action: &'static str, key: String) -> Result<Pairs, StoreError> {
-        let mut command = redis::cmd("HGETALL");
-        command.arg(key);
-        let answer = self.connections.call(action, Access::Write, &command).await?;
-        let wrong = || unexpected(action, "pairs of texts");
-        let mut pairs = Pairs::new();
-        for (field, value) in answer.into_map_iter().map_err(|_| wrong())? {
-            let field = bytes_of(action, field)?.ok_or_else(wrong)?;
-            pairs.insert(field, bytes_of(action, value)?.ok_or_else(wrong)?);
-        }
-        Ok(pairs)
     }
 
     /// A shard's meta key, and how often this worker has written there.
@@ -232,9 +214,9 @@ impl RedisShared {
     async fn read_positions(&self, layout: &Layout) -> Result<Builds, StoreError> {
         let action = "read how far workers are";
         // Before the positions: those of a build that ends meanwhile are not taken for a new one's.
-        let builds = builds_of(self.hash(action, shared_hash(layout, 0, "builds")).await?)?;
-        let positions =
-            (0..layout.shards).map(|shard| self.hash(action, shared_hash(layout, shard, "positions")));
+        let builds = builds_of(read_hash(&self.connections, action, layout.hash(0, "builds")).await?)?;
+        let positions = (0..layout.shards)
+            .map(|shard| read_hash(&self.connections, action, layout.hash(shard, "positions")));
         let positions = try_join_all(positions).await?;
         let mut positions: Vec<_> =
             positions.into_iter().map(positions_of).collect::<Result<_, StoreError>>()?;
@@ -332,7 +314,7 @@ impl RedisShared {
         let mut call = Call::default();
         call.key(taken.layout.meta(shard))
             .key(self.number_key(&taken.layout, shard))
-            .key(shared_hash(&taken.layout, shard, "builds"))
+            .key(taken.layout.hash(shard, "builds"))
             .arg(taken.identity.as_str())
             .arg(taken.floors[shard as usize].load(Ordering::Acquire).to_string())
             .arg(WORKER_LASTS_S.to_string());
@@ -371,7 +353,7 @@ impl RedisShared {
     ) -> Result<Vec<(usize, Option<u64>)>, StoreError> {
         let action = "replace rows of workers";
         let mut call = self.fenced(taken, shard);
-        call.key(shared_hash(&taken.layout, shard, "positions")).arg(build);
+        call.key(taken.layout.hash(shard, "positions")).arg(build);
         let staying = chunk.iter().filter(|row| !row.expires).count();
         call.arg(staying.to_string()).arg(fence.len().to_string());
         for (field, committed) in fence {
@@ -455,8 +437,8 @@ impl RedisShared {
     ) -> Result<(), StoreError> {
         let action = "commit what workers have done";
         let mut call = self.fenced(taken, shard);
-        call.key(shared_hash(&taken.layout, shard, "positions"));
-        call.key(shared_hash(&taken.layout, shard, "notes"));
+        call.key(taken.layout.hash(shard, "positions"));
+        call.key(taken.layout.hash(shard, "notes"));
         call.arg(fields.len().to_string());
         for (name, partition, offset) in fields {
             call.arg(name.as_bytes()).arg(partition.to_string()).arg(offset.to_string());
@@ -535,7 +517,7 @@ impl SharedRows for RedisShared {
                 return Ok(Vec::new());
             }
             let mut command = redis::cmd("HMGET");
-            command.arg(shared_hash(&self.taken().layout, 0, "notes")).arg(names);
+            command.arg(self.taken().layout.hash(0, "notes")).arg(names);
             let answer = self.connections.call(action, Access::Write, &command).await?;
             let Value::Array(values) = answer else { return Err(unexpected(action, "a list of values")) };
             let text = |value| {

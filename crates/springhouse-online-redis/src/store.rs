@@ -336,16 +336,7 @@ impl RedisStore {
         name: &str,
     ) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, StoreError> {
         self.check_shards(action, &[0]).await?;
-        let mut command = redis::cmd("HGETALL");
-        command.arg(self.known().layout.control(name));
-        let answer = self.connections.call(action, Access::Write, &command).await?;
-        let wrong = || unexpected(action, "pairs of texts");
-        let mut pairs = BTreeMap::new();
-        for (field, value) in answer.into_map_iter().map_err(|_| wrong())? {
-            let field = bytes_of(action, field)?.ok_or_else(wrong)?;
-            pairs.insert(field, bytes_of(action, value)?.ok_or_else(wrong)?);
-        }
-        Ok(pairs)
+        read_hash(&self.connections, action, self.known().layout.control(name)).await
     }
 
     async fn control_field(
@@ -521,6 +512,24 @@ impl Scan<'_> {
         }
         Ok(None)
     }
+}
+
+/// All fields of a hash.
+pub(crate) async fn read_hash(
+    connections: &Connections,
+    action: &'static str,
+    key: String,
+) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, StoreError> {
+    let mut command = redis::cmd("HGETALL");
+    command.arg(key);
+    let answer = connections.call(action, Access::Write, &command).await?;
+    let wrong = || unexpected(action, "pairs of texts");
+    let mut pairs = BTreeMap::new();
+    for (field, value) in answer.into_map_iter().map_err(|_| wrong())? {
+        let field = bytes_of(action, field)?.ok_or_else(wrong)?;
+        pairs.insert(field, bytes_of(action, value)?.ok_or_else(wrong)?);
+    }
+    Ok(pairs)
 }
 
 /// The bytes of an answer; None when there is no value.

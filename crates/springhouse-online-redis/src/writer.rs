@@ -574,7 +574,7 @@ impl RedisStore {
         self.settle(&mut writing).await?;
         let known = self.known();
         let mut call = self.fenced(&known, shard);
-        call.key(format!("{}{hash}", known.layout.tag(shard))).arg(removed.len().to_string());
+        call.key(known.layout.hash(shard, hash)).arg(removed.len().to_string());
         for field in removed {
             call.arg(*field);
         }

@@ -1,12 +1,13 @@
 //! One view and generation in one worker: its rows, and which messages they have.
 
 use super::{Checked, FedBuild, WorkError};
+use crate::applier::projection_of;
 use crate::outcome::PushError;
 use springhouse_core::definition::{Definitions, Source};
 use springhouse_core::{EntityKey, Micros, offset_of, partition_of};
 use springhouse_expr::ViewProjection;
 use springhouse_kernel::{EntityState, Stamp};
-use springhouse_online::{Positions, Replacement, SharedRows, ViewHandle, build_name};
+use springhouse_online::{Positions, Replacement, SharedRow, SharedRows, ViewHandle, build_name};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,14 +31,6 @@ pub(super) struct Feed {
     rows: Rows,
 }
 
-/// A row as it is in the store.
-#[derive(Debug)]
-struct Held {
-    version: u64,
-    positions: Vec<(i32, i64)>,
-    state: EntityState,
-}
-
 /// A row that is to be written.
 struct Work {
     key: EntityKey,
@@ -56,17 +49,7 @@ impl Feed {
         cache_bytes: usize,
     ) -> Result<Self, PushError> {
         let FedBuild { handle, build, positions } = fed;
-        let invalid = |why: String| PushError::new("invalid_definition", why);
-        let view = handle.id.split('@').next().and_then(|name| definitions.feature_views.get(name));
-        let view = view
-            .filter(|view| view.id() == *handle.id && view.source == source.name)
-            .ok_or_else(|| invalid(format!("no view `{}` of source `{}`", handle.id, source.name)))?;
-        let entity = definitions
-            .entities
-            .get(&view.entity)
-            .ok_or_else(|| invalid(format!("view `{}` has no entity `{}`", handle.id, view.entity)))?;
-        let projection = ViewProjection::plan(source, entity, view, &handle.plan)
-            .map_err(|error| invalid(format!("view `{}`: {error}", handle.id)))?;
+        let projection = projection_of(definitions, source, &handle)?;
         Ok(Self {
             name: build_name(&handle),
             handle,
@@ -142,24 +125,18 @@ impl Feed {
             }
         }
         let mut todo: Vec<(EntityKey, Vec<u32>)> = of_key.into_iter().collect();
+        let committed =
+            |partition| self.committed.iter().map(|shard| shard.get(&partition).copied()).collect();
+        let fence: Vec<(i32, Vec<Option<i64>>)> =
+            checked.ranges.iter().map(|range| (range.partition, committed(range.partition))).collect();
         let mut wait = CONTENTION_WAIT;
         while !todo.is_empty() {
             let missing: Vec<EntityKey> =
                 todo.iter().filter(|(key, _)| !self.rows.has(key)).map(|(key, _)| key.clone()).collect();
             let read =
                 if missing.is_empty() { Vec::new() } else { store.read(&self.handle, &missing).await? };
-            let mut read: HashMap<EntityKey, Option<Held>, ahash::RandomState> = missing
-                .into_iter()
-                .zip(read)
-                .map(|(key, row)| {
-                    let held = row.map(|row| Held {
-                        version: row.version,
-                        positions: row.positions,
-                        state: row.state,
-                    });
-                    (key, held)
-                })
-                .collect();
+            let mut read: HashMap<EntityKey, Option<SharedRow>, ahash::RandomState> =
+                missing.into_iter().zip(read).collect();
             let mut work = Vec::with_capacity(todo.len());
             for (key, events) in todo.drain(..) {
                 let held = match self.rows.take(&key) {
@@ -171,16 +148,6 @@ impl Feed {
             if work.is_empty() {
                 break;
             }
-            let fence: Vec<(i32, Vec<Option<i64>>)> = checked
-                .ranges
-                .iter()
-                .map(|range| {
-                    (
-                        range.partition,
-                        self.committed.iter().map(|c| c.get(&range.partition).copied()).collect(),
-                    )
-                })
-                .collect();
             let replacements: Vec<Replacement<'_>> = work
                 .iter()
                 .map(|work| Replacement {
@@ -195,7 +162,7 @@ impl Feed {
             for (work, version) in work.into_iter().zip(versions) {
                 match version {
                     Some(version) => {
-                        let held = Held { version, positions: work.positions, state: work.state };
+                        let held = SharedRow { version, positions: work.positions, state: work.state };
                         self.rows.insert(work.key, held);
                     }
                     None => todo.push((work.key, work.events)),
@@ -222,7 +189,7 @@ impl Feed {
         checked: &Checked,
         key: EntityKey,
         events: Vec<u32>,
-        held: Option<Held>,
+        held: Option<SharedRow>,
         store: &dyn SharedRows,
         now: Micros,
     ) -> Option<Work> {
@@ -254,7 +221,7 @@ impl Feed {
         }
         if !is_changed {
             if let Some(version) = before {
-                self.rows.insert(key, Held { version, positions, state });
+                self.rows.insert(key, SharedRow { version, positions, state });
             }
             return None;
         }
@@ -268,8 +235,8 @@ impl Feed {
 /// Rows that were written last: about as many as fit, the older half goes at once.
 #[derive(Debug)]
 struct Rows {
-    newer: HashMap<EntityKey, Held, ahash::RandomState>,
-    older: HashMap<EntityKey, Held, ahash::RandomState>,
+    newer: HashMap<EntityKey, SharedRow, ahash::RandomState>,
+    older: HashMap<EntityKey, SharedRow, ahash::RandomState>,
     /// Of the newer ones, about.
     bytes: usize,
     bytes_max: usize,
@@ -284,11 +251,11 @@ impl Rows {
         self.newer.contains_key(key) || self.older.contains_key(key)
     }
 
-    fn size(key: &EntityKey, held: &Held) -> usize {
+    fn size(key: &EntityKey, held: &SharedRow) -> usize {
         key.as_bytes().len() + held.state.size_bytes() + held.positions.len() * 16 + 96
     }
 
-    fn take(&mut self, key: &EntityKey) -> Option<Held> {
+    fn take(&mut self, key: &EntityKey) -> Option<SharedRow> {
         if let Some(held) = self.newer.remove(key) {
             self.bytes = self.bytes.saturating_sub(Self::size(key, &held));
             return Some(held);
@@ -296,7 +263,7 @@ impl Rows {
         self.older.remove(key)
     }
 
-    fn insert(&mut self, key: EntityKey, held: Held) {
+    fn insert(&mut self, key: EntityKey, held: SharedRow) {
         self.bytes += Self::size(&key, &held);
         self.newer.insert(key, held);
         if self.bytes > self.bytes_max / 2 {

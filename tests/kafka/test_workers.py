@@ -137,6 +137,28 @@ class WorkersTest(WithRedis, test_kafka.KafkaTest):
         self.assertTrue(server.wait_ready(), server.tail())
         return project, server
 
+    def test_what_a_worker_complained_of_ends_with_it(self):
+        topic = f"none-{self.projects}"
+        self.workers = 0
+        project, server = self.project(topic)
+
+        def complaints():
+            return "clicks/w1" in test_failover.ask(self.redis.port, "HKEYS", f"{{p{self.projects}:0}}notes")
+        worker = Worker(project.folder, "w1", [])
+        self.wait("the complaint", complaints)
+        self.assertEqual(worker.stop(), 0)
+        self.assertFalse(complaints())
+        # One that was killed could not take it back; the next of its name does.
+        worker = Worker(project.folder, "w1", [])
+        self.wait("the complaint", complaints)
+        worker.kill()
+        self.kafka.create(topic, 1)
+        worker = Worker(project.folder, "w1", [])
+        self.addCleanup(worker.kill)
+        self.kafka.produce(topic, [event("a", 1)])
+        self.wait_totals(server, {"a": (1, 1)})
+        self.wait("that nothing is wrong", lambda: not complaints())
+        self.assertEqual(worker.stop(), 0)
 
     def test_new_definitions_while_the_server_is_away_stop_nobody(self):
         topic = self.topic(2)

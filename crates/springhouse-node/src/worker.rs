@@ -48,8 +48,8 @@ struct Worker {
     watch: RedisShared,
     readings: BTreeMap<String, Reading>,
     failing: BTreeMap<String, Failing>,
-    /// Names of the errors that were told.
-    told: BTreeSet<String>,
+    /// By name of an error, whether one is told. Of what is not in here a worker of this name may have said something before.
+    told: BTreeMap<String, bool>,
 }
 
 /// Reads a share of every topic until `stop` is done. Several processes of one project may do so at once; `name` tells them apart
@@ -82,7 +82,7 @@ pub async fn work(
         clock: options.clock,
         readings: BTreeMap::new(),
         failing: BTreeMap::new(),
-        told: BTreeSet::new(),
+        told: BTreeMap::new(),
     };
     let mut stop = std::pin::pin!(stop);
     let mut wait = LOOK;
@@ -112,6 +112,7 @@ pub async fn work(
         }
     }
     worker.end(|_| true).await;
+    worker.take_back().await;
     Ok(())
 }
 
@@ -211,14 +212,27 @@ impl Worker {
             match error {
                 Some(error) => {
                     let error = WorkerError { at: self.clock.now(), error };
-                    self.told.insert(name.clone());
+                    self.told.insert(name.clone(), true);
                     // A time and a text can't fail to be written.
                     notes.push((name, serde_json::to_string(&error).unwrap_or_default()));
                 }
-                None if self.told.remove(&name) => notes.push((name, String::new())),
-                None => {}
+                None => {
+                    if self.told.insert(name.clone(), false) != Some(false) {
+                        notes.push((name, String::new()));
+                    }
+                }
             }
         }
+        self.write(notes).await;
+    }
+
+    /// Who has stopped on purpose has nothing to complain of.
+    async fn take_back(&mut self) {
+        let told = std::mem::take(&mut self.told).into_iter().filter(|(_, is_told)| *is_told);
+        self.write(told.map(|(name, _)| (name, String::new())).collect()).await;
+    }
+
+    async fn write(&self, notes: Vec<(String, String)>) {
         if !notes.is_empty()
             && let Err(error) = self.watch.commit(&[], &notes).await
         {

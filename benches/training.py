@@ -90,6 +90,39 @@ def run(workload, peers, options, results):
         if not theirs:
             results.add(f"training {workload}: {size}", wall, "s", cpu_s=round(cpu, 2), peak_mib=round(peak / 2**20), runs=runs)
         results.add(f"training {workload}: peak memory", peak / 2**20, "MiB")
+        again(workload, size, project, out, (wall, runs, options.cache_mb), results)
+
+
+def again(workload, size, project, out, ours, results):
+    """The same with an event cache, once to make it and then from it; and a hundredth, and a thousandth, of the labels."""
+    wall, runs, cache_mb = ours
+    settings = project.folder / "springhouse.yaml"
+    without = settings.read_text()
+    labels = project.folder / "labels.parquet"
+    fewer = [(part, project.folder / f"labels-{part}.parquet") for part in (100, 1000)]
+    for part, path in fewer:
+        apart(training_data.every, labels, path, part)
+
+    def measured(labels):
+        words = ["--service", "training", "--labels", labels, "--out", out, "--availability", "event"]
+        return project.run("train", *words)[1]
+    of_fewer = [statistics.median(measured(path) for _ in range(runs)) for _, path in fewer]
+    expected = apart(training_data.fingerprint, out)
+    # Files that were written just now are not cached.
+    time.sleep(max(0.0, 2.5 - (time.time() - max(file.stat().st_mtime for file in project.folder.rglob("*.parquet")))))
+    settings.write_text(without + f"jobs: {{event_cache_mb: {cache_mb}}}\n")
+    results.add(f"training {workload}, making the cache: {size}", made := measured(labels), "s", "without", wall, wall / made)
+    size_mib = sum(file.stat().st_size for file in project.folder.rglob("*.events")) / 2**20
+    results.add(f"training {workload}: the cache", size_mib, "MiB")
+    if size_mib == 0:
+        sys.exit("nothing was cached")
+    times = statistics.median(measured(labels) for _ in range(runs))
+    results.add(f"training {workload}, cached: {size}", times, "s", "without", wall, wall / times)
+    for (part, path), before in zip(fewer, of_fewer):
+        times = statistics.median(measured(path) for _ in range(runs))
+        results.add(f"training {workload}, cached: 1 label of {part}", times, "s", "without", before, before / times)
+    if (found := apart(training_data.fingerprint, out)) != expected:
+        sys.exit(f"{workload}: cached {found}, without {expected}")
 
 
 def main():
@@ -104,6 +137,7 @@ def main():
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count()))
     parser.add_argument("--limit", type=float, default=600, help="seconds after which a peer is stopped")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--cache-mb", type=int, default=8192, help="size of the event cache of the runs that have one")
     parser.add_argument("--seed", type=int, default=7)
     options = arguments(parser)
     packages = {"floor": "pyarrow", "spark": "pyspark"}

@@ -114,6 +114,12 @@ def window_data(folder, labels, events, users, hot, seed):
                    folder / "labels.parquet", row_group_size=500_000)
 
 
+def every(path, out, part):
+    """Every so many-th row of a file as another file."""
+    table = pq.read_table(path)
+    pq.write_table(table.take(pa.array(range(0, len(table), part))), out)
+
+
 def fingerprint(path):
     """(rows, hash) of a training set, whatever the order of its rows and columns: 64 bits over every value."""
     def mix(x):

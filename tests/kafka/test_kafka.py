@@ -332,7 +332,7 @@ class KafkaTest(unittest.TestCase):
         with Client(server) as client:
             checks = {check["name"]: check for check in client.call("GET", "/ready")["checks"]}
             self.assertFalse(checks[f"topic {topic}"]["ok"])
-        self.assertIn("6 messages lost", project.run("status").stdout, server.tail())
+        self.wait("that the table says so", lambda: "6 messages lost" in project.run("status").stdout)
         self.kafka.call("delete", topic=topic)
         self.wait("the error", lambda: self.status(server)["failing"])
         time.sleep(1)
@@ -380,7 +380,7 @@ class KafkaTest(unittest.TestCase):
         self.wait("the error", lambda: self.status(server)["failing"])
         self.wait_totals(server, {"a": (1, 1)})
         self.wait("its age grows", lambda: self.status(server)["age_s"] > 2)
-        self.assertIn("not read", project.run("status").stdout)
+        self.wait("that the table says so", lambda: "not read" in project.run("status").stdout)
         self.broker.start()
         self.kafka.produce(topic, [event("a", 1)])
         self.wait_totals(server, {"a": (2, 2)})

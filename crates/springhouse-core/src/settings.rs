@@ -25,6 +25,8 @@ pub struct Settings {
     pub server: SettingsSection,
     /// Memory budget of one training set or materialisation, in MiB.
     pub memory_budget_mb: u32,
+    /// What training sets may keep on disk of the history that they have read, in MiB; 0 = nothing.
+    pub event_cache_mb: u32,
     /// Limits of the embedded store, read by it.
     pub online: SettingsSection,
     /// Address and limits of the Redis store, read by it.
@@ -123,6 +125,9 @@ section! {
     optional {
         /// Memory budget of one job in MiB; over it, work is spilled to disk. More is faster.
         "memory_budget_mb" memory_budget_mb: u32,
+        /// What training sets keep on disk, in the lake, of the history that they have read, in MiB, so that the next one reads only
+        /// what is new; 0 (the default): nothing.
+        "event_cache_mb" event_cache_mb: u32,
     }
 }
 
@@ -183,6 +188,7 @@ pub fn load_settings(file: &str, text: &str) -> Result<Settings, Vec<Diagnostic>
         files: reader.spans.files.clone(),
     };
     let store = declared.store.unwrap_or_default();
+    let jobs = declared.jobs.unwrap_or_default();
     Ok(Settings {
         project: declared.project.unwrap_or_default(),
         registry_path: folder(declared.registry, "registry"),
@@ -193,7 +199,8 @@ pub fn load_settings(file: &str, text: &str) -> Result<Settings, Vec<Diagnostic>
             path: store.path.unwrap_or_else(|| ".springhouse/online".to_owned()),
         },
         server: section("server", declared.server),
-        memory_budget_mb: declared.jobs.and_then(|j| j.memory_budget_mb).unwrap_or(MEMORY_BUDGET_MB_DEFAULT),
+        memory_budget_mb: jobs.memory_budget_mb.unwrap_or(MEMORY_BUDGET_MB_DEFAULT),
+        event_cache_mb: jobs.event_cache_mb.unwrap_or(0),
         online: section("online", declared.online),
         redis: section("redis", declared.redis),
         kafka: section("kafka", declared.kafka),

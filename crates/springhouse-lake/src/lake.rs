@@ -11,6 +11,8 @@ use tokio::sync::Mutex;
 #[derive(Clone, Debug)]
 pub struct Lake {
     inner: Arc<Inner>,
+    /// See [`Self::with_event_cache`].
+    event_cache_bytes: u64,
 }
 
 struct Inner {
@@ -35,7 +37,17 @@ impl Lake {
         std::fs::create_dir_all(tables).map_err(|e| LakeError::unwritable(tables, &e))?;
         let absolute = |path: &Path| std::path::absolute(path).map_err(|e| LakeError::unreadable(path, &e));
         let inner = Inner { project: absolute(project)?, tables: absolute(tables)?, open: Mutex::default() };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self { inner: Arc::new(inner), event_cache_bytes: 0 })
+    }
+
+    /// The same with an event cache of at most so many bytes for training sets, in the folder `_events` beside the tables: what a
+    /// training set has read of a source, the next one does not read again. 0: none is made or used.
+    pub fn with_event_cache(self, bytes: u64) -> Self {
+        Self { event_cache_bytes: bytes, ..self }
+    }
+
+    pub(crate) fn event_cache_bytes(&self) -> u64 {
+        self.event_cache_bytes
     }
 
     pub(crate) fn project(&self) -> &Path {

@@ -327,7 +327,7 @@ impl Run<'_> {
             }
         }
         loading.end().await?;
-        blocking(|| files.check_unchanged(self.lake))?;
+        blocking(|| files.check_unchanged())?;
         note.finish(plan, &files.files, &last_visible.into_inner());
         crash_point("materialize_before_cursor");
         self.set_note(note).await?;

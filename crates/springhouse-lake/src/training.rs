@@ -7,6 +7,7 @@
 
 pub(crate) mod again;
 mod assemble;
+mod cache;
 pub(crate) mod gather;
 pub(crate) mod join;
 mod label_query;
@@ -47,6 +48,7 @@ use crate::spill::{Budget, Partitions, SpillFile, partition_count, partition_of}
 use arrow::array::{ArrayRef, Decimal128Array, Int64Array, UInt64Array};
 use arrow::datatypes::SchemaRef;
 use assemble::{Assembler, FeatureCounts, output_field, request_fields};
+use cache::{CachedEvents, LabelBuckets, Making, Wanted, cached_events};
 use gather::{EventGroup, Extras, Payload, group_views};
 use join::{Answers, answer_bytes, join_inputs, label_schema};
 use label_table::{changed, empty};
@@ -106,6 +108,7 @@ struct LabelSet<'a> {
     key_columns: &'a [usize],
     partitions: Partitions,
     present: Presence,
+    buckets: LabelBuckets,
     /// The different first keys, while they are few.
     keys: Arc<KeySet>,
     /// The labels in order, made when a view of latest values first asks for it.
@@ -216,7 +219,7 @@ impl Lake {
             let mut report =
                 prepared.report(request, rows, range, prepared.partitions(request.memory_budget))?;
             for source in &mut report.sources {
-                source.passes = prepared.planned(request, &source.source, &facts)?;
+                source.passes = self.planned_passes(&prepared, request, &source.source, &facts)?;
             }
             Ok(report)
         })
@@ -305,6 +308,7 @@ impl Lake {
                 key_columns,
                 partitions: Partitions::new(partitions, label_schema(), &budget, &file),
                 present: Presence::with_capacity(labels.row_guess()),
+                buckets: LabelBuckets::new(),
                 keys: Arc::new(KeySet::new(&entity.keys[0].1)),
                 index: std::cell::OnceCell::new(),
             })
@@ -332,15 +336,33 @@ impl Lake {
             let spec = source.spec(request, &group, &jobs, &facts, Some(&set.keys));
             let total = source.files.rows_estimate();
             let before = source.counts.rows_read.load(Ordering::Relaxed);
-            let is_wanted = |_: usize, file: &ScanFile| source.wants(file);
+            let name = &source.files.source.name;
+            let scanned = |done: u64| tell(progress, "reading sources", done.saturating_sub(before), total);
+            let cached = match self.event_cache_bytes() > 0 {
+                false => None,
+                true => stages.time("cache events", name, || {
+                    let making = Making { budget: &budget, file: &file, threads, report: &scanned };
+                    self.cached_events(request, &group, &jobs, source, Some(&making))
+                })?,
+            };
+            let is_wanted = |number: usize, file: &ScanFile| {
+                source.wants(file) && cached.as_ref().is_none_or(|cached| !cached.covers(number))
+            };
             let is_kept = |rows: &SourceRows, row: usize| {
                 let visible_at = rows.event_time[row].max(rows.known_at[row]);
                 visible_at <= facts.last
                     && (source.files.files[rows.file].origin == Origin::Stream
                         || source.cursor.as_ref().is_none_or(|cursor| cursor.admits(rows, row)))
             };
-            let scanned = |done: u64| tell(progress, "reading sources", done - before, total);
             let gather = |events: &Partitions, report: &(dyn Fn(u64) -> Result<()> + Sync)| {
+                if let Some(cached) = &cached {
+                    let event_times = spec.event_times.clone();
+                    let wanted = Wanted { present: &set.present, buckets: &set.buckets, event_times };
+                    cached.gather(&source.files, &wanted, &source.counts, threads, report, events)?;
+                    if (0..source.files.files.len()).all(|number| cached.covers(number)) {
+                        return Ok(());
+                    }
+                }
                 group.gather(
                     &source.files,
                     &spec,
@@ -353,7 +375,6 @@ impl Lake {
                     events,
                 )
             };
-            let name = &source.files.source.name;
             let aside = (&budget, &file);
             if meets {
                 if set.index.get().is_none() {
@@ -464,7 +485,7 @@ impl Lake {
             if (round + 1) * per_round < ranges.count {
                 seen.iter().try_for_each(|(rows, ..)| answers[rows.view].chunks.drain().map(drop))
             } else {
-                sources.values().try_for_each(|source| source.files.check_unchanged(self))
+                sources.values().try_for_each(|source| source.files.check_unchanged())
             }
         };
         let chunks = (ranges.rows / chunk_rows) as usize * per_round;
@@ -489,6 +510,67 @@ impl Lake {
             partitions,
             spilled_bytes: file.size(),
         })
+    }
+}
+
+impl Lake {
+    /// What is cached of a source's events; nothing of a history that is cut, which is another one.
+    fn cached_events(
+        &self,
+        request: &TrainingRequest<'_>,
+        group: &EventGroup<'_>,
+        jobs: &[&ViewJob<'_>],
+        source: &OpenSource,
+        making: Option<&Making<'_>>,
+    ) -> Result<Option<CachedEvents>> {
+        match source.cursor.is_some() || source.cut.stream_end.is_some() {
+            true => Ok(None),
+            false => cached_events(self, request.definitions, group, jobs, &source.files, making),
+        }
+    }
+
+    /// What would be read of a source.
+    fn planned_passes(
+        &self,
+        prepared: &Prepared<'_>,
+        request: &TrainingRequest<'_>,
+        source: &str,
+        facts: &LabelFacts,
+    ) -> Result<Vec<PassReport>> {
+        let open = &prepared.sources[source];
+        let mut passes = Vec::new();
+        for (payload, views) in &prepared.groups {
+            let jobs: Vec<&ViewJob<'_>> = views.iter().map(|v| &prepared.plan.views[*v]).collect();
+            if jobs[0].source.name != source {
+                continue;
+            }
+            // What is kept beside an event's columns changes nothing of what is read.
+            let meets = meets(&jobs, *payload, facts.rows, request.memory_budget);
+            let extras = extras(&jobs, *payload, meets, request.availability);
+            let group = EventGroup::new(&jobs, views.clone(), *payload, extras)?;
+            let spec = open.spec(request, &group, &jobs, facts, None);
+            let cached = self.cached_events(request, &group, &jobs, open, None)?;
+            if let Some(cached) = &cached {
+                passes.push(PassReport::new(&cached.pass(None), true));
+            }
+            let is_read = |number: usize, file: &ScanFile| {
+                open.wants(file) && cached.as_ref().is_none_or(|cached| !cached.covers(number))
+            };
+            let selected = open.files.selected(&spec, &is_read)?;
+            let pass =
+                Pass { kind: PassKind::Events, columns: spec.columns.clone(), selected, rows_kept: None };
+            passes.push(PassReport::new(&pass, false));
+            if *payload == Payload::RowReference {
+                for job in jobs {
+                    let columns = job.projection.source_columns().to_vec();
+                    let spec = ScanSpec { columns: columns.clone(), with_ids: false, ..spec.clone() };
+                    let selected = open.files.selected(&spec, &|_, file| open.wants(file))?;
+                    let pass = Pass { kind: PassKind::Rows, columns, selected, rows_kept: None };
+                    passes.push(PassReport::new(&pass, true));
+                }
+            }
+        }
+        Ok(passes)
     }
 }
 
@@ -581,42 +663,6 @@ impl Prepared<'_> {
             made: None,
         })
     }
-
-    /// What would be read of a source.
-    fn planned(
-        &self,
-        request: &TrainingRequest<'_>,
-        source: &str,
-        facts: &LabelFacts,
-    ) -> Result<Vec<PassReport>> {
-        let open = &self.sources[source];
-        let mut passes = Vec::new();
-        for (payload, views) in &self.groups {
-            let jobs: Vec<&ViewJob<'_>> = views.iter().map(|v| &self.plan.views[*v]).collect();
-            if jobs[0].source.name != source {
-                continue;
-            }
-            // What is kept beside an event's columns changes nothing of what is read.
-            let meets = meets(&jobs, *payload, facts.rows, request.memory_budget);
-            let extras = extras(&jobs, *payload, meets, request.availability);
-            let group = EventGroup::new(&jobs, views.clone(), *payload, extras)?;
-            let spec = open.spec(request, &group, &jobs, facts, None);
-            let selected = open.files.selected(&spec, &|_, file| open.wants(file))?;
-            let pass =
-                Pass { kind: PassKind::Events, columns: spec.columns.clone(), selected, rows_kept: None };
-            passes.push(PassReport::new(&pass, false));
-            if *payload == Payload::RowReference {
-                for job in jobs {
-                    let columns = job.projection.source_columns().to_vec();
-                    let spec = ScanSpec { columns: columns.clone(), with_ids: false, ..spec.clone() };
-                    let selected = open.files.selected(&spec, &|_, file| open.wants(file))?;
-                    let pass = Pass { kind: PassKind::Rows, columns, selected, rows_kept: None };
-                    passes.push(PassReport::new(&pass, true));
-                }
-            }
-        }
-        Ok(passes)
-    }
 }
 
 fn payload_of(job: &ViewJob<'_>) -> Payload {
@@ -689,11 +735,13 @@ fn read_labels(labels: &Labels, sets: &mut [LabelSet<'_>], progress: &dyn Progre
             for_each_identity(&keys, &set.entity.keys, at.len(), |row, found| {
                 // A label without a key is kept; its features are missing.
                 let Some(found) = found else { return };
+                let hash = mix(found);
                 set.present.insert(found);
+                set.buckets.insert(hash);
                 identity.push(found as i128);
                 rows.push(first_row + row as u64);
                 moments.push(at[row]);
-                partition.push(partition_of(mix(found), set.partitions.count()));
+                partition.push(partition_of(hash, set.partitions.count()));
             });
             let columns: [ArrayRef; 3] = [
                 Arc::new(Decimal128Array::from(identity).with_precision_and_scale(38, 0)?),

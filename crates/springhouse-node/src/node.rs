@@ -76,8 +76,20 @@ pub struct NodeOptions {
     pub kafka: KafkaSettings,
     /// Memory budget of one materialisation or training set, bytes.
     pub memory_budget: u64,
+    /// What training sets may keep on disk of the history that they have read, bytes; 0 = nothing.
+    pub event_cache: u64,
     /// The clock.
     pub clock: Arc<dyn Clock>,
+}
+
+impl NodeOptions {
+    /// The project's lake.
+    ///
+    /// # Errors
+    /// `file_unwritable`.
+    pub fn lake(&self) -> Result<Lake, NodeError> {
+        Ok(Lake::open(&self.paths.project, &self.paths.lake)?.with_event_cache(self.event_cache))
+    }
 }
 
 /// What a job on one view did.
@@ -196,7 +208,7 @@ impl Node {
         let served = ServedStore::new(opened.store, &options.serving);
         let store = served.store();
         let mut must_fill = opened.must_fill;
-        let lake = Lake::open(&options.paths.project, &options.paths.lake)?;
+        let lake = options.lake()?;
         let (applied, ingest) = loop {
             if must_fill {
                 store.begin_filling().await?;

@@ -179,6 +179,7 @@ impl Project {
             redis: self.redis.clone(),
             kafka: self.kafka.clone(),
             memory_budget: u64::from(self.settings.memory_budget_mb) << 20,
+            event_cache: u64::from(self.settings.event_cache_mb) << 20,
             clock,
         }
     }

@@ -97,7 +97,10 @@ impl History {
     /// `nothing_applied`, or what the registry or the lake says.
     pub async fn open(project: &Project) -> Result<Self, NodeError> {
         let head = project.registry()?.head().await?.ok_or_else(nothing_applied)?;
-        Self::with(project, Shared { hash: head.definition_hash, definitions: head.definitions })
+        let shared = Shared { hash: head.definition_hash, definitions: head.definitions };
+        let history = Self::with(project, shared)?;
+        let event_cache = u64::from(project.settings.event_cache_mb) << 20;
+        Ok(Self { lake: history.lake.with_event_cache(event_cache), ..history })
     }
 
     /// The lake of a project under definitions that [`Self::shared`] gave elsewhere.

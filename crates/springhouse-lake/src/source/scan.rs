@@ -161,17 +161,27 @@ pub(crate) struct ScanCounts {
 }
 
 impl ScanCounts {
-    /// The counts of what was left out, by reason; only those that are not zero.
-    pub(crate) fn skipped(&self) -> BTreeMap<&'static str, u64> {
-        let all = [
+    fn reasons(&self) -> [(&'static str, &AtomicU64); 6] {
+        [
             ("no_event_time", &self.no_event_time),
             ("event_time_out_of_range", &self.out_of_range),
             ("no_known_at", &self.no_known_at),
             ("required_column_null", &self.required_null),
             ("unknown_op", &self.unknown_op),
             ("no_entity_key", &self.no_key),
-        ];
-        let counted = all.into_iter().map(|(name, count)| (name, count.load(Ordering::Relaxed)));
+        ]
+    }
+
+    /// Adds what another scan has left out.
+    pub(crate) fn add_skipped(&self, skipped: &BTreeMap<String, u64>) {
+        for (reason, count) in self.reasons() {
+            count.fetch_add(skipped.get(reason).copied().unwrap_or(0), Ordering::Relaxed);
+        }
+    }
+
+    /// The counts of what was left out, by reason; only those that are not zero.
+    pub(crate) fn skipped(&self) -> BTreeMap<&'static str, u64> {
+        let counted = self.reasons().into_iter().map(|(name, count)| (name, count.load(Ordering::Relaxed)));
         counted.filter(|(_, count)| *count > 0).collect()
     }
 }
@@ -345,7 +355,7 @@ impl SourceFiles {
         self.select(spec, wanted).map(|(_, _, selected)| selected)
     }
 
-    fn note(&self, pass: Pass) {
+    pub(crate) fn note(&self, pass: Pass) {
         let mut passes = self.passes.lock();
         let same = |known: &&mut Pass| {
             known.kind == PassKind::Rows && pass.kind == PassKind::Rows && known.columns == pass.columns
@@ -408,9 +418,15 @@ impl SourceFiles {
     }
 
     /// Fails when a file was changed since it was opened: two passes over it would not see the same rows.
-    pub(crate) fn check_unchanged(&self, lake: &Lake) -> Result<()> {
-        for file in self.files.iter().filter(|f| f.file.modified_ns != 0) {
-            let now = crate::source::location::file_ref(lake.project(), file.file.path.clone())?;
+    pub(crate) fn check_unchanged(&self) -> Result<()> {
+        self.check_files(&(0..self.files.len()).collect())
+    }
+
+    /// The same for some of the files.
+    pub(crate) fn check_files(&self, numbers: &BTreeSet<usize>) -> Result<()> {
+        let files = numbers.iter().map(|number| &self.files[*number]);
+        for file in files.filter(|f| f.file.modified_ns != 0) {
+            let now = crate::source::location::file_ref(Path::new(""), file.file.path.clone())?;
             let same_time = self.is_delta_file(file) || now.modified_ns == file.file.modified_ns;
             if now.size != file.file.size || !same_time {
                 return Err(LakeError::new(

@@ -23,6 +23,8 @@ pub enum PassKind {
     Events,
     /// The rows of latest values that labels see.
     Rows,
+    /// What an earlier training set has read, from the event cache; parts are buckets of entities.
+    Cached,
 }
 
 /// One reading of a source.

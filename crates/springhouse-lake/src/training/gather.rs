@@ -33,6 +33,8 @@ pub(crate) struct EventGroup<'a> {
     projections: Vec<ViewProjection>,
     /// For each projection, the columns of the partitions that its inputs are.
     input_columns: Vec<Vec<usize>>,
+    /// The inputs in the order of their columns.
+    inputs: Vec<ViewInput>,
     schema: SchemaRef,
     extras: Extras,
 }
@@ -93,6 +95,7 @@ impl<'a> EventGroup<'a> {
             payload,
             projections: Vec::new(),
             input_columns: Vec::new(),
+            inputs: Vec::new(),
             schema: Arc::new(Schema::empty()),
             extras,
         };
@@ -121,6 +124,7 @@ impl<'a> EventGroup<'a> {
                     group.projections.push(job.projection.clone());
                     group.input_columns.push(columns);
                 }
+                group.inputs = known.into_iter().cloned().collect();
             }
         }
         group.schema = Arc::new(Schema::new(fields));
@@ -135,6 +139,15 @@ impl<'a> EventGroup<'a> {
     /// The columns of a partition that are the inputs of the `view`-th view of the group.
     pub(crate) fn inputs_of(&self, view: usize) -> &[usize] {
         &self.input_columns[view]
+    }
+
+    /// What its columns from [`Self::payload_column`] on are, unless they refer to rows.
+    pub(crate) fn inputs(&self) -> &[ViewInput] {
+        &self.inputs
+    }
+
+    pub(crate) fn extras(&self) -> Extras {
+        self.extras
     }
 
     /// The column with `known_at`; none where it is the event time again.

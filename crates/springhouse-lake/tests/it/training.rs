@@ -3,7 +3,7 @@
 use crate::support::*;
 use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
 use springhouse_core::{Micros, Value, ValueStatus};
-use springhouse_lake::{Availability, StreamAppend};
+use springhouse_lake::{Availability, PassKind, StreamAppend, TrainingOutcome};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -519,4 +519,157 @@ async fn answers_made_range_by_range_are_those_made_at_once() {
         let expected = first.get_or_insert_with(|| bytes.clone());
         assert!(*expected == bytes, "a budget of {budget} makes other bytes");
     }
+}
+
+/// Writes a file's time long ago, as of one that was not written just now.
+fn settle(path: &std::path::Path, seconds: u64) {
+    let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000 + seconds);
+    std::fs::File::options().append(true).open(path).unwrap().set_modified(at).unwrap();
+}
+
+/// Rows read of a source by the readings of a kind.
+fn rows_read(outcome: &TrainingOutcome, source: &str, kind: PassKind) -> u64 {
+    let of_source = outcome.report.sources.iter().find(|s| s.source == source).unwrap();
+    of_source.passes.iter().filter(|pass| pass.kind == kind).map(|pass| pass.rows).sum()
+}
+
+/// The files of the event cache.
+fn cached_files(project: &Project) -> Vec<std::path::PathBuf> {
+    fn below(folder: &std::path::Path, found: &mut Vec<std::path::PathBuf>) {
+        for entry in std::fs::read_dir(folder).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                below(&path, found);
+            } else {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    below(&project.path(".springhouse/lake/_events"), &mut found);
+    found.sort();
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_an_event_cache_the_bytes_are_the_same_and_only_new_files_are_read() {
+    let mut random = Random::new("with_an_event_cache_the_bytes_are_the_same_and_only_new_files_are_read");
+    for round in 0..3 {
+        let world = world(&mut random, 100 + 400 * round).await;
+        let project = &world.project;
+        for part in 0..3 {
+            settle(&project.path(&format!("data/parts/{part}.parquet")), part);
+        }
+        settle(&project.path("data/lines.csv"), 9);
+        settle(&project.path("data/history/2023/11/a.parquet"), 9);
+        let out = project.path("train.parquet");
+        let cached = project.lake.clone().with_event_cache(1 << 30);
+        if round == 2 {
+            // Then the tables of our own are old enough too.
+            tokio::time::sleep(std::time::Duration::from_millis(2_100)).await;
+        }
+        for step in 0..6 {
+            let labels = random_labels(&mut random, &world.all, if step == 3 { 3 } else { 300 });
+            write_parquet(&project.path("labels.parquet"), &label_batch(&labels), 100);
+            let mut request = project.request("labels.parquet", &out);
+            // Rows meet labels while they are read, or are put aside, and spilled.
+            request.memory_budget = [1 << 30, 0][random.below(2) as usize];
+            request.availability = [Availability::Known, Availability::Event][random.below(2) as usize];
+            if step == 2 {
+                // A part of the features is in what was cached for all.
+                request.services = vec!["plain".to_owned()];
+            }
+            project.lake.training_set(&request, &Silent).await.unwrap();
+            let plain = std::fs::read(&out).unwrap();
+            let outcome = cached.training_set(&request, &Silent).await.unwrap();
+            assert!(plain == std::fs::read(&out).unwrap(), "round {round}, step {step}: other bytes");
+            assert!(rows_read(&outcome, "parts", PassKind::Cached) > 0, "step {step}");
+            let of_stream = outcome.report.sources.iter().any(|s| s.source == "pushed");
+            if round == 2 && of_stream && step > 0 {
+                assert_eq!(rows_read(&outcome, "pushed", PassKind::Events), 0);
+            }
+            let events = rows_read(&outcome, "parts", PassKind::Events);
+            match step {
+                0 => assert!(events > 0),
+                // Another definition of nothing, the same files.
+                1..=3 => assert_eq!(events, 0, "step {step}"),
+                4 => assert!(events > 0, "a new file is read"),
+                _ => assert_eq!(events, 0, "step {step}"),
+            }
+            if step == 3 {
+                let event = random_events(&mut random, 50);
+                write_parquet(&project.path("data/parts/3.parquet"), &event_batch(&event), 10);
+                settle(&project.path("data/parts/3.parquet"), 100);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn cached_events_are_never_stale_and_may_be_deleted_or_damaged() {
+    let mut random = Random::new("cached_events_are_never_stale_and_may_be_deleted_or_damaged");
+    let world = world(&mut random, 200).await;
+    let project = &world.project;
+    let out = project.path("train.parquet");
+    let cached = project.lake.clone().with_event_cache(1 << 30);
+    let labels = random_labels(&mut random, &world.all, 200);
+    write_parquet(&project.path("labels.parquet"), &label_batch(&labels), 100);
+    let request = project.request("labels.parquet", &out);
+    // What was written just now is not cached: it could be written again at what its file says is the same moment.
+    let outcome = cached.training_set(&request, &Silent).await.unwrap();
+    assert_eq!(rows_read(&outcome, "parts", PassKind::Cached), 0);
+    assert!(cached_files(project).is_empty());
+    let compare = async |what: &str| {
+        project.lake.training_set(&request, &Silent).await.unwrap();
+        let plain = std::fs::read(&out).unwrap();
+        let outcome = cached.training_set(&request, &Silent).await.unwrap();
+        assert!(plain == std::fs::read(&out).unwrap(), "{what}: other bytes");
+        outcome
+    };
+    for part in 0..3 {
+        settle(&project.path(&format!("data/parts/{part}.parquet")), part);
+    }
+    compare("made").await;
+    // A file is written again, with as many rows and bytes; one is taken away.
+    let other = random_events(&mut random, 67);
+    write_parquet(&project.path("data/parts/0.parquet"), &event_batch(&other), 17);
+    settle(&project.path("data/parts/0.parquet"), 500);
+    let outcome = compare("written again").await;
+    assert!(rows_read(&outcome, "parts", PassKind::Events) >= 67);
+    std::fs::remove_file(project.path("data/parts/1.parquet")).unwrap();
+    compare("taken away").await;
+    let outcome = compare("still").await;
+    assert_eq!(rows_read(&outcome, "parts", PassKind::Events), 0);
+    // Files that are not complete are none.
+    for path in cached_files(project) {
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() - 1 - random.below(100) as usize]).unwrap();
+    }
+    let outcome = compare("cut off").await;
+    assert!(rows_read(&outcome, "parts", PassKind::Events) > 0);
+    // What is damaged is told, and never used.
+    let damaged = cached_files(project).into_iter().find(|path| path.to_string_lossy().contains("parts")).unwrap();
+    let mut bytes = std::fs::read(&damaged).unwrap();
+    bytes[40] ^= 1;
+    std::fs::write(&damaged, &bytes).unwrap();
+    let error = cached.training_set(&request, &Silent).await.unwrap_err();
+    assert_eq!(error.code, "event_cache_corrupt", "{error}");
+    std::fs::remove_dir_all(project.path(".springhouse/lake/_events")).unwrap();
+    compare("deleted").await;
+    // Smaller than a source: nothing is kept. Smaller than all: what was not used for longest goes.
+    let none = project.lake.clone().with_event_cache(100);
+    none.training_set(&request, &Silent).await.unwrap();
+    assert!(cached_files(project).is_empty());
+    compare("made anew").await;
+    let bytes = |project: &Project| -> u64 {
+        cached_files(project).iter().map(|path| std::fs::metadata(path).unwrap().len()).sum()
+    };
+    let all = bytes(project);
+    let less = project.lake.clone().with_event_cache(all * 2 / 3);
+    less.training_set(&request, &Silent).await.unwrap();
+    assert!(bytes(project) <= all * 2 / 3);
+    let plain = std::fs::read(&out).unwrap();
+    project.lake.training_set(&request, &Silent).await.unwrap();
+    assert!(plain == std::fs::read(&out).unwrap());
+    assert!(!cached_files(project).iter().any(|path| path.to_string_lossy().contains(".unfinished")));
 }

@@ -216,6 +216,7 @@ pub(crate) async fn open(folder: &std::path::Path, clock: Arc<SettableClock>) ->
         kafka: springhouse_node::KafkaSettings::default(),
         redis: None,
         memory_budget: 64 << 20,
+        event_cache: 0,
         clock,
     };
     Node::open(options).await.unwrap()

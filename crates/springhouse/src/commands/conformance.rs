@@ -31,7 +31,8 @@ pub(crate) struct ConformanceArgs {
     /// Cases, one JSON object a line.
     file: PathBuf,
     /// Only these doors: 1 training set, 2 history materialised, 3 pushed, 4 history, stream and a restart,
-    /// 5 messages of a topic with redeliveries and restarts, 6 the same with several workers (with `--redis`).
+    /// 5 messages of a topic with redeliveries and restarts, 6 the same with several workers (with `--redis`),
+    /// 7 training sets with an event cache, over a history that grows.
     #[arg(long, value_delimiter = ',')]
     doors: Vec<u8>,
     /// Seed of what is random: where history is handed to the stream, the restart, redeliveries.

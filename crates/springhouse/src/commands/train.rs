@@ -7,7 +7,7 @@ use crate::session::{Session, node_options};
 use anyhow::Context;
 use clap::{ArgGroup, Args, ValueEnum};
 use springhouse_lake::{
-    Availability, LabelSource, Lake, LakeError, Manifest, OutputFormat, Sample, SampleSize, TrainingOutput,
+    Availability, LabelSource, LakeError, Manifest, OutputFormat, Sample, SampleSize, TrainingOutput,
     TrainingReport, TrainingRequest,
 };
 use springhouse_node::{NodeOptions, open_registry, snapshot_of};
@@ -109,7 +109,7 @@ impl Write for Stdout {
 
 pub(crate) async fn run(args: TrainArgs, project: &Path) -> anyhow::Result<ExitCode> {
     let options = node_options(project)?;
-    let lake = Lake::open(&options.paths.project, &options.paths.lake)?;
+    let lake = options.lake()?;
     let stdout = Mutex::new(Stdout);
     let to_stdout = args.out.as_deref() == Some(Path::new("-"));
     let out = args.output(to_stdout, &stdout)?;

@@ -33,15 +33,23 @@ pub(crate) enum Door {
     HandedOver,
     Topic,
     Workers,
+    Cached,
 }
 
 impl Door {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Training, Self::Materialized, Self::Pushed, Self::HandedOver, Self::Topic, Self::Workers];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Training,
+        Self::Materialized,
+        Self::Pushed,
+        Self::HandedOver,
+        Self::Topic,
+        Self::Workers,
+        Self::Cached,
+    ];
 
     pub(crate) fn by_number(number: u8) -> anyhow::Result<Self> {
         let door = Self::ALL.into_iter().find(|door| door.number() == number);
-        door.with_context(|| format!("there is no door {number}; the doors are 1 to 6"))
+        door.with_context(|| format!("there is no door {number}; the doors are 1 to 7"))
     }
 
     pub(crate) fn number(self) -> u8 {
@@ -52,6 +60,7 @@ impl Door {
             Self::HandedOver => 4,
             Self::Topic => 5,
             Self::Workers => 6,
+            Self::Cached => 7,
         }
     }
 
@@ -63,6 +72,7 @@ impl Door {
             Self::HandedOver => "history, then stream, restart, redeliveries",
             Self::Topic => "messages of a topic, redeliveries, restarts",
             Self::Workers => "messages of a topic, several workers",
+            Self::Cached => "training sets over a growing history, cached",
         }
     }
 }
@@ -92,6 +102,7 @@ pub(crate) async fn run(door: Door, case: &Case, place: &Place, seed: u64) -> an
         }
         Door::Topic => topic::answers(case, place, Dice(seed)).await,
         Door::Workers => workers::answers(case, place, Dice(seed)).await,
+        Door::Cached => cached(case, &place.folder, Dice(seed)).await,
     }
 }
 
@@ -111,11 +122,50 @@ impl Dice {
 
 async fn training(case: &Case, place: &Path) -> anyhow::Result<DoorResult> {
     files::write_events(case, &case.events, &place.join("events.parquet"))?;
+    trained(case, place, 0).await
+}
+
+/// The events come in several files; after each a training set is made, with an event cache, which is sometimes deleted, as files
+/// are written again.
+async fn cached(case: &Case, place: &Path, mut dice: Dice) -> anyhow::Result<DoorResult> {
+    const CACHE_BYTES: u64 = 64 << 20;
+    const FILES_MAX: usize = 4;
+    let files = 1 + dice.below(FILES_MAX);
+    let mut rest = case.events.as_slice();
+    let mut result = DoorResult::default();
+    // Files that were written long ago: of new ones nothing is cached.
+    let mut written_at = std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    for number in 0..files {
+        let count = if number + 1 == files { rest.len() } else { dice.below(rest.len() + 1) };
+        let (events, later) = rest.split_at(count);
+        rest = later;
+        let path = place.join(format!("events-{number}.parquet"));
+        // What is there at first is not what stays.
+        if dice.below(3) == 0 {
+            files::write_events(case, &events[..events.len() / 2], &path)?;
+            std::fs::File::options().append(true).open(&path)?.set_modified(written_at)?;
+            trained(case, place, CACHE_BYTES).await?;
+            written_at += Duration::from_millis(1);
+        }
+        files::write_events(case, events, &path)?;
+        std::fs::File::options().append(true).open(&path)?.set_modified(written_at)?;
+        result = trained(case, place, CACHE_BYTES).await?;
+        if dice.below(4) == 0 {
+            std::fs::remove_dir_all(place.join("lake").join("_events"))?;
+        }
+    }
+    let again = trained(case, place, CACHE_BYTES).await?;
+    result.agreed += again.agreed;
+    result.differences.extend(again.differences);
+    Ok(result)
+}
+
+async fn trained(case: &Case, place: &Path, cache_bytes: u64) -> anyhow::Result<DoorResult> {
     let labels = place.join("labels.parquet");
     let out = place.join("training.parquet");
     files::write_labels(case, &labels)?;
     let definitions = case.definitions(false)?;
-    let lake = Lake::open(place, &place.join("lake"))?;
+    let lake = Lake::open(place, &place.join("lake"))?.with_event_cache(cache_bytes);
     let output = TrainingOutput::File(&out, OutputFormat::Parquet);
     let request = TrainingRequest {
         at_column: Some("at".to_owned()),
@@ -260,6 +310,7 @@ async fn open(place: &Place, clock: &Arc<SettableClock>) -> anyhow::Result<Arc<N
         kafka: springhouse_node::KafkaSettings { workers: place.has_workers, ..Default::default() },
         redis: place.redis.clone(),
         memory_budget: 64 << 20,
+        event_cache: 0,
         clock,
     };
     Ok(Node::open(options).await?)

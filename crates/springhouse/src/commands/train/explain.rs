@@ -127,6 +127,7 @@ fn pass_row(source: &str, pass: &PassReport) -> [String; 9] {
         match pass.kind {
             PassKind::Events => "events",
             PassKind::Rows => "rows seen",
+            PassKind::Cached => "cached events",
         }
         .to_owned(),
         format!("{at_most}{}", pass.parts - pass.parts_pruned),

@@ -1,5 +1,5 @@
-"""Cases with known answers through the five doors of the product: training set, history materialised, pushed, messages of a topic, and all of it
-with a restart, redeliveries and a hand-over. The shipped cases always; fresh ones where the reference program is at hand.
+"""Cases with known answers through the doors of the product: training set, with and without an event cache, history materialised, pushed,
+messages of a topic, and all of it with a restart, redeliveries and a hand-over. The shipped cases always; fresh ones where the reference program is at hand.
 """
 import gzip
 import json

@@ -1,6 +1,7 @@
 """Training sets that are taken up after a kill, and made again from their manifests: always the same bytes."""
 import json
 import random
+import re
 import subprocess
 import time
 import unittest
@@ -115,6 +116,50 @@ class TrainingTest(unittest.TestCase):
                 for key in ("features", "rows", "labels"):
                     self.assertEqual(json.loads(manifest.read_text())[key], json.loads(whole.read_text())[key])
             print(f"{name}: {kills} kills, {'' if moved_on else 'nothing '}moved on meanwhile", flush=True)
+
+    def test_an_event_cache_is_whole_after_kills_and_reads_only_what_is_new(self):
+        folder, settings = self.project.folder, self.project.folder / "springhouse.yaml"
+        for name in "bcd":
+            self.add_table(name)
+        # Of files that were written just now nothing is cached.
+        time.sleep(2.1)
+        expected = self.train("plain.parquet", *self.ask())
+        settings.write_text(settings.read_text() + "jobs: {event_cache_mb: 64, memory_budget_mb: 16}\n")
+
+        command = [program(), "--project", folder, "train", "--out", folder / "killed.parquet", *self.ask()]
+        for run in range(4 * RUNS):
+            begun = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            try:
+                begun.wait(self.rng.random() * 0.3)
+            except subprocess.TimeoutExpired:
+                begun.kill()
+                begun.wait()
+            if run % 4 == 3:
+                self.assertEqual(self.train("cached.parquet", *self.ask()), expected)
+                for file in (folder / ".springhouse" / "lake" / "_events").rglob("*.events"):
+                    if self.rng.random() < 0.5:
+                        file.unlink()
+        self.train("cached.parquet", *self.ask())
+        done = self.project.run("train", "--explain", "--out", folder / "cached.parquet", *self.ask())
+        said = done.stdout + done.stderr
+        self.assertRegex(said, r"table\s+cached events")
+        self.assertRegex(said, r"pushed\s+cached events")
+        self.assertNotRegex(said, r"pushed\s+events", said[-2500:])
+        self.assertEqual((folder / "cached.parquet").read_bytes(), expected)
+        dry = self.project.run("train", "--dry-run", "--out", folder / "dry.parquet", *self.ask()).stdout
+        self.assertRegex(dry, r"pushed\s+cached events")
+        again = self.train("again.parquet", "--from-manifest", folder / "cached.parquet.manifest.json")
+        self.assertEqual(again, expected)
+        # One more day.
+        self.add_table("e")
+        time.sleep(2.1)
+        table = lambda said: re.findall(r"table\s+events\s+\d+\s+\d+\s+.*?B\s+.*?B\s+([\d,]+)", said)
+        done = self.project.run("train", "--explain", "--out", folder / "grown.parquet", *self.ask())
+        self.assertTrue(table(done.stdout + done.stderr), done.stdout)
+        grown = (folder / "grown.parquet").read_bytes()
+        settings.write_text(settings.read_text().replace("event_cache_mb: 64", "event_cache_mb: 0"))
+        self.assertEqual(self.train("plain.parquet", *self.ask()), grown)
+        self.assertNotEqual(grown, expected)
 
     def test_parts_of_another_question_are_not_taken(self):
         folder = self.project.folder

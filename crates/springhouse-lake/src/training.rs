@@ -557,9 +557,11 @@ impl Lake {
                 open.wants(file) && cached.as_ref().is_none_or(|cached| !cached.covers(number))
             };
             let selected = open.files.selected(&spec, &is_read)?;
-            let pass =
-                Pass { kind: PassKind::Events, columns: spec.columns.clone(), selected, rows_kept: None };
-            passes.push(PassReport::new(&pass, false));
+            if cached.is_none() || selected.parts > 0 {
+                let columns = spec.columns.clone();
+                let pass = Pass { kind: PassKind::Events, columns, selected, rows_kept: None };
+                passes.push(PassReport::new(&pass, false));
+            }
             if *payload == Payload::RowReference {
                 for job in jobs {
                     let columns = job.projection.source_columns().to_vec();

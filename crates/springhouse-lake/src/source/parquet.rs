@@ -7,6 +7,7 @@ use arrow::datatypes::SchemaRef;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+    RowSelection,
 };
 use parquet::file::metadata::RowGroupMetaData;
 use parquet::file::statistics::Statistics;
@@ -26,22 +27,28 @@ pub(crate) fn open(file: &FileRef) -> Result<ArrowReaderMetadata> {
         .map_err(|e| LakeError::corrupt(&file.name, "Parquet", &e))
 }
 
-/// Reads some columns (by position among the root columns of the schema) of some row groups.
+/// Reads some columns (by position among the root columns of the schema) of some row groups; of `only` these rows, counted from the
+/// first of them, ascending.
 pub(crate) fn read(
     file: &FileRef,
     metadata: &ArrowReaderMetadata,
     roots: &[usize],
     row_groups: Vec<usize>,
+    only: Option<&[usize]>,
 ) -> Result<ParquetRecordBatchReader> {
     let handle = File::open(&file.path).map_err(|e| LakeError::unreadable(&file.path, &e))?;
     let mask = ProjectionMask::roots(metadata.parquet_schema(), roots.iter().copied());
     let batch_rows = batch_rows(metadata, &mask, &row_groups);
-    ParquetRecordBatchReaderBuilder::new_with_metadata(handle, metadata.clone())
+    let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(handle, metadata.clone())
         .with_projection(mask)
         .with_row_groups(row_groups)
-        .with_batch_size(batch_rows)
-        .build()
-        .map_err(|e| LakeError::corrupt(&file.name, "Parquet", &e))
+        .with_batch_size(batch_rows);
+    if let Some(only) = only {
+        let rows = only.last().map_or(0, |last| last + 1);
+        let ranges = only.iter().map(|row| *row..row + 1);
+        builder = builder.with_row_selection(RowSelection::from_consecutive_ranges(ranges, rows));
+    }
+    builder.build().map_err(|e| LakeError::corrupt(&file.name, "Parquet", &e))
 }
 
 /// All of a small file of our own making.
@@ -49,7 +56,7 @@ pub(crate) fn read_whole(file: &FileRef) -> Result<Vec<RecordBatch>> {
     let metadata = open(file)?;
     let roots: Vec<usize> = (0..metadata.schema().fields().len()).collect();
     let groups = (0..metadata.metadata().num_row_groups()).collect();
-    read(file, &metadata, &roots, groups)?
+    read(file, &metadata, &roots, groups, None)?
         .map(|batch| batch.map_err(|e| LakeError::corrupt(&file.name, "Parquet", &e)))
         .collect()
 }

@@ -113,6 +113,17 @@ enum FileFormat {
     Csv,
 }
 
+/// Rows of which fewer than one in so many are wanted are read on their own; else all are decoded, which is faster.
+const SPARSE_SHARE: u64 = 64;
+
+/// The numbers of a batch's rows in their file.
+#[derive(Clone, Copy)]
+enum Numbers<'a> {
+    From(u64),
+    /// Not empty.
+    Listed(&'a [u32]),
+}
+
 /// A part of a file that one thread reads.
 #[derive(Clone, Debug)]
 pub(crate) struct Unit {
@@ -315,7 +326,7 @@ impl SourceFiles {
         in_parallel(threads, units.len(), &|number| {
             let unit = &units[number];
             let reader = readers[unit.file].as_ref().expect("units are made of wanted files");
-            reader.read(unit, spec, counts, &mut |rows| each(rows))
+            reader.read(unit, None, spec, counts, &mut |rows| each(rows))
         })
     }
 
@@ -389,13 +400,13 @@ impl SourceFiles {
         self.files.iter().enumerate().flat_map(|(index, file)| file.units(index)).collect()
     }
 
-    /// Reads some units again. `start` gives what takes the rows of the unit with a number; one thread reads a unit.
+    /// Reads rows of some units again. `start` says which of the unit with a number, and what takes them; one thread reads a unit.
     pub(crate) fn fetch<'t>(
         &self,
         spec: &ScanSpec,
         threads: usize,
         units: &[(usize, Unit)],
-        start: &(dyn Fn(usize) -> Result<TakeRows<'t>> + Sync),
+        start: &(dyn Fn(usize) -> Result<Taking<'t>> + Sync),
     ) -> Result<()> {
         let counts = ScanCounts::default();
         let mut selected = Selected::default();
@@ -412,8 +423,8 @@ impl SourceFiles {
         in_parallel(threads, units.len(), &|number| {
             let (name, unit) = &units[number];
             let reader = FileReader::new(self, &self.files[unit.file], spec)?;
-            let mut take = start(*name)?;
-            reader.read(unit, spec, &counts, &mut *take)
+            let Taking { rows, mut take } = start(*name)?;
+            reader.read(unit, Some(&rows), spec, &counts, &mut *take)
         })
     }
 
@@ -443,6 +454,14 @@ impl SourceFiles {
     fn is_delta_file(&self, file: &ScanFile) -> bool {
         file.may_lack
     }
+}
+
+/// What is wanted of a unit.
+pub(crate) struct Taking<'a> {
+    /// Numbers of rows in their file, ascending. Others may come too.
+    pub rows: Vec<u32>,
+    /// Takes them.
+    pub take: TakeRows<'a>,
 }
 
 /// What takes the rows of a unit, batch by batch in file order.
@@ -752,32 +771,39 @@ impl<'a> FileReader<'a> {
     fn read(
         &self,
         unit: &Unit,
+        only: Option<&[u32]>,
         spec: &ScanSpec,
         counts: &ScanCounts,
         each: &mut dyn FnMut(SourceRows) -> Result<()>,
     ) -> Result<()> {
+        let only = only.filter(|only| only.len() as u64 * SPARSE_SHARE <= self.cost(unit).0);
         let mut roots: Vec<usize> = self.columns.iter().filter_map(FileColumn::root).collect();
         roots.sort_unstable();
         roots.dedup();
-        let mut first_row = unit.first_row;
-        let mut give = |batch: RecordBatch| -> Result<()> {
-            let rows = batch.num_rows() as u64;
-            if let Some(rows) = self.rows(&batch, &roots, unit, first_row, spec, counts)? {
-                each(rows)?;
+        let mut given = 0;
+        let mut give = |batch: RecordBatch, only: Option<&[u32]>| -> Result<()> {
+            let numbers = match only {
+                Some(only) => Numbers::Listed(&only[given..given + batch.num_rows()]),
+                None => Numbers::From(unit.first_row + given as u64),
+            };
+            given += batch.num_rows();
+            match self.rows(&batch, &roots, unit, numbers, spec, counts)? {
+                Some(rows) => each(rows),
+                None => Ok(()),
             }
-            first_row += rows;
-            Ok(())
         };
         match &self.file.format {
             FileFormat::Parquet(metadata) => {
                 let groups = unit.row_group.into_iter().collect();
-                for batch in parquet::read(&self.file.file, metadata, &roots, groups)? {
-                    give(batch.map_err(|e| LakeError::corrupt(&self.file.file.name, "Parquet", &e))?)?;
+                let places = only.map(|only| only.iter().map(|row| *row as usize - unit.first_row as usize));
+                let places: Option<Vec<usize>> = places.map(Iterator::collect);
+                for batch in parquet::read(&self.file.file, metadata, &roots, groups, places.as_deref())? {
+                    give(batch.map_err(|e| LakeError::corrupt(&self.file.file.name, "Parquet", &e))?, only)?;
                 }
             }
             FileFormat::Csv => {
                 for batch in csv::read(&self.file.file, &self.file.schema, &roots)? {
-                    give(batch.map_err(|e| LakeError::corrupt(&self.file.file.name, "CSV", &e))?)?;
+                    give(batch.map_err(|e| LakeError::corrupt(&self.file.file.name, "CSV", &e))?, None)?;
                 }
             }
         }
@@ -790,10 +816,14 @@ impl<'a> FileReader<'a> {
         batch: &RecordBatch,
         roots: &[usize],
         unit: &Unit,
-        first_row: u64,
+        numbers: Numbers<'_>,
         spec: &ScanSpec,
         counts: &ScanCounts,
     ) -> Result<Option<SourceRows>> {
+        let first_row = match numbers {
+            Numbers::From(first) => first,
+            Numbers::Listed(listed) => u64::from(listed[0]),
+        };
         let length = batch.num_rows();
         counts.rows_read.fetch_add(length as u64, Ordering::Relaxed);
         let mut columns = Vec::with_capacity(self.columns.len());
@@ -826,13 +856,12 @@ impl<'a> FileReader<'a> {
             }
         };
         let first = u32::try_from(first_row).map_err(|_| too_many_rows(&self.file.file.name))?;
-        let row: ScalarBuffer<u32> = match kept {
-            Some(kept) => kept.into_iter().map(|i| first + i).collect(),
-            None => {
-                let end =
-                    first.checked_add(length as u32).ok_or_else(|| too_many_rows(&self.file.file.name))?;
-                (first..end).collect()
-            }
+        let end = first.checked_add(length as u32).ok_or_else(|| too_many_rows(&self.file.file.name))?;
+        let row: ScalarBuffer<u32> = match (kept, numbers) {
+            (Some(kept), Numbers::Listed(listed)) => kept.into_iter().map(|i| listed[i as usize]).collect(),
+            (Some(kept), Numbers::From(_)) => kept.into_iter().map(|i| first + i).collect(),
+            (None, Numbers::Listed(listed)) => listed.iter().copied().collect(),
+            (None, Numbers::From(_)) => (first..end).collect(),
         };
         self.assemble(&columns, row, unit.file, spec).map(Some)
     }

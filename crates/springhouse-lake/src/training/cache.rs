@@ -115,13 +115,18 @@ pub(crate) fn cached_events(
     let keys: Vec<FileKey> = files.files.iter().map(key_of).collect();
     let mut cached = CachedEvents { segments: Vec::new(), numbers: Vec::new(), covered: Vec::new(), columns };
     cached.covered = vec![false; keys.len()];
-    let position: HashMap<&FileKey, usize> = keys.iter().enumerate().map(|(number, key)| (key, number)).collect();
+    let position: HashMap<&FileKey, usize> =
+        keys.iter().enumerate().map(|(number, key)| (key, number)).collect();
     for segment in usable(&directory, &position) {
         cached.add(segment, &position);
     }
     if let Some(making) = making {
         if files.rows_estimate().saturating_mul(whole.row_bytes()) > bytes_max {
-            tracing::warn!(source = files.source.name, bytes_max, "the event cache is too small for this source");
+            tracing::warn!(
+                source = files.source.name,
+                bytes_max,
+                "the event cache is too small for this source"
+            );
         } else {
             cached.make(&directory, (&whole, files), (&keys, &position), making)?;
         }
@@ -222,7 +227,10 @@ impl CachedEvents {
         let kept = AtomicU64::new(0);
         in_parallel(threads, parts.len(), &|part| {
             let (segment, bucket) = parts[part];
-            kept.fetch_add(self.gather_bucket(files, segment, bucket, wanted, partitions)?, Ordering::Relaxed);
+            kept.fetch_add(
+                self.gather_bucket(files, segment, bucket, wanted, partitions)?,
+                Ordering::Relaxed,
+            );
             let rows = self.segments[segment].cost(bucket).0;
             report(counts.rows_read.fetch_add(rows, Ordering::Relaxed) + rows)
         })?;
@@ -306,12 +314,20 @@ fn make(
     let writer = Writer::begin(directory, buckets)?;
     let partitions = Partitions::new(buckets, Arc::clone(whole.schema()), making.budget, making.file);
     let counts = ScanCounts::default();
-    let spec = ScanSpec {
-        with_ids: files.source.event_id.is_some(),
-        ..ScanSpec::all(whole.source_columns())
-    };
+    let spec =
+        ScanSpec { with_ids: files.source.event_id.is_some(), ..ScanSpec::all(whole.source_columns()) };
     let is_wanted = |number: usize, _: &ScanFile| numbers.contains(&number);
-    whole.gather(files, &spec, making.threads, None, &is_wanted, &|_, _| true, &counts, making.report, &partitions)?;
+    whole.gather(
+        files,
+        &spec,
+        making.threads,
+        None,
+        &is_wanted,
+        &|_, _| true,
+        &counts,
+        making.report,
+        &partitions,
+    )?;
     let ordinal: HashMap<i64, i64> =
         numbers.iter().enumerate().map(|(ordinal, number)| (*number as i64, ordinal as i64)).collect();
     in_parallel(making.threads, buckets, &|bucket| {
@@ -381,7 +397,8 @@ fn siblings<'a>(
     let mut jobs = of_source.map(|view| view_job(definitions, view)).collect::<Result<Vec<_>>>()?;
     let groups = group_views(&jobs, super::payload_of);
     let is_ours = |views: &Vec<usize>| views.iter().any(|view| jobs[*view].view.name == job.view.name);
-    let ours = groups.into_iter().find(|(of, views)| *of == payload && is_ours(views)).map(|(_, views)| views);
+    let ours =
+        groups.into_iter().find(|(of, views)| *of == payload && is_ours(views)).map(|(_, views)| views);
     let ours = ours.ok_or_else(|| LakeError::internal("a view is not among those of its source"))?;
     let mut number = 0;
     jobs.retain(|_| {

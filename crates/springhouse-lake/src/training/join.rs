@@ -136,9 +136,16 @@ pub(crate) fn load_partition(labels: &Partitions, events: &Partitions, partition
     let found = events.column(IDENTITY).as_primitive::<Decimal128Type>();
     let mut event_entities = Vec::with_capacity(found.len());
     let mut kept = Vec::with_capacity(found.len());
+    let mut last = None;
     for (row, identity) in found.values().iter().enumerate() {
-        if let Some(number) = numbers.get(identity) {
-            event_entities.push(*number);
+        // Cached events come entity by entity.
+        let number = match last {
+            Some((same, number)) if same == *identity => number,
+            _ => numbers.get(identity).copied(),
+        };
+        last = Some((*identity, number));
+        if let Some(number) = number {
+            event_entities.push(number);
             kept.push(row as u32);
         }
     }

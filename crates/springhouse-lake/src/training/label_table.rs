@@ -239,7 +239,7 @@ impl Part {
             Self::Parquet(file, metadata) => {
                 let file = file.clone();
                 let groups = (0..metadata.metadata().num_row_groups()).collect();
-                let reader = parquet::read(&file, metadata, columns, groups)?;
+                let reader = parquet::read(&file, metadata, columns, groups, None)?;
                 Ok(Box::new(reader.map(move |batch| {
                     let batch = batch.map_err(|e| LakeError::corrupt(&file.name, "Parquet", &e))?;
                     Ok(batch.with_schema(Arc::clone(&projected))?)

@@ -2,7 +2,7 @@
 //! that no label sees, however long the history is; then only the rows that some label sees are read.
 
 use crate::error::{LakeError, Result};
-use crate::source::scan::{ScanSpec, SourceFiles, SourceRows, TakeRows, Unit, in_parallel};
+use crate::source::scan::{ScanSpec, SourceFiles, SourceRows, TakeRows, Taking, Unit, in_parallel};
 use crate::spill::{Budget, Partitions, SpillFile};
 use crate::training::gather::{EVENT_TIME, EventGroup, IDENTITY, reference_plan};
 use crate::training::join::{Answers, load_partition, with_staleness};
@@ -101,10 +101,17 @@ impl<'a> Meeting<'a> {
         let seq = group.seq_column().map(int64);
         let references = int64(group.payload_column());
         let (mut entities, mut kept) = (Vec::with_capacity(identities.len()), Vec::new());
+        let mut last = None;
         for (row, identity) in identities.iter().enumerate() {
+            // Cached events come entity by entity.
+            let number = match last {
+                Some((same, number)) if same == *identity => number,
+                _ => part.numbers.get(identity).copied(),
+            };
+            last = Some((*identity, number));
             // The filter before let through some that no label is about.
-            if let Some(entity) = part.numbers.get(identity) {
-                entities.push(*entity);
+            if let Some(number) = number {
+                entities.push(number);
                 kept.push(row as u32);
             }
         }
@@ -395,11 +402,13 @@ pub(crate) fn read_rows(
         .collect();
     files.fetch(&spec, threads, &wanted, &|number| {
         let mut fetch = Fetch::new(job, &by_unit.load_one(number)?, answers);
+        let mut rows: Vec<u32> = fetch.wanted.iter().map(|wanted| wanted.row).collect();
+        rows.dedup();
         let take: TakeRows<'_> = Box::new(move |rows| {
             report(rows.row.len() as u64)?;
             fetch.take(&rows)
         });
-        Ok(take)
+        Ok(Taking { rows, take })
     })
 }
 

@@ -145,7 +145,13 @@ pub(crate) async fn world(random: &mut Random, count: usize) -> World {
     // A Parquet glob of three files with small row groups.
     let parts = random_events(random, count);
     for (number, part) in in_slices(&parts, 3).into_iter().enumerate() {
-        write_parquet(&project.path(&format!("data/parts/{number}.parquet")), &event_batch(&part), 17);
+        // Of large row groups few rows are read on their own.
+        let group_rows = if random.chance(50) { 17 } else { 1_000 };
+        write_parquet(
+            &project.path(&format!("data/parts/{number}.parquet")),
+            &event_batch(&part),
+            group_rows,
+        );
         for (row, event) in part.iter().enumerate() {
             // The true sequence has a hash of the file's name in it; among rows of equal times the order of files is that of
             // the hashes, so the naive way asks for it.
@@ -360,11 +366,16 @@ pub(crate) fn assert_labels_kept(labels: &RecordBatch, made: &RecordBatch) {
 async fn training_values_are_those_of_the_naive_way() {
     let mut random = Random::new("training_values_are_those_of_the_naive_way");
     for round in 0..4 {
-        let world = world(&mut random, 40 + 120 * round).await;
-        let labels = random_labels(&mut random, &world.all, 60);
-        let given = label_batch(&labels);
-        write_parquet(&world.project.path("labels.parquet"), &given, 23);
-        for availability in [Availability::Known, Availability::Event] {
+        let world = world(&mut random, 40 + 240 * round).await;
+        for (count, availability) in [
+            (60, Availability::Known),
+            (60, Availability::Event),
+            (3, Availability::Known),
+            (2, Availability::Event),
+        ] {
+            let labels = random_labels(&mut random, &world.all, count);
+            let given = label_batch(&labels);
+            write_parquet(&world.project.path("labels.parquet"), &given, 23);
             let out = world.project.path("out/train.parquet");
             let mut request = world.project.request("labels.parquet", &out);
             request.availability = availability;
@@ -372,7 +383,8 @@ async fn training_values_are_those_of_the_naive_way() {
             assert_eq!(outcome.rows, labels.len() as u64);
             let made = read_parquet(&out);
             assert_labels_kept(&given, &made);
-            assert!(compare(&world, &labels, &made, availability) > labels.len());
+            let not_null = compare(&world, &labels, &made, availability);
+            assert!(count < 10 || not_null > labels.len());
         }
     }
 }
@@ -602,6 +614,21 @@ async fn with_an_event_cache_the_bytes_are_the_same_and_only_new_files_are_read(
                 settle(&project.path("data/parts/3.parquet"), 100);
             }
         }
+        // Two at once make it, and neither has another answer.
+        let labels = random_labels(&mut random, &world.all, 300);
+        write_parquet(&project.path("labels.parquet"), &label_batch(&labels), 100);
+        std::fs::remove_dir_all(project.path(".springhouse/lake/_events")).unwrap();
+        let outs = [project.path("one.parquet"), project.path("two.parquet")];
+        let requests = outs.each_ref().map(|out| project.request("labels.parquet", out));
+        let runtime = tokio::runtime::Handle::current();
+        std::thread::scope(|scope| {
+            for request in &requests {
+                scope.spawn(|| runtime.block_on(cached.training_set(request, &Silent)).unwrap());
+            }
+        });
+        project.lake.training_set(&project.request("labels.parquet", &out), &Silent).await.unwrap();
+        let plain = std::fs::read(&out).unwrap();
+        assert!(outs.iter().all(|out| std::fs::read(out).unwrap() == plain));
     }
 }
 
@@ -648,7 +675,8 @@ async fn cached_events_are_never_stale_and_may_be_deleted_or_damaged() {
     let outcome = compare("cut off").await;
     assert!(rows_read(&outcome, "parts", PassKind::Events) > 0);
     // What is damaged is told, and never used.
-    let damaged = cached_files(project).into_iter().find(|path| path.to_string_lossy().contains("parts")).unwrap();
+    let damaged =
+        cached_files(project).into_iter().find(|path| path.to_string_lossy().contains("parts")).unwrap();
     let mut bytes = std::fs::read(&damaged).unwrap();
     bytes[40] ^= 1;
     std::fs::write(&damaged, &bytes).unwrap();

@@ -223,7 +223,10 @@ impl Segment {
         // Not copied: the arrays are in this memory.
         let mut buffer = Buffer::from_vec(bytes);
         let batch = StreamDecoder::new().decode(&mut buffer);
-        batch.map_err(|error| corrupt(&error.to_string()))?.ok_or_else(|| corrupt("a block is empty")).map(Some)
+        batch
+            .map_err(|error| corrupt(&error.to_string()))?
+            .ok_or_else(|| corrupt("a block is empty"))
+            .map(Some)
     }
 
     /// Notes that it was used now.

@@ -341,7 +341,9 @@ impl Lake {
             let cached = match self.event_cache_bytes() > 0 {
                 false => None,
                 true => stages.time("cache events", name, || {
-                    let making = Making { budget: &budget, file: &file, threads, report: &scanned };
+                    let is_as_it_is = !request.inputs.contains_key(name);
+                    let making =
+                        Making { budget: &budget, file: &file, threads, is_as_it_is, report: &scanned };
                     self.cached_events(request, &group, &jobs, source, Some(&making))
                 })?,
             };

@@ -89,6 +89,8 @@ pub(crate) struct Making<'a> {
     pub budget: &'a Arc<Budget>,
     pub file: &'a Arc<SpillFile>,
     pub threads: usize,
+    /// True when the source's files are those that there are now, and not those that there were.
+    pub is_as_it_is: bool,
     /// Told how many rows were read.
     pub report: &'a (dyn Fn(u64) -> Result<()> + Sync),
 }
@@ -117,7 +119,7 @@ pub(crate) fn cached_events(
     cached.covered = vec![false; keys.len()];
     let position: HashMap<&FileKey, usize> =
         keys.iter().enumerate().map(|(number, key)| (key, number)).collect();
-    for segment in usable(&directory, &position) {
+    for segment in usable(&directory, &position, making.is_some_and(|making| making.is_as_it_is)) {
         cached.add(segment, &position);
     }
     if let Some(making) = making {
@@ -128,7 +130,13 @@ pub(crate) fn cached_events(
                 "the event cache is too small for this source"
             );
         } else {
-            cached.make(&directory, (&whole, files), (&keys, &position), making)?;
+            match cached.make(&directory, (&whole, files), (&keys, &position), making) {
+                // A full disk: what is not cached is read where it is.
+                Err(error) if error.code == "file_unwritable" => {
+                    tracing::warn!(source = files.source.name, %error, "events can't be cached");
+                }
+                made => made?,
+            }
         }
         cached.segments.iter().for_each(Segment::touch);
         evict(&root, bytes_max, &cached.segments);
@@ -346,8 +354,9 @@ fn make(
     writer.finish(of, skipped, path, || files.check_files(numbers))
 }
 
-/// Of the complete files of a folder those that can be used together, larger ones first.
-fn usable(directory: &Path, position: &HashMap<&FileKey, usize>) -> Vec<Segment> {
+/// Of the complete files of a folder those that can be used together, larger ones first. With `is_as_it_is` a file that was made from
+/// what is not there any more is removed: rows that somebody has deleted must not stay here.
+fn usable(directory: &Path, position: &HashMap<&FileKey, usize>, is_as_it_is: bool) -> Vec<Segment> {
     let mut all: Vec<Segment> = Vec::new();
     for (path, ..) in segment::list(directory) {
         match Segment::open(&path) {
@@ -361,13 +370,17 @@ fn usable(directory: &Path, position: &HashMap<&FileKey, usize>) -> Vec<Segment>
     all.retain(|segment| {
         let numbers: Option<Vec<usize>> =
             segment.index.files.iter().map(|key| position.get(key).copied()).collect();
-        numbers.is_some_and(|numbers| {
-            let is_free = numbers.iter().all(|number| !taken.contains(number));
-            if is_free {
-                taken.extend(numbers);
+        let Some(numbers) = numbers else {
+            if is_as_it_is {
+                segment::remove(&segment.path);
             }
-            is_free
-        })
+            return false;
+        };
+        let is_free = numbers.iter().all(|number| !taken.contains(number));
+        if is_free {
+            taken.extend(numbers);
+        }
+        is_free
     });
     all
 }

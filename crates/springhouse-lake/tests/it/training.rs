@@ -665,6 +665,11 @@ async fn cached_events_are_never_stale_and_may_be_deleted_or_damaged() {
     assert!(rows_read(&outcome, "parts", PassKind::Events) >= 67);
     std::fs::remove_file(project.path("data/parts/1.parquet")).unwrap();
     compare("taken away").await;
+    // What was made from files that are gone is gone too.
+    assert_eq!(
+        cached_files(project).iter().filter(|path| path.to_string_lossy().contains("/parts/")).count(),
+        3
+    );
     let outcome = compare("still").await;
     assert_eq!(rows_read(&outcome, "parts", PassKind::Events), 0);
     // Files that are not complete are none.
@@ -684,6 +689,13 @@ async fn cached_events_are_never_stale_and_may_be_deleted_or_damaged() {
     assert_eq!(error.code, "event_cache_corrupt", "{error}");
     std::fs::remove_dir_all(project.path(".springhouse/lake/_events")).unwrap();
     compare("deleted").await;
+    // Where nothing can be written, nothing is cached, and that is all.
+    std::fs::remove_dir_all(project.path(".springhouse/lake/_events")).unwrap();
+    std::fs::write(project.directory.path().join(".springhouse/lake/_events"), "in the way").unwrap();
+    let outcome = compare("in the way").await;
+    assert_eq!(rows_read(&outcome, "parts", PassKind::Cached), 0);
+    std::fs::remove_file(project.directory.path().join(".springhouse/lake/_events")).unwrap();
+    compare("made again").await;
     // Smaller than a source: nothing is kept. Smaller than all: what was not used for longest goes.
     let none = project.lake.clone().with_event_cache(100);
     none.training_set(&request, &Silent).await.unwrap();

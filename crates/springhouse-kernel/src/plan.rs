@@ -11,8 +11,10 @@ use crate::state::{CODEC_VERSION, EntityState, Inner, LatestState, SurvivingStat
 use springhouse_core::definition::{AggregateFunction, FeatureView};
 use springhouse_core::{Micros, Value, ValueType};
 
-/// How far back from the newest applied moment a read is still exact: raw events this young stay beside the tiles.
-pub const READ_BACK: Micros = 10 * springhouse_core::time::SECOND;
+/// How far back from the newest applied moment a read is still exact: raw events this young stay beside the tiles. More than a
+/// request takes and clocks of machines differ by; no more, since every write of a row carries these events, and a frequent
+/// entity has thousands a second.
+pub const READ_BACK: Micros = 2 * springhouse_core::time::SECOND;
 
 /// One Arrow column that a plan reads for each event.
 #[derive(Clone, Debug, PartialEq)]

@@ -53,6 +53,9 @@ const RETRY_DELAY: Duration = Duration::from_millis(20);
 const LAKE_PATIENCE: Duration = Duration::from_secs(30);
 const LAKE_RETRY_DELAY: Duration = Duration::from_millis(200);
 
+/// A moment that lies no further back can be read from rows, with some time for reading them.
+const COMPARABLE: Micros = READ_BACK * 3 / 4;
+
 /// The online answers of a few entities at one moment, with the cut that they have seen.
 struct OnlineRead {
     at: Micros,
@@ -153,7 +156,7 @@ async fn read_shared(
         let positions = node.workers().positions(source);
         let states = node.store().get_many(handle, keys).await?;
         let now = node.ingest().read_now();
-        let at = if frontier > now - READ_BACK / 2 {
+        let at = if frontier > now - COMPARABLE {
             frontier - 1
         } else {
             tokio::time::sleep(still).await;
@@ -206,7 +209,7 @@ fn moment(node: &Node, is_stream: bool) -> Option<Micros> {
     }
     // What is visible at the frontier itself may still be on its way.
     let at = node.ingest().positions().applied_frontier - 1;
-    (at >= now - READ_BACK / 2).then_some(at)
+    (at >= now - COMPARABLE).then_some(at)
 }
 
 fn compare(

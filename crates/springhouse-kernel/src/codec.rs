@@ -105,6 +105,8 @@ const VALUE_DEPTH_MAX: u32 = 4;
 #[derive(Debug)]
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
+    /// Of the codec that wrote it.
+    pub(crate) version: u8,
 }
 
 type Taken<T> = Result<T, CodecError>;
@@ -114,9 +116,9 @@ fn malformed<T>(why: &'static str) -> Taken<T> {
 }
 
 impl<'a> Reader<'a> {
-    /// Starts at the first byte.
-    pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        Self { rest: bytes }
+    /// Starts at the first byte of what a version of the codec wrote.
+    pub(crate) fn new(bytes: &'a [u8], version: u8) -> Self {
+        Self { rest: bytes, version }
     }
 
     /// Fails unless everything was read.

@@ -7,7 +7,7 @@ use crate::aggregate::{Kind, Slot};
 use crate::answer::{EntityAnswer, EntityExplanation};
 use crate::codec::{Out, Reader};
 use crate::stamp::Window;
-use crate::state::{CODEC_VERSION, EntityState, Inner, LatestState, SurvivingState};
+use crate::state::{CODEC_VERSION, CODEC_VERSION_READ, EntityState, Inner, LatestState, SurvivingState};
 use springhouse_core::definition::{AggregateFunction, FeatureView};
 use springhouse_core::{Micros, Value, ValueType};
 
@@ -343,10 +343,9 @@ impl ViewPlan {
     pub fn decode(&self, bytes: &[u8]) -> Result<EntityState, crate::CodecError> {
         use crate::CodecError;
         // The version comes first: another version may have its checksum elsewhere.
-        match bytes.first() {
-            None => return Err(CodecError::Malformed("there are no bytes")),
-            Some(version) if *version != CODEC_VERSION => return Err(CodecError::Version(*version)),
-            Some(_) => {}
+        let version = *bytes.first().ok_or(CodecError::Malformed("there are no bytes"))?;
+        if !(CODEC_VERSION_READ..=CODEC_VERSION).contains(&version) {
+            return Err(CodecError::Version(version));
         }
         let (content, checksum) =
             bytes.split_last_chunk::<4>().ok_or(CodecError::Malformed("it ends too soon"))?;
@@ -358,7 +357,7 @@ impl ViewPlan {
         if u64::from_le_bytes(*fingerprint) != self.fingerprint {
             return Err(CodecError::Plan);
         }
-        let mut reader = Reader::new(body);
+        let mut reader = Reader::new(body, version);
         let inner = match &self.kind {
             PlanKind::Latest(LatestPlan { takes_back: Some(_), .. }) => {
                 Inner::Surviving(SurvivingState::decode(&mut reader, self.inputs.len())?)

@@ -1,7 +1,7 @@
 //! The two times of a record, the order, what is visible, and a window's bounds. Nobody else compares timestamps.
 
 use crate::CodecError;
-use crate::codec::{Out, Reader, put_signed};
+use crate::codec::{Out, Reader, put_number, put_signed};
 use springhouse_core::Micros;
 
 /// When something happened, when the store could first have used it, and its place among equals.
@@ -41,6 +41,65 @@ pub(crate) fn take_stamp(reader: &mut Reader<'_>) -> Result<Stamp, CodecError> {
     let event_time = reader.signed()?;
     let known_at = event_time.wrapping_add(reader.signed()?);
     Ok(Stamp { event_time, known_at, seq: reader.signed()? })
+}
+
+/// Sequence numbers with the same bits above these are close together: those of one partition of a topic, of the push log, of a file.
+const SERIES_BITS: u32 = 46;
+/// So many of them are told apart in a list of stamps; numbers of others are written in full.
+const SERIES_MAX: usize = 64;
+
+/// Stamps one after the other, each as what differs from those before.
+#[derive(Debug, Default)]
+pub(crate) struct StampSeries {
+    event_time: Micros,
+    /// The last sequence number of each series so far.
+    seqs: Vec<i64>,
+}
+
+impl StampSeries {
+    fn series_of(&self, seq: i64) -> Option<usize> {
+        self.seqs.iter().position(|last| last >> SERIES_BITS == seq >> SERIES_BITS)
+    }
+
+    fn begin(&mut self, seq: i64) {
+        if self.seqs.len() < SERIES_MAX {
+            self.seqs.push(seq);
+        }
+    }
+
+    /// Appends a stamp's bytes.
+    pub(crate) fn put(&mut self, out: &mut Out, stamp: &Stamp) {
+        put_signed(out, stamp.event_time.wrapping_sub(self.event_time));
+        put_signed(out, stamp.known_at.wrapping_sub(stamp.event_time));
+        self.event_time = stamp.event_time;
+        if let Some(place) = self.series_of(stamp.seq) {
+            put_number(out, place as u64);
+            put_signed(out, stamp.seq.wrapping_sub(self.seqs[place]));
+            self.seqs[place] = stamp.seq;
+        } else {
+            put_number(out, self.seqs.len() as u64);
+            put_signed(out, stamp.seq);
+            self.begin(stamp.seq);
+        }
+    }
+
+    /// Reads what [`Self::put`] wrote.
+    pub(crate) fn take(&mut self, reader: &mut Reader<'_>) -> Result<Stamp, CodecError> {
+        self.event_time = self.event_time.wrapping_add(reader.signed()?);
+        let known_at = self.event_time.wrapping_add(reader.signed()?);
+        let place = usize::try_from(reader.number()?).unwrap_or(usize::MAX);
+        let number = reader.signed()?;
+        let seq = self.seqs.get(place).map_or(number, |last| last.wrapping_add(number));
+        // One spelling for each.
+        if self.series_of(seq).unwrap_or(self.seqs.len()) != place {
+            return Err(CodecError::Malformed("a sequence number is of another series"));
+        }
+        match self.seqs.get_mut(place) {
+            Some(last) => *last = seq,
+            None => self.begin(seq),
+        }
+        Ok(Stamp { event_time: self.event_time, known_at, seq })
+    }
 }
 
 /// The start of the tile of this width that holds the event time: floor division, also before 1970.

@@ -10,12 +10,16 @@ pub(crate) use surviving::SurvivingState;
 pub(crate) use windows::WindowsState;
 
 use crate::aggregate::value_heap_bytes;
-use crate::codec::{Out, Reader, put_value};
+use crate::codec::{Out, Reader, put_number, put_value};
 use crate::plan::Event;
-use crate::stamp::{put_stamp, take_stamp};
+use crate::stamp::{StampSeries, put_stamp, take_stamp};
+use std::cmp::Ordering;
+use std::collections::VecDeque;
 
-/// The version of the codec that this program writes and reads.
-pub(crate) const CODEC_VERSION: u8 = 1;
+/// The version of the codec that this program writes.
+pub(crate) const CODEC_VERSION: u8 = 2;
+/// The oldest that it reads: in version 1 lists of events had their stamps in full.
+pub(crate) const CODEC_VERSION_READ: u8 = 1;
 
 /// The state of one entity in one view; made and changed only by [`crate::ViewPlan`].
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +55,40 @@ fn event_bytes(event: &Event) -> usize {
     size_of::<Event>() + event.values.iter().map(value).sum::<usize>()
 }
 
+/// Appends a list of events that are in an order in which stamps are close to the one before.
+fn put_events<'a>(out: &mut Out, events: impl ExactSizeIterator<Item = &'a Event>) {
+    put_number(out, events.len() as u64);
+    let mut stamps = StampSeries::default();
+    for event in events {
+        stamps.put(out, &event.stamp);
+        event.values.iter().for_each(|value| put_value(out, value));
+    }
+}
+
+/// Reads what [`put_events`] wrote, in either version.
+fn take_events(
+    reader: &mut Reader<'_>,
+    inputs: usize,
+    order: fn(&Event, &Event) -> Ordering,
+) -> Result<VecDeque<Event>, CodecError> {
+    let length = reader.length(3 + inputs)?;
+    let mut events: VecDeque<Event> = VecDeque::with_capacity(length);
+    let mut stamps = StampSeries::default();
+    for _ in 0..length {
+        let stamp = match reader.version {
+            CODEC_VERSION_READ => take_stamp(reader)?,
+            _ => stamps.take(reader)?,
+        };
+        let values = (0..inputs).map(|_| reader.value()).collect::<Result<_, _>>()?;
+        let event = Event { stamp, values };
+        if events.back().is_some_and(|last| order(last, &event).is_gt()) {
+            return Err(CodecError::Malformed("its events are not in order"));
+        }
+        events.push_back(event);
+    }
+    Ok(events)
+}
+
 fn put_event(out: &mut Out, event: &Event) {
     put_stamp(out, &event.stamp);
     event.values.iter().for_each(|value| put_value(out, value));
@@ -69,7 +107,7 @@ pub enum CodecError {
     #[error("the stored state is damaged: its checksum does not match")]
     Checksum,
     /// Written by another version of the codec.
-    #[error("the stored state has codec version {0}, this program reads version 1")]
+    #[error("the stored state has codec version {0}, this program reads versions 1 and 2")]
     Version(u8),
     /// Written for another plan of the view.
     #[error("the stored state was written for another definition of the view; rebuild it")]

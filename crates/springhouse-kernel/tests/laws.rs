@@ -323,7 +323,8 @@ fn damaged_bytes_are_refused_and_never_panic() {
             if let Ok(state) = view.plan.decode(&damaged) {
                 let mut again = Vec::new();
                 view.plan.encode(&state, &mut again);
-                assert_eq!(again, damaged);
+                // What an older version wrote is written as this one does.
+                assert!(again == damaged || damaged[0] < bytes[0], "{again:?} {damaged:?}");
             }
         }
     });

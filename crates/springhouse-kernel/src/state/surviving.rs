@@ -1,8 +1,8 @@
 //! The rows of a view of latest values that can be taken back: all that were not, since the newest may go and leave the one
 //! before it.
 
-use super::windows::{by_visibility, insert_sorted, merge_sorted, take_events};
-use super::{event_bytes, put_event};
+use super::windows::{by_visibility, insert_sorted, merge_sorted};
+use super::{event_bytes, put_events, take_events};
 use crate::CodecError;
 use crate::aggregate::{keep, value_heap_bytes};
 use crate::codec::{Out, Reader, put_number, put_signed, put_value};
@@ -38,8 +38,7 @@ impl SurvivingState {
     }
 
     pub(crate) fn encode(&self, out: &mut Out) {
-        put_number(out, self.recent.len() as u64);
-        self.recent.iter().for_each(|event| put_event(out, event));
+        put_events(out, self.recent.iter());
         put_number(out, self.rows.len() as u64);
         for ((event_time, values), times) in &self.rows {
             put_signed(out, *event_time);

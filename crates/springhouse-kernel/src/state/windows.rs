@@ -4,7 +4,7 @@
 //! tile is visible to every read at or after the horizon; and every window's tail falls between two tiles of its level
 //! (or, with an exact tail, the raw events of the cut tile are there).
 
-use super::{event_bytes, put_event, take_event};
+use super::{event_bytes, put_events, take_events};
 use crate::CodecError;
 use crate::aggregate::{Slot, State};
 use crate::answer::EntityAnswer;
@@ -286,10 +286,8 @@ impl WindowsPlan {
     }
 
     pub(crate) fn encode(&self, state: &WindowsState, out: &mut Out) {
-        for events in [&state.recent, &state.exact] {
-            put_number(out, events.len() as u64);
-            events.iter().for_each(|event| put_event(out, event));
-        }
+        put_events(out, state.recent.iter());
+        put_events(out, state.exact.iter());
         for (level, tiles) in self.levels.iter().zip(&state.levels) {
             put_number(out, tiles.len() as u64);
             let mut last: Micros = 0;
@@ -307,23 +305,6 @@ impl WindowsPlan {
         let levels = self.levels.iter().map(|level| level.decode(reader)).collect::<Result<_, _>>()?;
         Ok(WindowsState { recent, exact, levels })
     }
-}
-
-pub(super) fn take_events(
-    reader: &mut Reader<'_>,
-    inputs: usize,
-    order: fn(&Event, &Event) -> Ordering,
-) -> Result<VecDeque<Event>, CodecError> {
-    let length = reader.length(3 + inputs)?;
-    let mut events: VecDeque<Event> = VecDeque::with_capacity(length);
-    for _ in 0..length {
-        let event = take_event(reader, inputs)?;
-        if events.back().is_some_and(|last| order(last, &event).is_gt()) {
-            return Err(CodecError::Malformed("its events are not in order"));
-        }
-        events.push_back(event);
-    }
-    Ok(events)
 }
 
 impl Level {

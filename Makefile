@@ -69,7 +69,7 @@ bench-stream: bench-build    ## topics of a real Kafka broker: throughput, event
 	scripts/python.sh benches/stream.py --program $(RELEASE) $(ARGS)
 bench-kernel:                  ## the kernel alone, in memory, on one core: events a second, reads, training values
 	cargo build --release --locked --workspace --example kernel_speed
-	python3 benches/kernel.py --program $(dir $(RELEASE))examples/kernel_speed $(ARGS)
+	python3 benches/kernel.py --program $(RELEASE) $(ARGS)
 bench-redis: bench-build     ## the online store on a real Redis, beside redis-benchmark and an answer from memory
 	scripts/python.sh benches/redis_store.py --program $(RELEASE) $(ARGS)
 bench-feast: bench-build     ## serving and loading beside Feast's server, the same tables and Redis

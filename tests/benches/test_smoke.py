@@ -35,6 +35,11 @@ class SmokeTest(unittest.TestCase):
     def test_python(self):
         self.smoke("python")
 
+    def test_kernel(self):
+        build = ["cargo", "build", "--quiet", "--locked", "--workspace", "--example", "kernel_speed"]
+        subprocess.run(build, cwd=ROOT, check=True)
+        self.smoke("kernel")
+
 
 if __name__ == "__main__":
     unittest.main()

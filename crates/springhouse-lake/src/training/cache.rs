@@ -170,7 +170,7 @@ impl CachedEvents {
         if new.is_empty() {
             return Ok(());
         }
-        // So that the file system says what time it is; it has as many buckets as there may be.
+        // A file that is given up: it tells what time it is to the file system.
         let clock = Writer::begin(directory, 1)?;
         new.retain(|number| (1..=clock.begun_ns - SETTLED_NS).contains(&keys[*number].modified_ns));
         drop(clock);

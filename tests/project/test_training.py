@@ -150,6 +150,7 @@ class TrainingTest(unittest.TestCase):
         self.assertRegex(dry, r"pushed\s+cached events")
         again = self.train("again.parquet", "--from-manifest", folder / "cached.parquet.manifest.json")
         self.assertEqual(again, expected)
+        self.assertEqual(self.train("parts.parquet", *self.ask("--resumable", "3000")), expected)
         # One more day.
         self.add_table("e")
         time.sleep(2.1)

@@ -121,7 +121,7 @@ pub(crate) struct Integers {
     /// 2^64 values of 2^63 fit.
     pub(crate) sum: i128,
     /// Sum of squares, unit 1.
-    pub(crate) squares: Option<ExactSum>,
+    pub(crate) squares: Option<Box<ExactSum>>,
 }
 
 /// Exact power sums of floats.
@@ -134,7 +134,7 @@ pub(crate) struct Floats {
     /// Sum, unit 2^-1074.
     pub(crate) sum: ExactSum,
     /// Sum of squares, unit 2^-2148.
-    pub(crate) squares: Option<ExactSum>,
+    pub(crate) squares: Option<Box<ExactSum>>,
 }
 
 /// `0.0` for `-0.0`: one zero among values that are compared, counted or grouped by.
@@ -186,7 +186,7 @@ pub(crate) fn keep<K: Ord>(kept: &mut BTreeMap<K, i64>, event: K, times: i64) {
 
 impl Integers {
     fn is_empty(&self) -> bool {
-        self.count == 0 && self.sum == 0 && self.squares.as_ref().is_none_or(ExactSum::is_zero)
+        self.count == 0 && self.sum == 0 && self.squares.as_ref().is_none_or(|squares| squares.is_zero())
     }
 
     fn add(&mut self, value: i64, remove: bool) {
@@ -217,7 +217,7 @@ impl Floats {
         self.count == 0
             && self.infinite == [0, 0]
             && self.sum.is_zero()
-            && self.squares.as_ref().is_none_or(ExactSum::is_zero)
+            && self.squares.as_ref().is_none_or(|squares| squares.is_zero())
     }
 
     fn add(&mut self, value: f64, remove: bool) {
@@ -281,11 +281,11 @@ impl Kind {
         match self {
             Self::Count => State::Count(0),
             Self::Integers { squares } => {
-                let squares = squares.then(ExactSum::default);
+                let squares = squares.then(Box::default);
                 State::Integers(Box::new(Integers { squares, ..Integers::default() }))
             }
             Self::Floats { squares } => {
-                let squares = squares.then(ExactSum::default);
+                let squares = squares.then(Box::default);
                 State::Floats(Box::new(Floats { squares, ..Floats::default() }))
             }
             Self::Least | Self::Greatest => State::Extreme(None),
@@ -588,8 +588,8 @@ impl State {
     pub(crate) fn heap_bytes(&self) -> usize {
         match self {
             Self::Count(_) | Self::NewestTime(_) | Self::OverCap => 0,
-            Self::Integers(_) => 96,
-            Self::Floats(sums) => 128 + if sums.squares.is_some() { 64 } else { 24 },
+            Self::Integers(sums) => 48 + if sums.squares.is_some() { 64 } else { 0 },
+            Self::Floats(sums) => 96 + if sums.squares.is_some() { 64 } else { 0 },
             Self::Extreme(held) => held.as_ref().map_or(0, value_heap_bytes),
             Self::Picked(picked) => picked.iter().map(|(_, value)| 56 + value_heap_bytes(value)).sum(),
             Self::Counted(counts) => counts.keys().map(|value| 56 + value_heap_bytes(value)).sum(),

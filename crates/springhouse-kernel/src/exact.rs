@@ -5,6 +5,7 @@
 //! using small and large superaccumulators", 2015, arXiv 1505.05571.
 
 use num_bigint::{BigInt, BigUint, Sign};
+use smallvec::{SmallVec, smallvec};
 
 /// Bits of one limb.
 const LIMB_BITS: u32 = 64;
@@ -16,8 +17,8 @@ const FLOAT64_UNIT: i64 = -1074;
 pub(crate) struct ExactSum {
     /// How many zero limbs lie below `limbs[0]`.
     base: usize,
-    /// The top limb carries the sign. Empty is zero.
-    limbs: Vec<u64>,
+    /// The top limb carries the sign. Empty is zero. Values of about one size need three, which lie beside the rest.
+    limbs: SmallVec<[u64; 3]>,
 }
 
 /// The magnitude of a finite float64 as an integer, and the bit it starts at in units of 2^-1074.
@@ -76,7 +77,7 @@ impl ExactSum {
         if self.limbs.is_empty() {
             self.base = from;
         } else if from < self.base {
-            self.limbs.splice(0..0, std::iter::repeat_n(0, self.base - from));
+            self.limbs.insert_many(0, std::iter::repeat_n(0, self.base - from));
             self.base = from;
         }
         let sign = self.sign_limb();
@@ -154,7 +155,8 @@ impl ExactSum {
         if bytes[0] == 0 || is_padded {
             return None;
         }
-        let mut limbs = vec![if sign == 0 { 0 } else { u64::MAX }; (zeros % 8 + bytes.len()).div_ceil(8)];
+        let mut limbs: SmallVec<[u64; 3]> =
+            smallvec![if sign == 0 { 0 } else { u64::MAX }; (zeros % 8 + bytes.len()).div_ceil(8)];
         // The bits below the first byte are zeros, those above the last its sign.
         limbs[0] = limbs[0].checked_shl(8 * (zeros % 8) as u32).unwrap_or(0);
         for (at, byte) in bytes.iter().enumerate() {

@@ -141,14 +141,14 @@ impl Kind {
             Self::Count => State::Count(reader.number()?),
             Self::Integers { squares } => {
                 let (count, sum) = (reader.number()?, reader.wide()?);
-                let squares = squares.then(|| take_sum(reader)).transpose()?;
+                let squares = squares.then(|| take_sum(reader).map(Box::new)).transpose()?;
                 State::Integers(Box::new(Integers { count, sum, squares }))
             }
             Self::Floats { squares } => {
                 let count = reader.number()?;
                 let infinite = [reader.number()?, reader.number()?];
                 let sum = take_sum(reader)?;
-                let squares = squares.then(|| take_sum(reader)).transpose()?;
+                let squares = squares.then(|| take_sum(reader).map(Box::new)).transpose()?;
                 State::Floats(Box::new(Floats { count, infinite, sum, squares }))
             }
             Self::Least | Self::Greatest => {

@@ -68,11 +68,7 @@ impl SpillFile {
     }
 
     pub(crate) fn write(&self, batch: &RecordBatch) -> Result<Segment> {
-        let mut bytes = Vec::new();
-        let mut writer = StreamWriter::try_new(&mut bytes, &batch.schema())?;
-        writer.write(batch)?;
-        writer.finish()?;
-        drop(writer);
+        let bytes = encoded(batch)?;
         let (file, offset) = {
             let mut state = self.state.lock();
             let (file, end) = match state.take() {
@@ -97,6 +93,16 @@ impl SpillFile {
         let mut reader = StreamReader::try_new(std::io::Cursor::new(bytes), None)?;
         reader.next().ok_or_else(|| LakeError::internal("a spilled segment is empty"))?.map_err(Into::into)
     }
+}
+
+/// A batch as an Arrow stream of its own.
+pub(crate) fn encoded(batch: &RecordBatch) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut writer = StreamWriter::try_new(&mut bytes, &batch.schema())?;
+    writer.write(batch)?;
+    writer.finish()?;
+    drop(writer);
+    Ok(bytes)
 }
 
 /// A batch in memory or in the file.

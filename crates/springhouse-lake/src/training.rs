@@ -347,9 +347,7 @@ impl Lake {
                     self.cached_events(request, &group, &jobs, source, Some(&making))
                 })?,
             };
-            let is_wanted = |number: usize, file: &ScanFile| {
-                source.wants(file) && cached.as_ref().is_none_or(|cached| !cached.covers(number))
-            };
+            let is_wanted = |number: usize, file: &ScanFile| source.is_read(number, file, cached.as_ref());
             let is_kept = |rows: &SourceRows, row: usize| {
                 let visible_at = rows.event_time[row].max(rows.known_at[row]);
                 visible_at <= facts.last
@@ -555,9 +553,7 @@ impl Lake {
             if let Some(cached) = &cached {
                 passes.push(PassReport::new(&cached.pass(None), true));
             }
-            let is_read = |number: usize, file: &ScanFile| {
-                open.wants(file) && cached.as_ref().is_none_or(|cached| !cached.covers(number))
-            };
+            let is_read = |number: usize, file: &ScanFile| open.is_read(number, file, cached.as_ref());
             let selected = open.files.selected(&spec, &is_read)?;
             if cached.is_none() || selected.parts > 0 {
                 let columns = spec.columns.clone();
@@ -600,6 +596,11 @@ impl OpenSource {
             availability: request.availability,
             with_ids: jobs[0].source.event_id.is_some(),
         }
+    }
+
+    /// True for a file that is wanted and not cached.
+    fn is_read(&self, number: usize, file: &ScanFile, cached: Option<&CachedEvents>) -> bool {
+        self.wants(file) && cached.is_none_or(|cached| !cached.covers(number))
     }
 
     /// False for a file that came after the cut.

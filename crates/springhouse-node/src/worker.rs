@@ -72,13 +72,14 @@ pub async fn work(
     };
     let registry = open_registry(&options.paths.registry)?;
     registry.head().await?.ok_or_else(nothing_applied)?;
+    let lake = options.lake()?;
     let mut worker = Worker {
         name,
         watch: RedisShared::new(redis.clone())?,
         redis,
         kafka: options.kafka,
         push: options.push,
-        lake: Lake::open(&options.paths.project, &options.paths.lake)?,
+        lake,
         clock: options.clock,
         readings: BTreeMap::new(),
         failing: BTreeMap::new(),

@@ -57,13 +57,15 @@ pub(crate) fn file_name(project: &Path, path: &Path) -> String {
 /// A file with its size and time.
 pub(crate) fn file_ref(project: &Path, path: PathBuf) -> Result<FileRef> {
     let metadata = std::fs::metadata(&path).map_err(|e| LakeError::unreadable(&path, &e))?;
-    let modified_ns = metadata
-        .modified()
-        .ok()
-        .and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok())
-        .map_or(0, |d| d.as_nanos() as i64);
     let name = file_name(project, &path);
+    let modified_ns = modified_ns(&metadata);
     Ok(FileRef { path, name, size: metadata.len(), modified_ns, partition_values: Vec::new() })
+}
+
+/// A file's modification time, nanoseconds since 1970; 0 where the file system has none.
+pub(crate) fn modified_ns(metadata: &std::fs::Metadata) -> i64 {
+    let since = metadata.modified().ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+    since.map_or(0, |since| since.as_nanos() as i64)
 }
 
 /// The files of a Parquet or CSV location, sorted by name.

@@ -407,18 +407,14 @@ fn siblings<'a>(
     payload: Payload,
 ) -> Result<Vec<ViewJob<'a>>> {
     let of_source = definitions.feature_views.values().filter(|view| view.source == job.source.name);
-    let mut jobs = of_source.map(|view| view_job(definitions, view)).collect::<Result<Vec<_>>>()?;
+    let jobs = of_source.map(|view| view_job(definitions, view)).collect::<Result<Vec<_>>>()?;
     let groups = group_views(&jobs, super::payload_of);
     let is_ours = |views: &Vec<usize>| views.iter().any(|view| jobs[*view].view.name == job.view.name);
     let ours =
         groups.into_iter().find(|(of, views)| *of == payload && is_ours(views)).map(|(_, views)| views);
     let ours = ours.ok_or_else(|| LakeError::internal("a view is not among those of its source"))?;
-    let mut number = 0;
-    jobs.retain(|_| {
-        number += 1;
-        ours.contains(&(number - 1))
-    });
-    Ok(jobs)
+    let numbered = jobs.into_iter().enumerate().filter(|(number, _)| ours.contains(number));
+    Ok(numbered.map(|(_, job)| job).collect())
 }
 
 /// What any training set may need of an event's stamp.

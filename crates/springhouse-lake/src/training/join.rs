@@ -119,43 +119,66 @@ pub(crate) struct Joined {
     pub event_entities: Vec<u32>,
 }
 
+/// The entities of some labels, numbered densely.
+pub(crate) struct EntityNumbers(HashMap<i128, u32, ahash::RandomState>);
+
+impl EntityNumbers {
+    /// In the order of their first labels; and the number of each label's.
+    pub(crate) fn of(identities: &[i128]) -> (Self, Vec<u32>) {
+        let mut numbers: HashMap<i128, u32, ahash::RandomState> = HashMap::default();
+        let number = |identity: &i128| {
+            let next = numbers.len() as u32;
+            *numbers.entry(*identity).or_insert(next)
+        };
+        let entities = identities.iter().map(number).collect();
+        (Self(numbers), entities)
+    }
+
+    /// Of events those whose entity has a label: their entities, and their rows.
+    pub(crate) fn find(&self, identities: &[i128]) -> (Vec<u32>, Vec<u32>) {
+        let (mut entities, mut rows) =
+            (Vec::with_capacity(identities.len()), Vec::with_capacity(identities.len()));
+        let mut last = None;
+        for (row, identity) in identities.iter().enumerate() {
+            // Cached events come entity by entity.
+            let number = match last {
+                Some((same, number)) if same == *identity => number,
+                _ => self.0.get(identity).copied(),
+            };
+            last = Some((*identity, number));
+            if let Some(number) = number {
+                entities.push(number);
+                rows.push(row as u32);
+            }
+        }
+        (entities, rows)
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// About how many bytes they take.
+    pub(crate) fn bytes(&self) -> usize {
+        40 * self.0.capacity()
+    }
+}
+
 /// Loads a partition of labels, takes out that of events, and numbers the entities.
 pub(crate) fn load_partition(labels: &Partitions, events: &Partitions, partition: usize) -> Result<Joined> {
     let labels = labels.load_one(partition)?;
     let identities = labels.column(IDENTITY).as_primitive::<Decimal128Type>();
-    let mut numbers: HashMap<i128, u32, ahash::RandomState> = HashMap::default();
-    let label_entities: Vec<u32> = identities
-        .values()
-        .iter()
-        .map(|identity| {
-            let next = numbers.len() as u32;
-            *numbers.entry(*identity).or_insert(next)
-        })
-        .collect();
+    let (numbers, label_entities) = EntityNumbers::of(identities.values());
     let events = events.take_one(partition)?;
     let found = events.column(IDENTITY).as_primitive::<Decimal128Type>();
-    let mut event_entities = Vec::with_capacity(found.len());
-    let mut kept = Vec::with_capacity(found.len());
-    let mut last = None;
-    for (row, identity) in found.values().iter().enumerate() {
-        // Cached events come entity by entity.
-        let number = match last {
-            Some((same, number)) if same == *identity => number,
-            _ => numbers.get(identity).copied(),
-        };
-        last = Some((*identity, number));
-        if let Some(number) = number {
-            event_entities.push(number);
-            kept.push(row as u32);
-        }
-    }
+    let (event_entities, kept) = numbers.find(found.values());
     let events = if kept.len() == events.num_rows() {
         events
     } else {
         take_record_batch(&events, &UInt32Array::from(kept))?
     };
     Ok(Joined {
-        entity_count: numbers.len(),
+        entity_count: numbers.count(),
         label_entities,
         label_rows: labels.column(1).as_primitive::<UInt64Type>().values().to_vec(),
         label_at: labels.column(2).as_primitive::<Int64Type>().values().to_vec(),

@@ -5,14 +5,13 @@ use crate::error::{LakeError, Result};
 use crate::source::scan::{ScanSpec, SourceFiles, SourceRows, TakeRows, Taking, Unit, in_parallel};
 use crate::spill::{Budget, Partitions, SpillFile};
 use crate::training::gather::{EVENT_TIME, EventGroup, IDENTITY, reference_plan};
-use crate::training::join::{Answers, load_partition, with_staleness};
+use crate::training::join::{Answers, EntityNumbers, load_partition, with_staleness};
 use crate::training::plan::ViewJob;
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, UInt8Array, UInt32Array, UInt64Array};
 use arrow::compute::{concat_batches, take, take_record_batch};
 use arrow::datatypes::{
     DataType, Decimal128Type, Field, Int64Type, Schema, SchemaRef, UInt8Type, UInt32Type, UInt64Type,
 };
-use hashbrown::HashMap;
 use parking_lot::Mutex;
 use springhouse_core::{Micros, ValueStatus};
 use springhouse_kernel::{LabelColumns, LabelOrder, LatestSearch, Stamp, StampParts};
@@ -29,7 +28,7 @@ pub(crate) struct LabelIndex {
 
 struct LabelPartition {
     /// From an entity's identity to its number.
-    numbers: HashMap<i128, u32, ahash::RandomState>,
+    numbers: EntityNumbers,
     order: LabelOrder,
     /// The row of each label in the label table.
     rows: Vec<u32>,
@@ -50,25 +49,17 @@ impl LabelIndex {
 
     /// Bytes held, about.
     pub(crate) fn bytes(&self) -> u64 {
-        let of =
-            |part: &LabelPartition| part.order.bytes() + 4 * part.rows.len() + 40 * part.numbers.capacity();
+        let of = |part: &LabelPartition| part.order.bytes() + 4 * part.rows.len() + part.numbers.bytes();
         self.partitions.iter().map(|part| of(part) as u64).sum()
     }
 }
 
 impl LabelPartition {
     fn new(labels: &RecordBatch) -> Self {
-        let mut numbers: HashMap<i128, u32, ahash::RandomState> = HashMap::default();
         let identities = labels.column(0).as_primitive::<Decimal128Type>().values();
-        let entities: Vec<u32> = identities
-            .iter()
-            .map(|identity| {
-                let next = numbers.len() as u32;
-                *numbers.entry(*identity).or_insert(next)
-            })
-            .collect();
+        let (numbers, entities) = EntityNumbers::of(identities);
         let at: &[Micros] = labels.column(2).as_primitive::<Int64Type>().values();
-        let order = LabelOrder::new(numbers.len(), &LabelColumns { entities: &entities, at });
+        let order = LabelOrder::new(numbers.count(), &LabelColumns { entities: &entities, at });
         let rows = labels.column(1).as_primitive::<UInt64Type>().values();
         Self { numbers, order, rows: rows.iter().map(|row| *row as u32).collect() }
     }
@@ -100,21 +91,8 @@ impl<'a> Meeting<'a> {
         let known_at = int64(group.known_at_column().unwrap_or(EVENT_TIME));
         let seq = group.seq_column().map(int64);
         let references = int64(group.payload_column());
-        let (mut entities, mut kept) = (Vec::with_capacity(identities.len()), Vec::new());
-        let mut last = None;
-        for (row, identity) in identities.iter().enumerate() {
-            // Cached events come entity by entity.
-            let number = match last {
-                Some((same, number)) if same == *identity => number,
-                _ => part.numbers.get(identity).copied(),
-            };
-            last = Some((*identity, number));
-            // The filter before let through some that no label is about.
-            if let Some(number) = number {
-                entities.push(number);
-                kept.push(row as u32);
-            }
-        }
+        // The filter before let through some that no label is about.
+        let (entities, kept) = part.numbers.find(identities);
         let stamp_of = |position: usize| {
             let row = kept[position] as usize;
             let seq = seq.map_or_else(|| files.positional_seq(references[row]), |seq| seq[row]);

@@ -5,12 +5,13 @@
 //! rows each has, then the rows.
 
 use crate::error::{LakeError, Result};
+use crate::source::location::modified_ns;
+use crate::spill::encoded;
 use arrow::array::{ArrayRef, AsArray, Decimal128Array, Int64Array, RecordBatch, UInt32Array};
 use arrow::buffer::Buffer;
 use arrow::compute::take;
 use arrow::datatypes::{DataType, Decimal128Type, Field, Int64Type, Schema, SchemaRef};
 use arrow::ipc::reader::StreamDecoder;
-use arrow::ipc::writer::StreamWriter;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -239,15 +240,6 @@ impl Segment {
     }
 }
 
-fn encoded(batch: &RecordBatch) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let mut writer = StreamWriter::try_new(&mut bytes, &batch.schema())?;
-    writer.write(batch)?;
-    writer.finish()?;
-    drop(writer);
-    Ok(bytes)
-}
-
 /// Rows, whose first column is their identity and whose second their event time, by identity and time; in one batch the entities
 /// with their numbers of rows, in the other the rest of the columns.
 fn by_entity(rows: &RecordBatch) -> Result<(RecordBatch, RecordBatch)> {
@@ -281,11 +273,6 @@ fn by_entity(rows: &RecordBatch) -> Result<(RecordBatch, RecordBatch)> {
     let columns = rows.columns()[1..].iter().map(|column| take(column, &order, None));
     let schema: SchemaRef = Arc::new(Schema::new(fields));
     Ok((entities, RecordBatch::try_new(schema, columns.collect::<Result<_, _>>()?)?))
-}
-
-fn modified_ns(metadata: &std::fs::Metadata) -> i64 {
-    let since = metadata.modified().ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
-    since.map_or(0, |since| since.as_nanos() as i64)
 }
 
 /// Every file of the cache below a folder: its path, its size, when it was last used. What processes that were killed have left is

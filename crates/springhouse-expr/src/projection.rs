@@ -76,15 +76,33 @@ impl ViewProjection {
         view: &FeatureView,
         plan: &ViewPlan,
     ) -> Result<Self, ExprError> {
+        Self::plan_for(source, Some(entity), view, plan)
+    }
+
+    /// The same for rows that are known to pass the filters, without their keys.
+    ///
+    /// # Errors
+    /// [`ExprError`] of the first expression that does not plan.
+    pub fn plan_inputs(source: &Source, view: &FeatureView, plan: &ViewPlan) -> Result<Self, ExprError> {
+        Self::plan_for(source, None, view, plan)
+    }
+
+    fn plan_for(
+        source: &Source,
+        entity: Option<&Entity>,
+        view: &FeatureView,
+        plan: &ViewPlan,
+    ) -> Result<Self, ExprError> {
+        let is_filtered = entity.is_some();
         let mut builder = StepsBuilder::default();
         let mut scope = source_scope(source)?;
-        if let Some(sql) = &source.filter {
+        if let (Some(sql), true) = (&source.filter, is_filtered) {
             builder.filter(&scope, &scope.predicate(sql)?);
         }
         for derived in &view.derived {
             scope.derive(&derived.name, &derived.sql)?;
         }
-        if let Some(sql) = &view.filter {
+        if let (Some(sql), true) = (&view.filter, is_filtered) {
             builder.filter(&scope, &scope.predicate(sql)?);
         }
         let names = scope.names();
@@ -97,7 +115,10 @@ impl ViewProjection {
             ))),
             Some(_) => Ok(()),
         };
-        if view.key_columns.len() != entity.keys.len() {
+        let keys = entity.map_or(&[][..], |entity| &entity.keys);
+        if let Some(entity) = entity
+            && view.key_columns.len() != entity.keys.len()
+        {
             return Err(ExprError::new(format!(
                 "view `{}` names {} key columns; entity `{}` has {}",
                 view.name,
@@ -106,7 +127,7 @@ impl ViewProjection {
                 entity.keys.len()
             )));
         }
-        for (column, (_, value_type)) in view.key_columns.iter().zip(&entity.keys) {
+        for (column, (_, value_type)) in view.key_columns.iter().zip(keys) {
             known(column, value_type)?;
             builder.output(&scope, column);
         }
@@ -123,7 +144,7 @@ impl ViewProjection {
             ViewInput::Column { value_type, .. } => value_type.clone(),
             ViewInput::Predicate { .. } => ValueType::Bool,
         });
-        Ok(Self { input_types: input_types.collect(), steps: builder.finish(), keys: entity.keys.clone() })
+        Ok(Self { input_types: input_types.collect(), steps: builder.finish(), keys: keys.to_vec() })
     }
 
     /// The declared source columns that the projection reads (keys, inputs, whatever the SQL needs); for column pruning.

@@ -87,6 +87,17 @@ impl Presence {
         self.bits[(bit >> 6) as usize] & (1 << (bit & 63)) != 0
     }
 
+    /// Leaves no more bits than what is in it needs: a small filter stays in the processor's cache.
+    pub(crate) fn shrink(&mut self) {
+        let set = |bits: &[u64]| bits.iter().map(|word| u64::from(word.count_ones())).sum::<u64>();
+        // Bits whose hashes differ in the last bit that counts become one.
+        let folded = |word: u64| (0..32).fold(0, |half, bit| half | (word >> (2 * bit) & 3).min(1) << bit);
+        while self.bits.len() > 1 && set(&self.bits) * 32 <= self.bits.len() as u64 * 64 {
+            self.bits = self.bits.chunks(2).map(|pair| folded(pair[0]) | folded(pair[1]) << 32).collect();
+            self.shift += 1;
+        }
+    }
+
     /// A set of these keys.
     pub(crate) fn of(keys: &[EntityKey]) -> Self {
         let mut set = Self::with_capacity(keys.len() as u64);
@@ -115,6 +126,18 @@ mod tests {
         ];
         let all: HashSet<Identity> = keys.iter().map(|k| identity_of(k)).collect();
         assert_eq!(all.len(), keys.len());
+    }
+
+    #[test]
+    fn a_presence_that_shrank_denies_what_one_of_that_size_denies() {
+        let of = |n: u64| identity_of(&n.to_be_bytes());
+        let (mut large, mut small) = (Presence::with_capacity(100_000), Presence::with_capacity(1000));
+        (0..1000).for_each(|n| [&mut large, &mut small].into_iter().for_each(|set| set.insert(of(n))));
+        large.shrink();
+        assert_eq!((large.shift, &large.bits), (small.shift, &small.bits));
+        let mut empty = Presence::with_capacity(1000);
+        empty.shrink();
+        assert_eq!(empty.bits, [0]);
     }
 
     #[test]

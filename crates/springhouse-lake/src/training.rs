@@ -319,10 +319,9 @@ impl Lake {
         let chunk_rows = output::chunk_rows(schema);
         let answers: Vec<Answers> =
             plan.views.iter().map(|job| Answers::new(job, facts.rows, chunk_rows, &budget, &file)).collect();
-        let row_bytes =
-            plan.views.iter().filter(|job| is_latest(&job.view)).map(|job| answer_bytes(&job.plan)).sum();
+        let row_bytes = plan.views.iter().filter(|job| is_latest(&job.view)).map(answer_bytes).sum();
         let ranges = Ranges::new(facts.rows, chunk_rows, row_bytes, request.memory_budget / RANGE_SHARE);
-        let mut seen: Vec<(SeenRows, &OpenSource, ScanSpec)> = Vec::new();
+        let mut seen: Vec<(SeenRows, &OpenSource)> = Vec::new();
         for (payload, views) in &prepared.groups {
             let payload = *payload;
             let jobs: Vec<&ViewJob<'_>> = views.iter().map(|v| &plan.views[*v]).collect();
@@ -413,7 +412,7 @@ impl Lake {
                     find_rows(&plan.views, &group, &source.files, meeting, ranges, aside, threads)
                 });
                 budget.subtract(meeting_bytes);
-                seen.extend(found?.into_iter().map(|rows| (rows, source, spec.clone())));
+                seen.extend(found?.into_iter().map(|rows| (rows, source)));
             } else {
                 let schema = Arc::clone(group.schema());
                 let events = Partitions::new(set.partitions.count(), schema, &budget, &file);
@@ -435,7 +434,7 @@ impl Lake {
                                 threads,
                             )
                         })?;
-                        seen.extend(found.into_iter().map(|rows| (rows, source, spec.clone())));
+                        seen.extend(found.into_iter().map(|rows| (rows, source)));
                     }
                 }
             }
@@ -453,20 +452,19 @@ impl Lake {
         };
         let chunk_count = facts.rows.div_ceil(chunk_rows) as usize;
         // Range by range, unless too much would be read again and again for it.
-        let units_read = seen.iter().map(|(rows, ..)| rows.units_read());
+        let units_read = seen.iter().map(|(rows, _)| rows.units_read());
         let (by_range, at_once) =
             units_read.fold((0, 0), |(a, b), (by_range, at_once)| (a + by_range, b + at_once));
         let per_round = if by_range <= at_once * REREAD_MAX { 1 } else { ranges.count };
-        let features_total = seen.iter().map(|(_, source, _)| source.files.rows_estimate()).sum();
+        let features_total = seen.iter().map(|(_, source)| source.files.rows_estimate()).sum();
         let read = AtomicU64::new(0);
         let begin = |round: usize| -> Result<()> {
-            for (rows, source, spec) in &seen {
+            for (rows, source) in &seen {
                 let job = &plan.views[rows.view];
                 stages.time("read rows", &job.view.name, || {
                     read_rows(
                         job,
                         &source.files,
-                        spec,
                         rows,
                         round * per_round..((round + 1) * per_round).min(ranges.count),
                         &answers[rows.view],
@@ -483,7 +481,7 @@ impl Lake {
         };
         let end = |round: usize| -> Result<()> {
             if (round + 1) * per_round < ranges.count {
-                seen.iter().try_for_each(|(rows, ..)| answers[rows.view].chunks.drain().map(drop))
+                seen.iter().try_for_each(|(rows, _)| answers[rows.view].chunks.drain().map(drop))
             } else {
                 sources.values().try_for_each(|source| source.files.check_unchanged())
             }
@@ -562,9 +560,9 @@ impl Lake {
             }
             if *payload == Payload::RowReference {
                 for job in jobs {
-                    let columns = job.projection.source_columns().to_vec();
-                    let spec = ScanSpec { columns: columns.clone(), with_ids: false, ..spec.clone() };
-                    let selected = open.files.selected(&spec, &|_, file| open.wants(file))?;
+                    let columns = job.inputs()?.source_columns().to_vec();
+                    let units = open.files.units_selected(&spec, &|_, file| open.wants(file))?;
+                    let selected = open.files.selected_rows(&columns, &mut units.iter())?;
                     let pass = Pass { kind: PassKind::Rows, columns, selected, rows_kept: None };
                     passes.push(PassReport::new(&pass, true));
                 }
@@ -760,6 +758,7 @@ fn read_labels(labels: &Labels, sets: &mut [LabelSet<'_>], progress: &dyn Progre
     if facts.rows == 0 {
         return Err(empty(&labels.name));
     }
+    sets.iter_mut().for_each(|set| set.present.shrink());
     Ok(facts)
 }
 

@@ -149,11 +149,7 @@ pub(super) fn with_nulls_as_statuses(
     statuses: &[ValueStatus],
     known: usize,
 ) -> (ArrayRef, Vec<ValueStatus>) {
-    let column = match column.data_type() {
-        DataType::Float64 => without_nan::<Float64Type>(&column, f64::is_nan),
-        DataType::Float32 => without_nan::<Float32Type>(&column, f32::is_nan),
-        _ => column,
-    };
+    let column = nan_as_null(column);
     let mut statuses = statuses.to_vec();
     if let Some(nulls) = column.nulls().filter(|nulls| nulls.null_count() > known) {
         for (status, is_valid) in statuses.iter_mut().zip(nulls) {
@@ -166,6 +162,14 @@ pub(super) fn with_nulls_as_statuses(
 }
 
 /// NaN counts as null.
+pub(super) fn nan_as_null(column: ArrayRef) -> ArrayRef {
+    match column.data_type() {
+        DataType::Float64 => without_nan::<Float64Type>(&column, f64::is_nan),
+        DataType::Float32 => without_nan::<Float32Type>(&column, f32::is_nan),
+        _ => column,
+    }
+}
+
 fn without_nan<T: ArrowPrimitiveType>(array: &ArrayRef, is_nan: fn(T::Native) -> bool) -> ArrayRef {
     let floats = array.as_primitive::<T>();
     if !floats.values().iter().any(|value| is_nan(*value)) {

@@ -4,9 +4,9 @@
 //! keeps the greatest; at the end the greatest is handed on from label to label. That costs a search per event, and the
 //! memory of the labels, however many events there are.
 
+use super::LabelColumns;
 use super::grouped::{Asked, Grouped, Happened, sort_by_key};
-use super::latest::with_nulls_as_statuses;
-use super::{LabelColumns, TrainingColumns};
+use super::latest::nan_as_null;
 use crate::plan::{PlanKind, ViewPlan};
 use crate::stamp::Stamp;
 use arrow::array::ArrayRef;
@@ -214,21 +214,14 @@ impl LatestSearch {
 }
 
 impl ViewPlan {
-    /// The values of labels that each see one row: row `i` of the inputs, one per [`ViewPlan::inputs`], for label `i`, whose
-    /// row has the status `rows[i]` (fresh or stale).
+    /// The values of labels that each see one row: row `i` of the inputs, one per [`ViewPlan::inputs`], for label `i`. A null is
+    /// a feature's own (`null`); what else there is to say of it is the row's status.
     ///
     /// # Panics
-    /// When the plan is of windows, or lengths differ.
-    pub fn values_of_rows(&self, inputs: &[ArrayRef], rows: &[ValueStatus]) -> TrainingColumns {
+    /// When the plan is of windows.
+    pub fn values_of_rows(&self, inputs: &[ArrayRef]) -> Vec<ArrayRef> {
         let PlanKind::Latest(latest) = &self.kind else { panic!("windows see more than one row") };
-        let mut out = TrainingColumns { values: Vec::new(), statuses: Vec::new(), event_times: None };
-        for input in &latest.columns {
-            assert_eq!(inputs[*input].len(), rows.len(), "there is one row per label");
-            let (array, statuses) = with_nulls_as_statuses(inputs[*input].clone(), rows, 0);
-            out.values.push(array);
-            out.statuses.push(statuses);
-        }
-        out
+        latest.columns.iter().map(|input| nan_as_null(inputs[*input].clone())).collect()
     }
 }
 

@@ -64,6 +64,15 @@ impl ScanSpec {
     }
 }
 
+/// Rows of one file that were found before, in file order.
+#[derive(Debug)]
+pub(crate) struct FetchedRows {
+    /// The columns asked for, with their declared names and types.
+    pub batch: RecordBatch,
+    /// Per row: its number in the file.
+    pub row: ScalarBuffer<u32>,
+}
+
 /// Rows of one file, in file order.
 #[derive(Debug)]
 pub(crate) struct SourceRows {
@@ -122,6 +131,15 @@ enum Numbers<'a> {
     From(u64),
     /// Not empty.
     Listed(&'a [u32]),
+}
+
+impl Numbers<'_> {
+    fn first(self) -> u64 {
+        match self {
+            Self::From(first) => first,
+            Self::Listed(listed) => u64::from(listed[0]),
+        }
+    }
 }
 
 /// A part of a file that one thread reads.
@@ -326,7 +344,9 @@ impl SourceFiles {
         in_parallel(threads, units.len(), &|number| {
             let unit = &units[number];
             let reader = readers[unit.file].as_ref().expect("units are made of wanted files");
-            reader.read(unit, None, spec, counts, &mut |rows| each(rows))
+            reader.read(unit, None, &mut |batch, roots, numbers| {
+                reader.rows(batch, roots, unit, numbers, spec, counts)?.map_or(Ok(()), each)
+            })
         })
     }
 
@@ -366,6 +386,15 @@ impl SourceFiles {
         self.select(spec, wanted).map(|(_, _, selected)| selected)
     }
 
+    /// The parts that a scan would read, in order.
+    pub(crate) fn units_selected(
+        &self,
+        spec: &ScanSpec,
+        wanted: &(dyn Fn(usize, &ScanFile) -> bool + Sync),
+    ) -> Result<Vec<Unit>> {
+        self.select(spec, wanted).map(|(_, units, _)| units)
+    }
+
     pub(crate) fn note(&self, pass: Pass) {
         let mut passes = self.passes.lock();
         let same = |known: &&mut Pass| {
@@ -400,32 +429,43 @@ impl SourceFiles {
         self.files.iter().enumerate().flat_map(|(index, file)| file.units(index)).collect()
     }
 
-    /// Reads rows of some units again. `start` says which of the unit with a number, and what takes them; one thread reads a unit.
+    /// Reads columns of rows that were found before, of some units. `start` says which of the unit with a number, and what takes
+    /// them; one thread reads a unit.
     pub(crate) fn fetch<'t>(
         &self,
-        spec: &ScanSpec,
+        columns: &[String],
         threads: usize,
         units: &[(usize, Unit)],
         start: &(dyn Fn(usize) -> Result<Taking<'t>> + Sync),
     ) -> Result<()> {
-        let counts = ScanCounts::default();
-        let mut selected = Selected::default();
-        for (index, file) in self.files.iter().enumerate() {
-            let reader = FileReader::new(self, file, spec)?;
-            for unit in file.units(index) {
-                let is_wanted = units
-                    .binary_search_by_key(&(index, unit.first_row), |(_, u)| (u.file, u.first_row))
-                    .is_ok();
-                selected.count(reader.cost(&unit), is_wanted);
-            }
-        }
-        self.note(Pass { kind: PassKind::Rows, columns: spec.columns.clone(), selected, rows_kept: None });
+        let selected = self.selected_rows(columns, &mut units.iter().map(|(_, unit)| unit))?;
+        self.note(Pass { kind: PassKind::Rows, columns: columns.to_vec(), selected, rows_kept: None });
         in_parallel(threads, units.len(), &|number| {
             let (name, unit) = &units[number];
-            let reader = FileReader::new(self, &self.files[unit.file], spec)?;
+            let reader = FileReader::of_columns(self, &self.files[unit.file], columns)?;
             let Taking { rows, mut take } = start(*name)?;
-            reader.read(unit, Some(&rows), spec, &counts, &mut *take)
+            reader.read(unit, Some(&rows), &mut |batch, roots, numbers| {
+                take(reader.fetched(batch, roots, numbers)?)
+            })
         })
+    }
+
+    /// What reading columns of rows that were found before would read: of these units, in order.
+    pub(crate) fn selected_rows(
+        &self,
+        columns: &[String],
+        units: &mut dyn Iterator<Item = &Unit>,
+    ) -> Result<Selected> {
+        let mut selected = Selected::default();
+        let mut units = units.peekable();
+        for (index, file) in self.files.iter().enumerate() {
+            let reader = FileReader::of_columns(self, file, columns)?;
+            for unit in file.units(index) {
+                let is_read = units.next_if(|u| (u.file, u.first_row) == (index, unit.first_row)).is_some();
+                selected.count(reader.cost(&unit), is_read);
+            }
+        }
+        Ok(selected)
     }
 
     /// Fails when a file was changed since it was opened: two passes over it would not see the same rows.
@@ -464,8 +504,11 @@ pub(crate) struct Taking<'a> {
     pub take: TakeRows<'a>,
 }
 
+/// What takes the batches of a unit as they are in the file, with the roots that their columns are and the numbers of their rows.
+type TakeBatch<'a> = dyn FnMut(&RecordBatch, &[usize], Numbers<'_>) -> Result<()> + 'a;
+
 /// What takes the rows of a unit, batch by batch in file order.
-pub(crate) type TakeRows<'a> = Box<dyn FnMut(SourceRows) -> Result<()> + 'a>;
+pub(crate) type TakeRows<'a> = Box<dyn FnMut(FetchedRows) -> Result<()> + 'a>;
 
 /// Does jobs `0..count` on up to `threads` threads; the first error stops the others.
 pub(crate) fn in_parallel(
@@ -571,8 +614,8 @@ struct FileReader<'a> {
     file: &'a ScanFile,
     /// Every column read, by declared or special name, once.
     columns: Vec<FileColumn>,
-    /// Positions in `columns`.
-    event_time: usize,
+    /// Positions in `columns`; none where rows were found before.
+    event_time: Option<usize>,
     known_at: Option<usize>,
     sequence: Option<usize>,
     event_id: Option<usize>,
@@ -589,21 +632,8 @@ impl<'a> FileReader<'a> {
     fn new(files: &'a SourceFiles, file: &'a ScanFile, spec: &ScanSpec) -> Result<Self> {
         let source = &files.source;
         let stream = file.origin == Origin::Stream;
-        let mut reader = Self {
-            files,
-            file,
-            columns: Vec::new(),
-            event_time: 0,
-            known_at: None,
-            sequence: None,
-            event_id: None,
-            op: None,
-            offset: None,
-            stored_id: None,
-            output: Vec::new(),
-            required: Vec::new(),
-        };
-        reader.event_time = reader.add(&source.event_time, &ValueType::Timestamp)?;
+        let mut reader = Self::without_columns(files, file);
+        reader.event_time = Some(reader.add(&source.event_time, &ValueType::Timestamp)?);
         if stream {
             reader.known_at = Some(reader.add(KNOWN_AT_COLUMN, &ValueType::Timestamp)?);
             reader.offset = Some(reader.add(OFFSET_COLUMN, &ValueType::Int64)?);
@@ -622,13 +652,7 @@ impl<'a> FileReader<'a> {
             let value_type = files.column(name).map_or(ValueType::String, |c| c.value_type.clone());
             reader.event_id = Some(reader.add(name, &value_type)?);
         }
-        for name in &spec.columns {
-            let declared = files.column(name).ok_or_else(|| {
-                LakeError::internal(format!("source `{}` has no column `{name}`", source.name))
-            })?;
-            let position = reader.add(name, &declared.value_type)?;
-            reader.output.push(position);
-        }
+        reader.add_output(&spec.columns)?;
         // Every view of the source asks for it.
         reader.op = source.op.as_ref().and_then(|op| reader.columns.iter().position(|c| c.name == *op));
         for column in source.columns.iter().filter(|c| c.required) {
@@ -640,6 +664,45 @@ impl<'a> FileReader<'a> {
             reader.required.push(position);
         }
         Ok(reader)
+    }
+
+    /// A reader of columns alone, for rows that were found before: whether they count is known.
+    fn of_columns(files: &'a SourceFiles, file: &'a ScanFile, columns: &[String]) -> Result<Self> {
+        let mut reader = Self::without_columns(files, file);
+        reader.add_output(columns)?;
+        if reader.columns.iter().all(|column| column.root().is_none()) {
+            // Something must be read to tell how many rows there are.
+            reader.add(&files.source.event_time, &ValueType::Timestamp)?;
+        }
+        Ok(reader)
+    }
+
+    fn without_columns(files: &'a SourceFiles, file: &'a ScanFile) -> Self {
+        Self {
+            files,
+            file,
+            columns: Vec::new(),
+            event_time: None,
+            known_at: None,
+            sequence: None,
+            event_id: None,
+            op: None,
+            offset: None,
+            stored_id: None,
+            output: Vec::new(),
+            required: Vec::new(),
+        }
+    }
+
+    fn add_output(&mut self, names: &[String]) -> Result<()> {
+        for name in names {
+            let declared = self.files.column(name).ok_or_else(|| {
+                LakeError::internal(format!("source `{}` has no column `{name}`", self.files.source.name))
+            })?;
+            let position = self.add(name, &declared.value_type)?;
+            self.output.push(position);
+        }
+        Ok(())
     }
 
     /// Adds a column to what is read, once; checks that it is there and of a type that can be made the declared one.
@@ -741,7 +804,8 @@ impl<'a> FileReader<'a> {
         {
             return false;
         }
-        let Some((root, low, high)) = range_of(&self.columns[self.event_time]) else { return true };
+        let event_time = self.event_time.and_then(|position| range_of(&self.columns[position]));
+        let Some((root, low, high)) = event_time else { return true };
         let DataType::Timestamp(unit, zone) = self.file.schema.field(root).data_type() else { return true };
         let to_micros = |raw: i64| match unit {
             TimeUnit::Second => raw.saturating_mul(1_000_000),
@@ -768,14 +832,8 @@ impl<'a> FileReader<'a> {
         (group.num_rows().unsigned_abs(), read.map(|(_, c)| c.compressed_size().unsigned_abs()).sum())
     }
 
-    fn read(
-        &self,
-        unit: &Unit,
-        only: Option<&[u32]>,
-        spec: &ScanSpec,
-        counts: &ScanCounts,
-        each: &mut dyn FnMut(SourceRows) -> Result<()>,
-    ) -> Result<()> {
+    /// Gives the batches of a unit.
+    fn read(&self, unit: &Unit, only: Option<&[u32]>, each: &mut TakeBatch<'_>) -> Result<()> {
         let only = only.filter(|only| only.len() as u64 * SPARSE_SHARE <= self.cost(unit).0);
         let mut roots: Vec<usize> = self.columns.iter().filter_map(FileColumn::root).collect();
         roots.sort_unstable();
@@ -787,10 +845,7 @@ impl<'a> FileReader<'a> {
                 None => Numbers::From(unit.first_row + given as u64),
             };
             given += batch.num_rows();
-            match self.rows(&batch, &roots, unit, numbers, spec, counts)? {
-                Some(rows) => each(rows),
-                None => Ok(()),
-            }
+            each(&batch, &roots, numbers)
         };
         match &self.file.format {
             FileFormat::Parquet(metadata) => {
@@ -810,22 +865,9 @@ impl<'a> FileReader<'a> {
         Ok(())
     }
 
-    /// One batch of a file as rows: types, stamps, identities, without what can't be used.
-    fn rows(
-        &self,
-        batch: &RecordBatch,
-        roots: &[usize],
-        unit: &Unit,
-        numbers: Numbers<'_>,
-        spec: &ScanSpec,
-        counts: &ScanCounts,
-    ) -> Result<Option<SourceRows>> {
-        let first_row = match numbers {
-            Numbers::From(first) => first,
-            Numbers::Listed(listed) => u64::from(listed[0]),
-        };
+    /// The columns of a batch, with their declared types.
+    fn typed(&self, batch: &RecordBatch, roots: &[usize], first_row: u64) -> Result<Vec<ArrayRef>> {
         let length = batch.num_rows();
-        counts.rows_read.fetch_add(length as u64, Ordering::Relaxed);
         let mut columns = Vec::with_capacity(self.columns.len());
         for column in &self.columns {
             let array = match &column.place {
@@ -844,24 +886,63 @@ impl<'a> FileReader<'a> {
             };
             columns.push(conform(&array, &column.value_type, self.place(column, first_row))?);
         }
+        Ok(columns)
+    }
+
+    /// The numbers of a batch's rows in the file.
+    fn row_numbers(&self, numbers: Numbers<'_>, length: usize) -> Result<ScalarBuffer<u32>> {
+        match numbers {
+            Numbers::Listed(listed) => Ok(listed.iter().copied().collect()),
+            Numbers::From(first) => {
+                let first = u32::try_from(first).ok();
+                let rows = first.and_then(|first| Some(first..first.checked_add(length as u32)?));
+                Ok(rows.ok_or_else(|| too_many_rows(&self.file.file.name))?.collect())
+            }
+        }
+    }
+
+    /// The columns asked for of one batch of a file.
+    fn fetched(&self, batch: &RecordBatch, roots: &[usize], numbers: Numbers<'_>) -> Result<FetchedRows> {
+        let columns = self.typed(batch, roots, numbers.first())?;
+        let row = self.row_numbers(numbers, batch.num_rows())?;
+        Ok(FetchedRows { batch: self.output(&columns, row.len())?, row })
+    }
+
+    fn output(&self, columns: &[ArrayRef], rows: usize) -> Result<RecordBatch> {
+        let mut fields = Vec::with_capacity(self.output.len());
+        let mut arrays = Vec::with_capacity(self.output.len());
+        for position in &self.output {
+            let array = &columns[*position];
+            fields.push(Field::new(&self.columns[*position].name, array.data_type().clone(), true));
+            arrays.push(Arc::clone(array));
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        Ok(RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)?)
+    }
+
+    /// One batch of a file as rows: types, stamps, identities, without what can't be used.
+    fn rows(
+        &self,
+        batch: &RecordBatch,
+        roots: &[usize],
+        unit: &Unit,
+        numbers: Numbers<'_>,
+        spec: &ScanSpec,
+        counts: &ScanCounts,
+    ) -> Result<Option<SourceRows>> {
+        let length = batch.num_rows();
+        counts.rows_read.fetch_add(length as u64, Ordering::Relaxed);
+        let columns = self.typed(batch, roots, numbers.first())?;
+        let row = self.row_numbers(numbers, length)?;
         let keep = self.keep(&columns, length, spec, counts);
-        let (columns, kept) = match keep {
-            None => (columns, None),
+        let (columns, row) = match keep {
+            None => (columns, row),
             Some(mask) if mask.true_count() == 0 => return Ok(None),
             Some(mask) => {
                 let filter = arrow::compute::FilterBuilder::new(&mask).optimize().build();
-                let kept = mask.values().set_indices().map(|i| i as u32).collect::<Vec<_>>();
-                let filtered = columns.iter().map(|c| filter.filter(c)).collect::<Result<Vec<_>, _>>()?;
-                (filtered, Some(kept))
+                let kept = mask.values().set_indices().map(|i| row[i]).collect();
+                (columns.iter().map(|c| filter.filter(c)).collect::<Result<Vec<_>, _>>()?, kept)
             }
-        };
-        let first = u32::try_from(first_row).map_err(|_| too_many_rows(&self.file.file.name))?;
-        let end = first.checked_add(length as u32).ok_or_else(|| too_many_rows(&self.file.file.name))?;
-        let row: ScalarBuffer<u32> = match (kept, numbers) {
-            (Some(kept), Numbers::Listed(listed)) => kept.into_iter().map(|i| listed[i as usize]).collect(),
-            (Some(kept), Numbers::From(_)) => kept.into_iter().map(|i| first + i).collect(),
-            (None, Numbers::Listed(listed)) => listed.iter().copied().collect(),
-            (None, Numbers::From(_)) => (first..end).collect(),
         };
         self.assemble(&columns, row, unit.file, spec).map(Some)
     }
@@ -875,7 +956,8 @@ impl<'a> FileReader<'a> {
     ) -> Result<SourceRows> {
         let times =
             |position: usize| columns[position].as_primitive::<TimestampMicrosecondType>().values().clone();
-        let event_time = times(self.event_time);
+        let event_time = self.event_time.map(times);
+        let event_time = event_time.ok_or_else(|| LakeError::internal("event times were not read"))?;
         let known_at = match (spec.availability, self.known_at, &self.files.source.known_at) {
             (Availability::Event, ..) => event_time.clone(),
             (Availability::Known, Some(position), _) => times(position),
@@ -904,15 +986,7 @@ impl<'a> FileReader<'a> {
             }
             (stored, declared) => stored.or(declared),
         };
-        let mut fields = Vec::with_capacity(self.output.len());
-        let mut arrays = Vec::with_capacity(self.output.len());
-        for position in &self.output {
-            let array = &columns[*position];
-            fields.push(Field::new(&self.columns[*position].name, array.data_type().clone(), true));
-            arrays.push(Arc::clone(array));
-        }
-        let options = RecordBatchOptions::new().with_row_count(Some(row.len()));
-        let batch = RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options)?;
+        let batch = self.output(columns, row.len())?;
         Ok(SourceRows { batch, event_time, known_at, seq, event_ids, row, file })
     }
 
@@ -942,7 +1016,9 @@ impl<'a> FileReader<'a> {
                 }
             }
         };
-        check_times(self.event_time, &counts.no_event_time, &counts.out_of_range);
+        if let Some(event_time) = self.event_time {
+            check_times(event_time, &counts.no_event_time, &counts.out_of_range);
+        }
         if let Some(position) = self.known_at {
             check_times(position, &counts.no_known_at, &counts.no_known_at);
         }

@@ -3,7 +3,8 @@
 use crate::error::Result;
 use crate::source::scan::in_parallel;
 use crate::spill::{Budget, Grouping, Partitions, SpillFile};
-use crate::training::gather::{EVENT_TIME, EventGroup, IDENTITY};
+use crate::training::gather::{EVENT_TIME, EventGroup, IDENTITY, Payload};
+use crate::training::payload_of;
 use crate::training::plan::ViewJob;
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt8Array, UInt32Array, UInt64Array, new_null_array};
 use arrow::compute::take_record_batch;
@@ -15,12 +16,14 @@ use springhouse_kernel::{
 };
 use std::sync::Arc;
 
-/// Answers of one view, by chunk of the output: the label's row number, a value and a status per feature. A label without
+/// Answers of one view, by chunk of the output: the label's row number, a value per feature, and statuses. A label without
 /// an answer is `missing`.
 #[derive(Debug)]
 pub(crate) struct Answers {
     /// By chunk.
     pub chunks: Partitions,
+    /// How many features there are. There is a status per feature, or one for all: that of the row that has their values.
+    pub features: usize,
     /// Rows in a chunk.
     pub chunk_rows: u64,
 }
@@ -34,7 +37,8 @@ impl Answers {
         file: &Arc<SpillFile>,
     ) -> Self {
         let count = rows.div_ceil(chunk_rows) as usize;
-        Self { chunks: Partitions::new(count, answer_schema(&job.plan), budget, file), chunk_rows }
+        let chunks = Partitions::new(count, answer_schema(job), budget, file);
+        Self { chunks, features: job.plan.features().len(), chunk_rows }
     }
 
     /// The chunk of the output that a label's row is in.
@@ -55,21 +59,22 @@ impl Answers {
         self.chunks.push(&arrays, &chunk)
     }
 
-    /// Answers in the order of the grouping by chunk.
-    pub(crate) fn push_ordered(
+    /// Values of rows with the rows' statuses, in the order of the grouping by chunk.
+    pub(crate) fn push_rows(
         &self,
-        rows: Vec<u64>,
-        columns: TrainingColumns,
+        label_rows: Vec<u64>,
+        values: &[ArrayRef],
+        statuses: Vec<ValueStatus>,
         grouping: &Grouping,
     ) -> Result<()> {
-        self.chunks.push_grouped(arrays(rows, &columns.values, &columns.statuses), grouping)
+        self.chunks.push_grouped(arrays(label_rows, values, &[statuses]), grouping)
     }
 
-    /// Labels that have a status but no value.
+    /// Labels that see a row with a status and without values.
     pub(crate) fn push_absent(&self, rows: &[u64], plan: &ViewPlan, status: ValueStatus) -> Result<()> {
         let values =
             plan.features().iter().map(|(_, t)| new_null_array(&arrow_type(t), rows.len())).collect();
-        let statuses = vec![vec![status; rows.len()]; plan.features().len()];
+        let statuses = vec![vec![status; rows.len()]];
         let columns = TrainingColumns { values, statuses: Vec::new(), event_times: None };
         self.push(rows, &columns, statuses)
     }
@@ -86,16 +91,19 @@ fn arrays(rows: Vec<u64>, values: &[ArrayRef], statuses: &[Vec<ValueStatus>]) ->
 }
 
 /// Bytes of one row of a view's answers, about.
-pub(crate) fn answer_bytes(plan: &ViewPlan) -> u64 {
-    answer_schema(plan).fields().iter().map(|field| crate::training::gather::width(field.data_type())).sum()
+pub(crate) fn answer_bytes(job: &ViewJob<'_>) -> u64 {
+    answer_schema(job).fields().iter().map(|field| crate::training::gather::width(field.data_type())).sum()
 }
 
-fn answer_schema(plan: &ViewPlan) -> SchemaRef {
+fn answer_schema(job: &ViewJob<'_>) -> SchemaRef {
     let mut fields = vec![Field::new("row", DataType::UInt64, false)];
-    fields.extend(plan.features().iter().map(|(name, t)| Field::new(name, arrow_type(t), true)));
-    fields.extend(
-        plan.features().iter().map(|(name, _)| Field::new(format!("{name}?"), DataType::UInt8, false)),
-    );
+    let features = job.plan.features();
+    fields.extend(features.iter().map(|(name, t)| Field::new(name, arrow_type(t), true)));
+    let statuses = match payload_of(job) {
+        Payload::RowReference => 1,
+        Payload::Inputs => features.len(),
+    };
+    fields.extend((0..statuses).map(|number| Field::new(format!("status{number}"), DataType::UInt8, false)));
     Arc::new(Schema::new(fields))
 }
 

@@ -2,7 +2,7 @@
 //! that no label sees, however long the history is; then only the rows that some label sees are read.
 
 use crate::error::{LakeError, Result};
-use crate::source::scan::{ScanSpec, SourceFiles, SourceRows, TakeRows, Taking, Unit, in_parallel};
+use crate::source::scan::{FetchedRows, SourceFiles, TakeRows, Taking, Unit, in_parallel};
 use crate::spill::{Budget, Partitions, SpillFile};
 use crate::training::gather::{EVENT_TIME, EventGroup, IDENTITY, reference_plan};
 use crate::training::join::{Answers, EntityNumbers, load_partition, with_staleness};
@@ -14,6 +14,7 @@ use arrow::datatypes::{
 };
 use parking_lot::Mutex;
 use springhouse_core::{Micros, ValueStatus};
+use springhouse_expr::ViewProjection;
 use springhouse_kernel::{LabelColumns, LabelOrder, LatestSearch, Stamp, StampParts};
 use std::ops::Range;
 use std::sync::Arc;
@@ -330,7 +331,6 @@ fn winner_schema() -> SchemaRef {
 pub(crate) fn read_rows(
     job: &ViewJob<'_>,
     files: &SourceFiles,
-    spec: &ScanSpec,
     seen: &SeenRows,
     ranges: Range<usize>,
     answers: &Answers,
@@ -370,16 +370,15 @@ pub(crate) fn read_rows(
         }
         Ok(())
     })?;
-    let spec =
-        ScanSpec { columns: job.projection.source_columns().to_vec(), with_ids: false, ..spec.clone() };
+    let inputs = job.inputs()?;
     let wanted: Vec<(usize, Unit)> = units
         .iter()
         .enumerate()
         .filter(|(number, _)| by_unit.rows(*number) > 0)
         .map(|(number, unit)| (number, unit.clone()))
         .collect();
-    files.fetch(&spec, threads, &wanted, &|number| {
-        let mut fetch = Fetch::new(job, &by_unit.load_one(number)?, answers);
+    files.fetch(inputs.source_columns(), threads, &wanted, &|number| {
+        let mut fetch = Fetch::new(job, &inputs, &by_unit.load_one(number)?, answers);
         let mut rows: Vec<u32> = fetch.wanted.iter().map(|wanted| wanted.row).collect();
         rows.dedup();
         let take: TakeRows<'_> = Box::new(move |rows| {
@@ -411,6 +410,7 @@ struct Wanted {
 /// The rows of one unit that labels see.
 struct Fetch<'a> {
     job: &'a ViewJob<'a>,
+    inputs: &'a ViewProjection,
     answers: &'a Answers,
     /// Ascending by row.
     wanted: Vec<Wanted>,
@@ -418,7 +418,12 @@ struct Fetch<'a> {
 }
 
 impl<'a> Fetch<'a> {
-    fn new(job: &'a ViewJob<'a>, winners: &RecordBatch, answers: &'a Answers) -> Self {
+    fn new(
+        job: &'a ViewJob<'a>,
+        inputs: &'a ViewProjection,
+        winners: &RecordBatch,
+        answers: &'a Answers,
+    ) -> Self {
         let references = winners.column(0).as_primitive::<Int64Type>().values();
         let rows = winners.column(1).as_primitive::<UInt64Type>().values();
         let statuses = winners.column(2).as_primitive::<UInt8Type>().values();
@@ -433,10 +438,10 @@ impl<'a> Fetch<'a> {
             })
             .collect();
         wanted.sort_unstable_by_key(|wanted| (wanted.row, wanted.label_row));
-        Self { job, answers, wanted, next: 0 }
+        Self { job, inputs, answers, wanted, next: 0 }
     }
 
-    fn take(&mut self, rows: &SourceRows) -> Result<()> {
+    fn take(&mut self, rows: &FetchedRows) -> Result<()> {
         let first = self.next;
         let mut positions = Vec::new();
         let mut position = 0;
@@ -464,14 +469,11 @@ impl<'a> Fetch<'a> {
         let grouping = self.answers.chunks.grouping(&chunk);
         let taken: UInt32Array = grouping.order.iter().map(|i| positions[*i as usize]).collect();
         let batch = take_record_batch(&rows.batch, &taken)?;
-        let projected = self.job.projection.project(&batch);
-        if projected.rows.len() != wanted.len() {
-            return Err(LakeError::internal("a filter kept a row once and left it out another time"));
-        }
+        let projected = self.inputs.project(&batch);
         let ordered = || grouping.order.iter().map(|i| &wanted[*i as usize]);
         let statuses: Vec<ValueStatus> = ordered().map(|w| w.status).collect();
-        let columns = self.job.plan.values_of_rows(&projected.inputs, &statuses);
+        let values = self.job.plan.values_of_rows(&projected.inputs);
         let label_rows: Vec<u64> = ordered().map(|w| w.label_row).collect();
-        self.answers.push_ordered(label_rows, columns, &grouping)
+        self.answers.push_rows(label_rows, &values, statuses, &grouping)
     }
 }

@@ -2,7 +2,7 @@
 //! bytes whatever the number of threads. In a Parquet file a chunk is a row group.
 
 use crate::error::{LakeError, Result};
-use crate::source::scan::in_parallel;
+use crate::source::scan::{in_parallel, join};
 use crate::training::assemble::Assembler;
 use crate::training::labels::{LabelReader, Labels};
 use crate::training::request::TrainingOutput;
@@ -14,6 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
 
 /// Most rows of a chunk.
 const CHUNK_ROWS_MAX: u64 = 65_536;
@@ -50,6 +51,8 @@ pub(crate) fn output_schema(labels: &Labels, features: Vec<Field>) -> Result<Sch
 
 struct Turn<'a> {
     taker: Taker<'a>,
+    /// Told when there is more in the file.
+    grown: SyncSender<()>,
     next: usize,
     failed: bool,
 }
@@ -154,39 +157,53 @@ fn write_to(
 ) -> Result<u64> {
     let place = out.path().unwrap_or_else(|| Path::new("-"));
     let fail = |e: &dyn std::fmt::Display| LakeError::unwritable(place, e);
+    let to_disk = file.as_ref().map(File::try_clone).transpose().map_err(|e| fail(&e))?;
     let (encoder, taker) = sink::open(out, file, schema, &fail)?;
-    let turn = Mutex::new(Turn { taker, next: 0, failed: false });
-    let changed = Condvar::new();
-    let written = Mutex::new(0u64);
-    let one = |_: usize| -> Result<()> {
-        let Some((chunk, first_row, batch)) = chunks.next()? else { return Ok(()) };
-        let encoded = encoder.encode(chunk, chunks.columns(chunk, first_row, &batch)?, &fail)?;
-        let mut turn = turn.lock();
-        while turn.next != chunk && !turn.failed {
-            changed.wait(&mut turn);
-        }
-        if turn.failed {
-            return Ok(());
-        }
-        turn.taker.take(encoded, &fail)?;
-        turn.next += 1;
-        changed.notify_all();
-        let mut written = written.lock();
-        *written += batch.num_rows() as u64;
-        report(*written)
-    };
-    for (range, first) in (0..chunk_count).step_by(rounds.chunks).enumerate() {
-        (rounds.begin)(range)?;
-        rounds.stages.time("write", "", || {
-            in_parallel(threads, rounds.chunks.min(chunk_count - first), &|number| {
-                one(number).inspect_err(|_| {
-                    turn.lock().failed = true;
-                    changed.notify_all();
+    std::thread::scope(|scope| {
+        let (grown, grows) = sync_channel(1);
+        // Brings to the disk what was written so far, so that little is left to wait for in the end.
+        let flushing =
+            to_disk.map(|file| scope.spawn(move || grows.iter().try_for_each(|()| file.sync_data())));
+        let turn = Mutex::new(Turn { taker, grown, next: 0, failed: false });
+        let changed = Condvar::new();
+        let written = Mutex::new(0u64);
+        let one = |_: usize| -> Result<()> {
+            let Some((chunk, first_row, batch)) = chunks.next()? else { return Ok(()) };
+            let encoded = encoder.encode(chunk, chunks.columns(chunk, first_row, &batch)?, &fail)?;
+            let mut turn = turn.lock();
+            while turn.next != chunk && !turn.failed {
+                changed.wait(&mut turn);
+            }
+            if turn.failed {
+                return Ok(());
+            }
+            turn.taker.take(encoded, &fail)?;
+            // Full: this chunk will be seen too. Closed: flushing failed, which is told in the end.
+            let _ = turn.grown.try_send(());
+            turn.next += 1;
+            changed.notify_all();
+            let mut written = written.lock();
+            *written += batch.num_rows() as u64;
+            report(*written)
+        };
+        for (range, first) in (0..chunk_count).step_by(rounds.chunks).enumerate() {
+            (rounds.begin)(range)?;
+            rounds.stages.time("write", "", || {
+                in_parallel(threads, rounds.chunks.min(chunk_count - first), &|number| {
+                    one(number).inspect_err(|_| {
+                        turn.lock().failed = true;
+                        changed.notify_all();
+                    })
                 })
-            })
+            })?;
+            (rounds.end)(range)?;
+        }
+        let Turn { taker, grown, .. } = turn.into_inner();
+        drop(grown);
+        rounds.stages.time("write", "", || {
+            flushing.map_or(Ok(()), join).map_err(|e| fail(&e))?;
+            taker.finish(&fail)
         })?;
-        (rounds.end)(range)?;
-    }
-    rounds.stages.time("write", "", || turn.into_inner().taker.finish(&fail))?;
-    Ok(written.into_inner())
+        Ok(written.into_inner())
+    })
 }

@@ -23,6 +23,13 @@ pub(crate) struct ViewJob<'a> {
     pub defaults: Vec<DefaultValue>,
 }
 
+impl ViewJob<'_> {
+    /// The way to the view's inputs from rows that are known to count.
+    pub(crate) fn inputs(&self) -> Result<ViewProjection> {
+        Ok(ViewProjection::plan_inputs(self.source, &self.view, &self.plan)?)
+    }
+}
+
 /// A request view that is needed; after all that it reads.
 #[derive(Debug)]
 pub(crate) struct RequestJob<'a> {

@@ -454,7 +454,7 @@ feature_services: {all: {features: [latest:amount, windows]}}
         ]
     );
     let pass = &made.sources[0].passes[2];
-    assert_eq!(pass.columns, ["user", "amount"]);
+    assert_eq!(pass.columns, ["amount"]);
     assert!(pass.bytes > 0 && pass.bytes_pruned > pass.bytes);
     let latest = &made.views[0];
     assert_eq!((latest.features, latest.features_defined, latest.way), (1, 2, ViewWay::LatestRow));

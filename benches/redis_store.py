@@ -50,8 +50,8 @@ class Redis:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def settings(redis, more=""):
-    return f"project: bench\nstore: {{kind: redis}}\nredis: {{urls: ['redis://127.0.0.1:{redis.port}']}}\n{more}"
+def settings(redis, more="", keys=""):
+    return f"project: bench\nstore: {{kind: redis}}\nredis: {{urls: ['redis://127.0.0.1:{redis.port}']{keys}}}\n{more}"
 
 
 def main():
@@ -83,6 +83,14 @@ def main():
             cached.run("materialize")
             address = cached.serve()
             ask(options, cached, address, redis, results, drawn, users, seconds, raw_p50, ", hot cache")
+        with Project(options.program, definitions(5), settings(redis, NO_CACHE, ", row_layout: entity"), options.keep) as hashes:
+            subprocess.run(["redis-cli", "-p", str(redis.port), "flushall"], capture_output=True, check=True)
+            write_tables(hashes.folder, 5, users, np.random.default_rng(7))
+            hashes.run("apply")
+            wall = hashes.run("materialize")[1]
+            results.add("redis: materialize 5 views, a hash per entity", 5 * users / wall, "rows/s", "a key per row", rate,
+                        5 * users / wall / rate)
+            ask(options, hashes, hashes.serve(), redis, results, drawn, users, seconds, raw_p50, ", a hash per entity")
     finally:
         redis.close()
 

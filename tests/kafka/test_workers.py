@@ -25,9 +25,16 @@ SESSION_SECONDS = 2
 WORKERS = SETTINGS.replace("socket_timeout_ms: 3000}", f"socket_timeout_ms: 3000, workers: true, "
                            f"session_timeout_ms: {SESSION_SECONDS * 1000}}}") + """
 store: {kind: redis}
-redis: {urls: ["redis://127.0.0.1:PORT"], key_prefix: "PREFIX", script_rows_max: 50, check_interval_ms: 100, write_timeout_ms: 1000}
+redis: {urls: ["redis://127.0.0.1:PORT"], key_prefix: "PREFIX", row_layout: LAYOUT, script_rows_max: 50, check_interval_ms: 100,
+        write_timeout_ms: 1000}
 """
 assert "workers: true" in WORKERS
+
+
+def in_store(settings, prefix, number):
+    """With keys of its own. Where rows are: what holds for one layout holds for the other, so they take turns."""
+    return settings.replace("PREFIX", prefix).replace("LAYOUT", ["view", "entity"][number % 2])
+
 
 
 class Worker:
@@ -124,8 +131,8 @@ class WorkersTest(WithRedis, test_kafka.KafkaTest):
 
     def settings(self):
         type(self).projects += 1
-        return (WORKERS.replace("ADDRESS", self.broker.address).replace("PORT", str(self.redis.port))
-                .replace("PREFIX", f"p{self.projects}"))
+        settings = WORKERS.replace("ADDRESS", self.broker.address).replace("PORT", str(self.redis.port))
+        return in_store(settings, f"p{self.projects}", self.projects)
 
     def project(self, topic, more="", columns="", source="", serve=True):
         project = WorkersProject(definitions(topic, more, columns, source), self.settings(), self.workers)
@@ -205,7 +212,7 @@ class FormatTest(WithRedis, test_formats.FormatTest):
         store = WORKERS[WORKERS.index("store:"):].replace("PORT", str(self.redis.port))
         settings = settings.replace("metadata_interval_ms", f"workers: true, session_timeout_ms: {SESSION_SECONDS * 1000}, "
                                     "metadata_interval_ms")
-        return WorkersProject(text, settings + store.replace("PREFIX", f"f{self.projects}"), 2)
+        return WorkersProject(text, settings + in_store(store, f"f{self.projects}", self.projects), 2)
 
 
 class MoveTest(unittest.TestCase):
@@ -273,7 +280,7 @@ class MoveTest(unittest.TestCase):
         print(f"seed {SEED}, {ROUNDS} rounds ...", flush=True)
         redis = Redis()
         self.addCleanup(redis.close)
-        self.begin(WORKERS.replace("PORT", str(redis.port)).replace("PREFIX", "moves"), 3, 4)
+        self.begin(in_store(WORKERS.replace("PORT", str(redis.port)), "moves", SEED), 3, 4)
         rng = self.rng
         all_kinds = ["kill", "kill all", "stop", "add", "zombie", "broker", "flush", "behind", "hang", "server", "grow",
                      "rebuild", "none"]
@@ -342,7 +349,7 @@ class MoveTest(unittest.TestCase):
         print(f"seed {SEED}, {test_failover.FAILOVERS} failovers ...", flush=True)
         servers, roles, settled, text = test_failover.FailoverTest.cluster(self)
         urls = text[text.index("urls:"):].splitlines()[0]
-        settings = WORKERS.replace('urls: ["redis://127.0.0.1:PORT"]', urls).replace("PREFIX", "moves")
+        settings = in_store(WORKERS.replace('urls: ["redis://127.0.0.1:PORT"]', urls), "moves", SEED + 1)
         self.begin(settings.replace("check_interval_ms", "mode: cluster, shards: 8, check_interval_ms"), 2, 4)
         for _ in range(test_failover.FAILOVERS):
             self.produce()

@@ -7,7 +7,7 @@ import tempfile
 import threading
 
 from kill import test_kill
-from redis.test_redis import DEFINITIONS, SETTINGS, Redis, RedisTest
+from redis.test_redis import DEFINITIONS, LAYOUTS, SETTINGS, Redis, RedisTest
 from springhouse_testing import LONG, SEED, Project, eventually, free_port
 
 FAILOVERS = 8 if LONG else 2
@@ -73,7 +73,7 @@ class FailoverTest(RedisTest):
 
         wait("the sentinels know each other", settled)
         urls = ", ".join(f'"redis://127.0.0.1:{sentinel.port}"' for sentinel in sentinels)
-        settings = SETTINGS.replace('"redis://127.0.0.1:PORT"', urls) + "  mode: sentinel\n  sentinel_primary: main\n"
+        settings = SETTINGS.replace('"redis://127.0.0.1:PORT"', urls) + LAYOUTS[1] + "  mode: sentinel\n  sentinel_primary: main\n"
 
         def die():
             old = wait("a primary", primary)
@@ -121,7 +121,7 @@ class FailoverTest(RedisTest):
 
         wait("six nodes that agree", settled)
         urls = ", ".join(f'"redis://{address}"' for address in addresses[:3])
-        settings = SETTINGS.replace('"redis://127.0.0.1:PORT"', urls) + "  mode: cluster\n  shards: 8\n"
+        settings = SETTINGS.replace('"redis://127.0.0.1:PORT"', urls) + LAYOUTS[0] + "  mode: cluster\n  shards: 8\n"
         return servers, roles, settled, settings
 
     def test_nodes_of_a_cluster_die_under_load(self):

@@ -10,8 +10,8 @@ use redis::cluster_read_routing::RandomReplicaStrategy;
 use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo, SingleNodeRoutingInfo};
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{
-    AsyncConnectionConfig, ClientTlsConfig, Cmd, ConnectionAddr, IntoConnectionInfo, RedisError,
-    TlsCertificates, TlsMode, Value,
+    AsyncConnectionConfig, ClientTlsConfig, Cmd, ConnectionAddr, IntoConnectionInfo, Pipeline, RedisError,
+    ServerErrorKind, TlsCertificates, TlsMode, Value,
 };
 use springhouse_online::{BoxFuture, StoreError, StoreStatistics};
 use std::fmt;
@@ -49,6 +49,35 @@ impl Line {
         // What the server refuses comes as a value.
         answer?.extract_error()
     }
+
+    async fn run_all(&mut self, commands: &Pipeline) -> Result<Vec<Value>, RedisError> {
+        let answers = match self {
+            Self::One(line) => line.req_packed_commands(commands, 0, commands.len()).await?,
+            Self::Cluster(line) => {
+                let answers = line.req_packed_commands(commands, 0, commands.len()).await?;
+                if answers.iter().any(is_elsewhere) {
+                    return self.run_each(commands).await;
+                }
+                answers
+            }
+        };
+        answers.into_iter().map(Value::extract_error).collect()
+    }
+
+    /// One after the other: single commands find where their keys have gone.
+    async fn run_each(&mut self, commands: &Pipeline) -> Result<Vec<Value>, RedisError> {
+        let mut answers = Vec::with_capacity(commands.len());
+        for command in commands.cmd_iter() {
+            answers.push(self.run(command).await?);
+        }
+        Ok(answers)
+    }
+}
+
+/// True when a node says that it does not have the key.
+fn is_elsewhere(answer: &Value) -> bool {
+    let Value::ServerError(error) = answer else { return false };
+    matches!(error.kind(), Some(ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::TryAgain))
 }
 
 /// Where a connection belongs.
@@ -150,11 +179,31 @@ impl Connections {
         access: Access,
         command: &Cmd,
     ) -> Result<Result<Value, RedisError>, StoreError> {
+        self.ask(action, access, async |line: &mut Line| line.run(command).await).await
+    }
+
+    /// Sends commands for keys of one shard together, and waits for all of their answers.
+    pub(crate) async fn call_all(
+        &self,
+        action: &'static str,
+        access: Access,
+        commands: &Pipeline,
+    ) -> Result<Vec<Value>, StoreError> {
+        let answers = self.ask(action, access, async |line: &mut Line| line.run_all(commands).await).await?;
+        answers.map_err(|error| from_redis(action, &error))
+    }
+
+    async fn ask<T>(
+        &self,
+        action: &'static str,
+        access: Access,
+        run: impl AsyncFnOnce(&mut Line) -> Result<T, RedisError>,
+    ) -> Result<Result<T, RedisError>, StoreError> {
         let _permit = self.permit(action)?;
         let place = self.place(access);
         let (number, mut line) = self.line(action, place).await?;
         let timeout = self.timeout(access);
-        match tokio::time::timeout(timeout, line.run(command)).await {
+        match tokio::time::timeout(timeout, run(&mut line)).await {
             Ok(Ok(value)) => Ok(Ok(value)),
             Ok(Err(error)) => {
                 if ends_connection(&error) {

@@ -3,7 +3,11 @@
 //! Keys of shard K begin with `{PREFIX:K}`, which Redis Cluster takes as the part that decides the node. `m` is the shard's
 //! meta key, `r/NAME@VERSION/GENERATION/ENTITY` a row, `w/NAME@VERSION/GENERATION/ENTITY` a row of workers. Shard 0 has the hashes `lanes`, `active`, `status`, `plans`, `floors`
 //! and `intents` besides, and an intent's parts under `i/LANE`.
+//!
+//! With a hash per entity a row keeps its name everywhere but in the server: there it is the field `r/NAME@VERSION/GENERATION` of
+//! the hash `e/ENTITY`.
 
+use crate::settings::RowLayout;
 use springhouse_core::EntityKey;
 use springhouse_core::key::{identity, spread};
 
@@ -12,15 +16,34 @@ use springhouse_core::key::{identity, spread};
 pub(crate) struct Layout {
     prefix: String,
     pub(crate) shards: u32,
+    pub(crate) rows: RowLayout,
+}
+
+/// Where the server has a row.
+pub(crate) struct Address {
+    pub(crate) key: Vec<u8>,
+    /// Of the hash that the key is; none when it is the row itself.
+    pub(crate) field: Option<Vec<u8>>,
 }
 
 impl Layout {
-    pub(crate) fn new(prefix: &str, shards: u32) -> Self {
-        Self { prefix: prefix.to_owned(), shards }
+    pub(crate) fn new(prefix: &str, shards: u32, rows: RowLayout) -> Self {
+        Self { prefix: prefix.to_owned(), shards, rows }
     }
 
-    pub(crate) fn with_shards(&self, shards: u32) -> Self {
-        Self { prefix: self.prefix.clone(), shards }
+    /// As the store was made, whatever the settings say.
+    pub(crate) fn as_made(&self, meta: &Meta) -> Self {
+        Self { prefix: self.prefix.clone(), shards: meta.shards, rows: meta.rows }
+    }
+
+    /// A store's state as a letter of its meta key, which tells where rows are too.
+    pub(crate) fn state(&self, is_filling: bool) -> &'static str {
+        match (self.rows, is_filling) {
+            (RowLayout::View, false) => "r",
+            (RowLayout::View, true) => "f",
+            (RowLayout::Entity, false) => "R",
+            (RowLayout::Entity, true) => "F",
+        }
     }
 
     pub(crate) fn tag(&self, shard: u32) -> String {
@@ -87,6 +110,30 @@ impl Layout {
         format!("{{{}:*}}[rw]{rows}*", self.prefix)
     }
 
+    /// Where the server has the row of a name, see [`Layout::row`].
+    pub(crate) fn address(&self, name: Vec<u8>) -> Address {
+        if self.rows == RowLayout::View {
+            return Address { key: name, field: None };
+        }
+        // The tag, and what it is a row of: neither has a slash but those between the parts.
+        let tag = name.iter().position(|byte| *byte == b'}').map_or(0, |end| end + 1);
+        let mut slashes = name.iter().enumerate().skip(tag).filter(|(_, byte)| **byte == b'/');
+        let end = slashes.nth(2).map_or(name.len(), |(position, _)| position);
+        let entity = name.get(end + 1..).unwrap_or_default();
+        let key = [&name[..tag], b"e/", entity].concat();
+        Address { key, field: Some(name[tag..end].to_vec()) }
+    }
+
+    /// The hash of an entity.
+    pub(crate) fn hash_of(&self, shard: u32, key: &EntityKey) -> Vec<u8> {
+        [self.tag(shard).as_bytes(), b"e/", key.as_bytes()].concat()
+    }
+
+    /// Matches the hashes of all entities in all shards.
+    pub(crate) fn every_hash(&self) -> String {
+        format!("{{{}:*}}e/*", self.prefix)
+    }
+
     /// The shard in a key's tag.
     pub(crate) fn shard_in(&self, name: &[u8]) -> Option<u32> {
         let rest = name.strip_prefix(b"{")?.strip_prefix(self.prefix.as_bytes())?.strip_prefix(b":")?;
@@ -130,6 +177,7 @@ pub(crate) struct Meta {
     /// True while the store is filled from history and must not be read.
     pub(crate) is_filling: bool,
     pub(crate) shards: u32,
+    pub(crate) rows: RowLayout,
     /// The number that shard 0 had when it held the newest intent of which this shard got a part. A shard 0 with a smaller
     /// number has lost that intent, and this shard has rows that no lane knows of.
     pub(crate) stamp: u64,
@@ -140,9 +188,11 @@ impl Meta {
         let text =
             std::str::from_utf8(bytes).ok().filter(|text| text.len() == META_LEN && text.is_ascii())?;
         let (identity, rest) = text.split_at(IDENTITY_LEN);
-        let is_filling = match rest.as_bytes()[32] {
-            b'f' => true,
-            b'r' => false,
+        let (rows, is_filling) = match rest.as_bytes()[32] {
+            b'f' => (RowLayout::View, true),
+            b'r' => (RowLayout::View, false),
+            b'F' => (RowLayout::Entity, true),
+            b'R' => (RowLayout::Entity, false),
             _ => return None,
         };
         Some(Self {
@@ -150,6 +200,7 @@ impl Meta {
             writer: rest[..WRITER_LEN].to_owned(),
             number: rest[16..32].parse().ok()?,
             is_filling,
+            rows,
             shards: rest[33..37].parse().ok().filter(|shards| *shards > 0)?,
             stamp: rest[37..].parse().ok()?,
         })
@@ -176,15 +227,41 @@ mod tests {
         let text = format!("{}{}{:016}{}{:04}{:016}", "a".repeat(32), "b".repeat(16), 12, 'f', 64, 7);
         let meta = Meta::parse(text.as_bytes()).expect("well formed");
         assert_eq!((&*meta.writer, meta.number), ("bbbbbbbbbbbbbbbb", 12));
-        assert_eq!((meta.is_filling, meta.shards, meta.stamp), (true, 64, 7));
+        assert_eq!((meta.is_filling, meta.rows, meta.shards, meta.stamp), (true, RowLayout::View, 64, 7));
+        let by_entity = Meta::parse(text.replacen('f', "R", 1).as_bytes()).expect("well formed");
+        assert_eq!((by_entity.is_filling, by_entity.rows), (false, RowLayout::Entity));
+        for rows in [RowLayout::View, RowLayout::Entity] {
+            for is_filling in [true, false] {
+                let state = Layout::new("p", 1, rows).state(is_filling);
+                let meta = Meta::parse(text.replacen('f', state, 1).as_bytes()).expect("well formed");
+                assert_eq!((meta.rows, meta.is_filling), (rows, is_filling));
+            }
+        }
         for broken in [&text[1..], &text.replace('f', "x"), &text.replace("0064", "0000"), "", "nonsense"] {
             assert_eq!(Meta::parse(broken.as_bytes()), None, "{broken}");
         }
     }
 
     #[test]
+    fn a_row_is_a_key_or_a_field_of_its_entitys_hash() {
+        let key = EntityKey::from_encoded(b"a/b}c").expect("short");
+        let names = [Layout::rows_of("sums@1", 12), Layout::shared_rows_of("sums@1", 12)];
+        for (rows, field) in names.iter().zip(["r/sums@1/12", "w/sums@1/12"]) {
+            let by_view = Layout::new("shop", 64, RowLayout::View);
+            let name = by_view.row(7, rows, &key);
+            let address = by_view.address(name.clone());
+            assert_eq!((address.key, address.field), (name.clone(), None));
+            let by_entity = Layout::new("shop", 64, RowLayout::Entity);
+            let address = by_entity.address(name);
+            assert_eq!(address.key, by_entity.hash_of(7, &key));
+            assert_eq!(address.key, b"{shop:7}e/a/b}c");
+            assert_eq!(address.field.as_deref(), Some(field.as_bytes()));
+        }
+    }
+
+    #[test]
     fn shards_are_read_back_from_keys() {
-        let layout = Layout::new("shop.v1", 64);
+        let layout = Layout::new("shop.v1", 64, RowLayout::View);
         let key = layout.tag(63) + "r/x@1/0/abc";
         assert_eq!(layout.shard_in(key.as_bytes()), Some(63));
         assert_eq!(layout.shard_in(b"{other:3}r/x"), None);

@@ -25,6 +25,6 @@ mod slots;
 mod store;
 mod writer;
 
-pub use settings::{RedisMode, RedisSettings};
+pub use settings::{RedisMode, RedisSettings, RowLayout};
 pub use shared::RedisShared;
 pub use store::RedisStore;

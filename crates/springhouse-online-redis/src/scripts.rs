@@ -3,7 +3,7 @@
 
 use crate::connection::{Access, Connections};
 use crate::error::{from_redis, unexpected};
-use redis::{Cmd, ErrorKind, Script, ServerErrorKind, Value};
+use redis::{Cmd, ErrorKind, ServerErrorKind, Value};
 use springhouse_online::StoreError;
 use std::sync::LazyLock;
 
@@ -52,9 +52,40 @@ local function rows(key, at)
 end
 ";
 
+/// The same with a hash per entity: `KEYS` are hashes, and before each value is its field.
+const FIELDS: &str = r"
+local function rows(key, at)
+  local keep = tonumber(ARGV[at])
+  at = at + 1
+  for i = key, key + keep - 1 do
+    redis.call('HSET', KEYS[i], ARGV[at], ARGV[at + 1])
+    lasts(KEYS[i])
+    at = at + 2
+  end
+  for i = key + keep, #KEYS do
+    redis.call('HSET', KEYS[i], ARGV[at], ARGV[at + 1])
+    lasts(KEYS[i], ARGV[at + 2])
+    at = at + 3
+  end
+end
+";
+
+/// A hash goes when all of its fields may: `lasts(KEY, MILLISECONDS)` after a field was set, without milliseconds for one that stays.
+/// One that is there alone and has no end was made just now.
+const LASTS: &str = r"
+local function lasts(key, ms)
+  if not ms then
+    redis.call('PERSIST', key)
+    return
+  end
+  local left = redis.call('PTTL', key)
+  if left < tonumber(ms) and (left >= 0 or redis.call('HLEN', key) == 1) then redis.call('PEXPIRE', key, ms) end
+end
+";
+
 /// Takes a shard for a writer; gives its meta key as it was. Arguments: identity, state and shards of a store to be made (an
-/// empty identity: it must be there); the writer's token; `close` to close it for readers; the tokens of which one must be
-/// there now (none: any).
+/// empty identity: it must be there); the writer's token; the state in which it is closed for readers, or nothing; the tokens of
+/// which one must be there now (none: any).
 const TAKE: &str = r"
 local meta = redis.call('GET', KEYS[1])
 if not meta then
@@ -70,7 +101,7 @@ for i = 6, #ARGV do
 end
 if not allowed then return {'FENCED', meta} end
 redis.call('SETRANGE', KEYS[1], 32, ARGV[4])
-if ARGV[5] == 'close' then redis.call('SETRANGE', KEYS[1], 64, 'f') end
+if ARGV[5] ~= '' then redis.call('SETRANGE', KEYS[1], 64, string.sub(meta, 65, 65) < 'a' and 'F' or 'f') end
 return {'OLD', meta}
 ";
 
@@ -91,6 +122,33 @@ if expiring > 0 and redis.call('EXISTS', unpack(ARGV, at, at + expiring - 1)) > 
 if keep > 0 and redis.call('MSETNX', unpack(ARGV, after + 2, at - 1)) == 0 then return {'THERE', number} end
 for i = at, at + expiring - 1 do
   redis.call('SET', ARGV[i], ARGV[i + expiring], 'PX', ARGV[i + 2 * expiring])
+end
+redis.call('HSET', KEYS[2], ARGV[4], ARGV[5])
+return done()
+";
+
+/// The same with a hash per entity: after the two numbers come hash, field and value of each row, and milliseconds where it expires.
+const NEW_FIELDS: &str = r"
+local keep, expiring = tonumber(ARGV[after]), tonumber(ARGV[after + 1])
+local first = after + 2
+local at = first
+for i = 1, keep + expiring do
+  if redis.call('HSETNX', ARGV[at], ARGV[at + 1], ARGV[at + 2]) == 0 then
+    -- Nothing was written: what was put there just now goes again.
+    local back = first
+    for j = 1, i - 1 do
+      redis.call('HDEL', ARGV[back], ARGV[back + 1])
+      if j <= keep then back = back + 3 else back = back + 4 end
+    end
+    return {'THERE', number}
+  end
+  if i <= keep then
+    lasts(ARGV[at])
+    at = at + 3
+  else
+    lasts(ARGV[at], ARGV[at + 3])
+    at = at + 4
+  end
 end
 redis.call('HSET', KEYS[2], ARGV[4], ARGV[5])
 return done()
@@ -122,6 +180,12 @@ return done()
 /// Keys: meta, then what to delete. Arguments: fence.
 const DELETE: &str = r"
 for i = 2, #KEYS do redis.call('UNLINK', KEYS[i]) end
+return done()
+";
+
+/// Keys: meta, hashes. Arguments: fence, the fields to delete in each.
+const DELETE_FIELD: &str = r"
+for i = 2, #KEYS do redis.call('HDEL', KEYS[i], unpack(ARGV, 4)) end
 return done()
 ";
 
@@ -178,6 +242,27 @@ end
 return done(table.concat(refused, ' '))
 ";
 
+/// The same with a hash per entity: before each version is its field.
+const REPLACE_FIELDS: &str = r"
+if redis.call('HEXISTS', KEYS[3], ARGV[4]) == 0 then return {'GONE', number, ''} end
+local refused, at, keep = {}, 7, 4 + tonumber(ARGV[5])
+for i = 1, tonumber(ARGV[6]) do
+  if (redis.call('HGET', KEYS[4], ARGV[at]) or '') ~= ARGV[at + 1] then return {'AHEAD', number, ARGV[at]} end
+  at = at + 2
+end
+for i = 5, #KEYS do
+  local there = redis.call('HGET', KEYS[i], ARGV[at]) or ''
+  if string.sub(there, 1, 8) ~= ARGV[at + 1] then
+    refused[#refused + 1] = i - 5
+  else
+    redis.call('HSET', KEYS[i], ARGV[at], ARGV[at + 2])
+    if i <= keep then lasts(KEYS[i]) else lasts(KEYS[i], ARGV[at + 3]) end
+  end
+  if i <= keep then at = at + 3 else at = at + 4 end
+end
+return done(table.concat(refused, ' '))
+";
+
 /// Further keys: positions, notes. Further arguments: how many positions, then for each build, partition and offset; then pairs
 /// of notes.
 const COMMIT_WORK: &str = r"
@@ -197,29 +282,38 @@ return done('')
 ";
 
 /// A script with its hash.
-pub(crate) struct Known {
+pub(crate) struct Script {
     text: String,
     hash: String,
 }
 
-fn known(parts: &[&str]) -> Known {
+fn script(parts: &[&str]) -> Script {
     let text = parts.concat();
-    let hash = Script::new(&text).get_hash().to_owned();
-    Known { text, hash }
+    let hash = redis::Script::new(&text).get_hash().to_owned();
+    Script { text, hash }
 }
 
-pub(crate) static TAKE_SHARD: LazyLock<Known> = LazyLock::new(|| known(&[TAKE]));
-pub(crate) static WRITE_ROWS: LazyLock<Known> = LazyLock::new(|| known(&[FENCE, ROWS, ADMIT, WRITE]));
-pub(crate) static WRITE_NEW_ROWS: LazyLock<Known> = LazyLock::new(|| known(&[FENCE, ADMIT, WRITE_NEW]));
-pub(crate) static STORE_INTENT: LazyLock<Known> = LazyLock::new(|| known(&[FENCE, ADMIT, INTEND]));
-pub(crate) static WRITE_PART: LazyLock<Known> = LazyLock::new(|| known(&[FENCE, ROWS, PART]));
-pub(crate) static COMMIT_INTENT: LazyLock<Known> = LazyLock::new(|| known(&[FENCE, COMMIT]));
-pub(crate) static DELETE_KEYS: LazyLock<Known> = LazyLock::new(|| known(&[FENCE, DELETE]));
-pub(crate) static CHANGE_HASH: LazyLock<Known> = LazyLock::new(|| known(&[FENCE, CHANGE]));
-pub(crate) static SET_STATE: LazyLock<Known> = LazyLock::new(|| known(&[FENCE, STATE]));
+pub(crate) static TAKE_SHARD: LazyLock<Script> = LazyLock::new(|| script(&[TAKE]));
+pub(crate) static WRITE_ROWS: LazyLock<Script> = LazyLock::new(|| script(&[FENCE, ROWS, ADMIT, WRITE]));
+pub(crate) static WRITE_NEW_ROWS: LazyLock<Script> = LazyLock::new(|| script(&[FENCE, ADMIT, WRITE_NEW]));
+pub(crate) static WRITE_FIELDS: LazyLock<Script> =
+    LazyLock::new(|| script(&[FENCE, LASTS, FIELDS, ADMIT, WRITE]));
+pub(crate) static WRITE_NEW_FIELDS: LazyLock<Script> =
+    LazyLock::new(|| script(&[FENCE, LASTS, ADMIT, NEW_FIELDS]));
+pub(crate) static WRITE_PART_FIELDS: LazyLock<Script> =
+    LazyLock::new(|| script(&[FENCE, LASTS, FIELDS, PART]));
+pub(crate) static DELETE_FIELDS: LazyLock<Script> = LazyLock::new(|| script(&[FENCE, DELETE_FIELD]));
+pub(crate) static STORE_INTENT: LazyLock<Script> = LazyLock::new(|| script(&[FENCE, ADMIT, INTEND]));
+pub(crate) static WRITE_PART: LazyLock<Script> = LazyLock::new(|| script(&[FENCE, ROWS, PART]));
+pub(crate) static COMMIT_INTENT: LazyLock<Script> = LazyLock::new(|| script(&[FENCE, COMMIT]));
+pub(crate) static DELETE_KEYS: LazyLock<Script> = LazyLock::new(|| script(&[FENCE, DELETE]));
+pub(crate) static CHANGE_HASH: LazyLock<Script> = LazyLock::new(|| script(&[FENCE, CHANGE]));
+pub(crate) static SET_STATE: LazyLock<Script> = LazyLock::new(|| script(&[FENCE, STATE]));
 
-pub(crate) static REPLACE_ROWS: LazyLock<Known> = LazyLock::new(|| known(&[WORKER_FENCE, REPLACE]));
-pub(crate) static COMMIT_SHARED: LazyLock<Known> = LazyLock::new(|| known(&[WORKER_FENCE, COMMIT_WORK]));
+pub(crate) static REPLACE_ROWS: LazyLock<Script> = LazyLock::new(|| script(&[WORKER_FENCE, REPLACE]));
+pub(crate) static REPLACE_IN_HASHES: LazyLock<Script> =
+    LazyLock::new(|| script(&[WORKER_FENCE, LASTS, REPLACE_FIELDS]));
+pub(crate) static COMMIT_SHARED: LazyLock<Script> = LazyLock::new(|| script(&[WORKER_FENCE, COMMIT_WORK]));
 
 /// Keys and arguments of one call.
 #[derive(Default)]
@@ -263,7 +357,7 @@ pub(crate) struct Said {
 pub(crate) async fn run(
     connections: &Connections,
     action: &'static str,
-    script: &Known,
+    script: &Script,
     call: &Call,
 ) -> Result<Said, StoreError> {
     let by_hash = call.command("EVALSHA", &script.hash);

@@ -19,6 +19,17 @@ pub enum RedisMode {
     Cluster,
 }
 
+/// Where the rows of the views of one entity are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RowLayout {
+    /// A key for each view's row.
+    #[default]
+    View,
+    /// One hash per entity with a field for each view's row.
+    Entity,
+}
+
 /// Settings of the Redis store, in `springhouse.yaml` under `redis:`. Used with `store: {kind: redis}`.
 #[derive(Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -73,6 +84,9 @@ pub struct RedisSettings {
     pub script_rows_max: usize,
     /// Into how many parts the rows of a Cluster are cut, each on one node. Fixed once the store has been made.
     pub shards: u32,
+    /// Where rows are: `view`, a key for each view's row, or `entity`, one hash per entity with a field for each view. Fixed once the
+    /// store has been made.
+    pub row_layout: RowLayout,
     /// How often the store's identity is checked while nobody reads or writes, in milliseconds.
     pub check_interval_ms: u64,
 }
@@ -104,6 +118,7 @@ impl Default for RedisSettings {
             expiry_grace_s: 7 * 86_400,
             script_rows_max: 2_000,
             shards: 64,
+            row_layout: RowLayout::View,
             check_interval_ms: 1_000,
         }
     }

@@ -9,13 +9,13 @@
 use crate::connection::{Access, Connections};
 use crate::error::{corrupt, foreign, invalid, lost, unexpected};
 use crate::layout::{Layout, Meta, build};
-use crate::scripts::{COMMIT_SHARED, Call, REPLACE_ROWS, Said, run};
-use crate::settings::RedisSettings;
+use crate::scripts::{COMMIT_SHARED, Call, REPLACE_IN_HASHES, REPLACE_ROWS, Said, Script, run};
+use crate::settings::{RedisSettings, RowLayout};
 use crate::store::{EARLIER, EMPTIED, MADE_ANEW, bytes_of, read_hash};
 use crate::writer::{SCRIPT_BYTES_MAX, expiry, new_token};
 use futures::future::try_join_all;
 use parking_lot::RwLock;
-use redis::{Cmd, Value};
+use redis::{Cmd, Pipeline, Value};
 use serde::{Deserialize, Serialize};
 use springhouse_core::EntityKey;
 use springhouse_kernel::{EntityState, ViewPlan};
@@ -159,7 +159,7 @@ impl RedisShared {
             return Err(invalid("open", complaints.join("; ")));
         }
         let worker = new_token(WORKER_LEN);
-        let layout = Layout::new(&settings.key_prefix, 1);
+        let layout = Layout::new(&settings.key_prefix, 1, settings.row_layout);
         let taken = Taken { identity: String::new(), layout, floors: Vec::new() };
         Ok(Self {
             connections: Connections::new(settings.clone())?,
@@ -193,10 +193,10 @@ impl RedisShared {
 
     async fn take(&self) -> Result<Builds, StoreError> {
         let action = "take the store";
-        let layout = Layout::new(&self.settings.key_prefix, 1);
+        let layout = Layout::new(&self.settings.key_prefix, 1, self.settings.row_layout);
         let (meta, _) = self.look(&layout, 0).await?;
         let meta = meta.ok_or_else(|| lost(action, EMPTIED))?;
-        let layout = layout.with_shards(meta.shards);
+        let layout = layout.as_made(&meta);
         let looks = try_join_all((0..layout.shards).map(|shard| self.look(&layout, shard))).await?;
         let mut floors = Vec::new();
         for (of_shard, number) in looks {
@@ -236,15 +236,10 @@ impl RedisShared {
         keys: &[(usize, &EntityKey)],
     ) -> Result<Vec<(usize, Option<SharedRow>)>, StoreError> {
         let action = "read rows of workers";
-        let rows = Layout::shared_rows_of(&view.id, view.generation);
         let floor = taken.floors[shard as usize].load(Ordering::Acquire);
-        let mut command = Cmd::new();
-        command.arg("MGET").arg(taken.layout.meta(shard)).arg(self.number_key(&taken.layout, shard));
-        for (_, key) in keys {
-            command.arg(taken.layout.row(shard, &rows, key));
-        }
-        let Value::Array(values) = self.connections.call(action, Access::Write, &command).await? else {
-            return Err(unexpected(action, "a list of values"));
+        let values = match taken.layout.rows {
+            RowLayout::View => self.read_keys(action, taken, shard, view, keys).await?,
+            RowLayout::Entity => self.read_fields(action, taken, shard, view, keys).await?,
         };
         if values.len() != keys.len() + 2 {
             return Err(unexpected(action, "as many values as keys"));
@@ -272,6 +267,52 @@ impl RedisShared {
             found.push((*place, Some(SharedRow { version, positions, state })));
         }
         Ok(found)
+    }
+
+    /// The meta key, the worker's number, and rows.
+    async fn read_keys(
+        &self,
+        action: &'static str,
+        taken: &Taken,
+        shard: u32,
+        view: &ViewHandle,
+        keys: &[(usize, &EntityKey)],
+    ) -> Result<Vec<Value>, StoreError> {
+        let rows = Layout::shared_rows_of(&view.id, view.generation);
+        let mut command = Cmd::new();
+        command.arg("MGET").arg(taken.layout.meta(shard)).arg(self.number_key(&taken.layout, shard));
+        for (_, key) in keys {
+            command.arg(taken.layout.row(shard, &rows, key));
+        }
+        match self.connections.call(action, Access::Write, &command).await? {
+            Value::Array(values) => Ok(values),
+            _ => Err(unexpected(action, "a list of values")),
+        }
+    }
+
+    /// The same of rows that are fields. A row has a version, which says when it was another one: the numbers need to be looked at
+    /// only once, after the rows.
+    async fn read_fields(
+        &self,
+        action: &'static str,
+        taken: &Taken,
+        shard: u32,
+        view: &ViewHandle,
+        keys: &[(usize, &EntityKey)],
+    ) -> Result<Vec<Value>, StoreError> {
+        let rows = Layout::shared_rows_of(&view.id, view.generation);
+        let field = rows.trim_end_matches('/');
+        let mut commands = Pipeline::with_capacity(keys.len() + 1);
+        for (_, key) in keys {
+            commands.cmd("HGET").arg(taken.layout.hash_of(shard, key)).arg(field);
+        }
+        commands.cmd("MGET").arg(taken.layout.meta(shard)).arg(self.number_key(&taken.layout, shard));
+        let mut rows = self.connections.call_all(action, Access::Write, &commands).await?;
+        let Some(Value::Array(mut values)) = rows.pop() else {
+            return Err(unexpected(action, "a list of values"));
+        };
+        values.extend(rows);
+        Ok(values)
     }
 
     async fn read_rows(
@@ -366,7 +407,11 @@ impl RedisShared {
             call.args.extend(row.call.args);
             versions.push((row.place, Some(row.version)));
         }
-        let said = run(&self.connections, action, &REPLACE_ROWS, &call).await?;
+        let script: &Script = match taken.layout.rows {
+            RowLayout::View => &REPLACE_ROWS,
+            RowLayout::Entity => &REPLACE_IN_HASHES,
+        };
+        let said = run(&self.connections, action, script, &call).await?;
         let said = self.verdict(action, taken, shard, said)?;
         let refused = std::str::from_utf8(&said.text).map_err(|_| unexpected(action, "our script's"))?;
         for number in refused.split_ascii_whitespace() {
@@ -394,7 +439,11 @@ impl RedisShared {
             let shard = taken.layout.shard_of(row.key);
             let version = self.version.fetch_add(1, Ordering::Relaxed);
             let mut call = Call::default();
-            call.key(taken.layout.row(shard, &names, row.key));
+            let address = taken.layout.address(taken.layout.row(shard, &names, row.key));
+            call.key(address.key);
+            if let Some(field) = address.field {
+                call.arg(field);
+            }
             call.arg(row.before.map(|version| version.to_le_bytes().to_vec()).unwrap_or_default());
             call.arg(encode_row(version, row.positions, &view.plan, row.state));
             let expires = expiry(&self.settings, view, row.key);

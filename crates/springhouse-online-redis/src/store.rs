@@ -3,19 +3,19 @@
 use crate::connection::{Access, Connections};
 use crate::error::{corrupt, foreign, invalid, lost, unavailable, unexpected};
 use crate::layout::{Layout, Meta, build, position_of};
-use crate::settings::RedisSettings;
+use crate::settings::{RedisSettings, RowLayout};
 use crate::shared::{build_text, builds_of, positions_of, state_of};
 use crate::slots::Slots;
 use crate::writer::{NEW_ROWS_MAX, Writing};
 use futures::future::{join_all, try_join_all};
 use parking_lot::{Mutex, RwLock};
-use redis::{Cmd, Value};
+use redis::{Cmd, Pipeline, Value};
 use springhouse_core::{EntityKey, Micros};
 use springhouse_online::{
     BoxFuture, Condition, Holding, Lane, OnlineStore, Positions, SharedNotes, States, StoreError,
     StoreErrorKind, StoreStatistics, ViewHandle, ViewKeys, ViewStatus, Write,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -25,7 +25,7 @@ pub(crate) const MADE_ANEW: &str = "the store has been made anew since this proc
 pub(crate) const EARLIER: &str =
     "the store is at an earlier moment than it had confirmed (a failover or a restart lost writes)";
 
-/// Keys in one `MGET`; the server does nothing else while it answers.
+/// Values in one read; the server does nothing else while it answers.
 const READ_KEYS_MAX: usize = 5_000;
 /// Keys that one step of a scan looks at.
 const SCAN_KEYS: usize = 1_000;
@@ -48,11 +48,47 @@ pub struct RedisStore {
     pub(crate) with_rows: Mutex<BTreeSet<String>>,
 }
 
-/// What is asked of one shard: the keys' names, and where their values belong.
+/// What is asked of one shard, and where the values belong.
 #[derive(Default)]
 struct Wanted {
-    names: Vec<Vec<u8>>,
+    keys: Vec<WantedKey>,
+    /// One for each value.
     places: Vec<Place>,
+}
+
+/// A key whose value is wanted, or a hash.
+struct WantedKey {
+    key: Vec<u8>,
+    /// Of the hash; none when the key's own value is wanted.
+    fields: Vec<Arc<str>>,
+}
+
+impl WantedKey {
+    fn values(&self) -> usize {
+        self.fields.len().max(1)
+    }
+}
+
+impl Wanted {
+    /// In pieces of so many values that the server does not answer one of them for too long.
+    fn cut(&self) -> Vec<(&[WantedKey], &[Place])> {
+        let (mut keys, mut places) = (self.keys.as_slice(), self.places.as_slice());
+        let mut pieces = Vec::new();
+        while !keys.is_empty() {
+            let (mut count, mut values) = (0, 0);
+            while let Some(wanted) = keys.get(count)
+                && (count == 0 || values + wanted.values() <= READ_KEYS_MAX)
+            {
+                count += 1;
+                values += wanted.values();
+            }
+            let (piece, rest) = keys.split_at(count);
+            let (of_piece, rest_places) = places.split_at(values);
+            pieces.push((piece, of_piece));
+            (keys, places) = (rest, rest_places);
+        }
+        pieces
+    }
 }
 
 /// A row of one of several views that are read together.
@@ -108,7 +144,7 @@ impl RedisStore {
         }
         let connections = Connections::new(settings.clone())?;
         let shards = if connections.is_cluster() { settings.shards } else { 1 };
-        let layout = Layout::new(&settings.key_prefix, shards);
+        let layout = Layout::new(&settings.key_prefix, shards, settings.row_layout);
         let store = Self {
             settings,
             connections,
@@ -214,37 +250,137 @@ impl RedisStore {
         Ok(meta)
     }
 
-    /// The values of keys that all lie in one shard, with the shard's meta key, in one command.
+    /// The values of keys that all lie in one shard, with the shard's meta key: in one command, or, of hashes, in commands that go
+    /// and come together, between two looks at the meta key.
     async fn read_shard(
         &self,
         action: &'static str,
         known: &Known,
         shard: u32,
-        names: &[Vec<u8>],
+        keys: &[WantedKey],
         is_for_write: bool,
     ) -> Result<Vec<Value>, StoreError> {
         // A replica may be behind what the primary has confirmed.
         let may_be_behind = self.settings.replica_reads && !is_for_write;
         let floor = if may_be_behind { 0 } else { known.floor(shard) };
-        let bytes: usize = names.iter().map(|name| name.len() + 16).sum();
-        let mut command = Cmd::with_capacity(names.len() + 2, bytes + 64);
-        command.arg("MGET").arg(known.layout.meta(shard));
-        for name in names {
-            command.arg(name.as_slice());
-        }
         let access = if is_for_write { Access::Write } else { Access::Read };
-        let Value::Array(mut values) = self.connections.call(action, access, &command).await? else {
-            return Err(unexpected(action, "a list of values"));
+        let meta_key = known.layout.meta(shard);
+        let (metas, values) = match known.layout.rows {
+            RowLayout::View => {
+                let mut values = self.read_keys(action, access, &meta_key, keys).await?;
+                (vec![values.remove(0)], values)
+            }
+            RowLayout::Entity => self.read_hashes(action, access, &meta_key, keys).await?,
         };
-        if values.len() != names.len() + 1 {
-            return Err(unexpected(action, "as many values as keys"));
-        }
-        let meta = bytes_of(action, values.remove(0))?;
-        let meta = self.check_meta(action, known, floor, meta.as_deref())?;
-        if meta.is_filling && !is_for_write {
-            return Err(unavailable(action, "the store is being filled from history"));
+        for meta in metas {
+            let meta = bytes_of(action, meta)?;
+            let meta = self.check_meta(action, known, floor, meta.as_deref())?;
+            if meta.is_filling && !is_for_write {
+                return Err(unavailable(action, "the store is being filled from history"));
+            }
         }
         Ok(values)
+    }
+
+    /// The values of the meta key and of keys.
+    async fn read_keys(
+        &self,
+        action: &'static str,
+        access: Access,
+        meta: &str,
+        keys: &[WantedKey],
+    ) -> Result<Vec<Value>, StoreError> {
+        let bytes: usize = keys.iter().map(|wanted| wanted.key.len() + 16).sum();
+        let mut command = Cmd::with_capacity(keys.len() + 2, bytes + 64);
+        command.arg("MGET").arg(meta);
+        for wanted in keys {
+            command.arg(wanted.key.as_slice());
+        }
+        match self.connections.call(action, access, &command).await? {
+            Value::Array(values) if values.len() == keys.len() + 1 => Ok(values),
+            _ => Err(unexpected(action, "as many values as keys")),
+        }
+    }
+
+    /// The values of the meta key, before and after, and of fields of hashes.
+    async fn read_hashes(
+        &self,
+        action: &'static str,
+        access: Access,
+        meta: &str,
+        keys: &[WantedKey],
+    ) -> Result<(Vec<Value>, Vec<Value>), StoreError> {
+        let mut commands = Pipeline::with_capacity(keys.len() + 2);
+        commands.cmd("GET").arg(meta);
+        for wanted in keys {
+            commands.cmd("HMGET").arg(wanted.key.as_slice());
+            for field in &wanted.fields {
+                commands.arg(field.as_bytes());
+            }
+        }
+        commands.cmd("GET").arg(meta);
+        let mut answers = self.connections.call_all(action, access, &commands).await?.into_iter();
+        let mut metas: Vec<Value> = answers.next().into_iter().collect();
+        let mut values = Vec::with_capacity(keys.iter().map(WantedKey::values).sum());
+        for wanted in keys {
+            match answers.next() {
+                Some(Value::Array(of_hash)) if of_hash.len() == wanted.fields.len() => values.extend(of_hash),
+                _ => return Err(unexpected(action, "as many values as fields")),
+            }
+        }
+        metas.extend(answers.next());
+        Ok((metas, values))
+    }
+
+    /// What is asked of each shard for the rows of several views.
+    fn wanted(&self, known: &Known, reads: &[ViewKeys<'_>], is_for_write: bool) -> BTreeMap<u32, Wanted> {
+        let mut by_shard: BTreeMap<u32, Wanted> = BTreeMap::new();
+        // With a hash per entity: where an entity's is among those of its shard.
+        let mut hashes: HashMap<&EntityKey, (u32, usize)> = HashMap::new();
+        let mut of_hashes: BTreeMap<u32, Vec<Vec<Place>>> = BTreeMap::new();
+        for (view, read) in reads.iter().enumerate() {
+            let (id, generation) = (&read.view.id, read.view.generation);
+            // The process that owns the store writes its own rows only.
+            let is_shared = read.view.is_shared && !is_for_write;
+            let names = [Layout::rows_of(id, generation), Layout::shared_rows_of(id, generation)];
+            let names: Vec<(bool, Arc<str>)> = [false, true]
+                .into_iter()
+                .zip(names.map(Into::into))
+                .take(1 + usize::from(is_shared))
+                .collect();
+            let field_of = |name: &Arc<str>| Arc::from(name.trim_end_matches('/'));
+            let fields: Vec<Arc<str>> = names.iter().map(|(_, name)| field_of(name)).collect();
+            for (row, key) in read.keys.iter().enumerate() {
+                let places = names.iter().map(|(is_shared, _)| Place { view, row, is_shared: *is_shared });
+                match known.layout.rows {
+                    RowLayout::View => {
+                        let shard = known.layout.shard_of(key);
+                        let wanted = by_shard.entry(shard).or_default();
+                        let key = |(_, rows): &(bool, Arc<str>)| known.layout.row(shard, rows, key);
+                        let keys = names.iter().map(key);
+                        wanted.keys.extend(keys.map(|key| WantedKey { key, fields: Vec::new() }));
+                        wanted.places.extend(places);
+                    }
+                    RowLayout::Entity => {
+                        let (shard, number) = *hashes.entry(key).or_insert_with(|| {
+                            let shard = known.layout.shard_of(key);
+                            let wanted = by_shard.entry(shard).or_default();
+                            let key = known.layout.hash_of(shard, key);
+                            wanted.keys.push(WantedKey { key, fields: Vec::new() });
+                            of_hashes.entry(shard).or_default().push(Vec::new());
+                            (shard, wanted.keys.len() - 1)
+                        });
+                        let wanted = by_shard.entry(shard).or_default();
+                        wanted.keys[number].fields.extend(fields.iter().cloned());
+                        of_hashes.entry(shard).or_default()[number].extend(places);
+                    }
+                }
+            }
+        }
+        for (shard, places) in of_hashes {
+            by_shard.entry(shard).or_default().places = places.into_iter().flatten().collect();
+        }
+        by_shard
     }
 
     /// The rows of several views: one command per shard. What can't be read of one view is no failure of the others.
@@ -259,33 +395,17 @@ impl RedisStore {
         }
         self.check_not_lost(action)?;
         let known = self.known();
-        let mut by_shard: BTreeMap<u32, Wanted> = BTreeMap::new();
-        for (view, read) in reads.iter().enumerate() {
-            let rows = Layout::rows_of(&read.view.id, read.view.generation);
-            let shared_rows = Layout::shared_rows_of(&read.view.id, read.view.generation);
-            for (row, key) in read.keys.iter().enumerate() {
-                let shard = known.layout.shard_of(key);
-                let wanted = by_shard.entry(shard).or_default();
-                wanted.names.push(known.layout.row(shard, &rows, key));
-                wanted.places.push(Place { view, row, is_shared: false });
-                // The process that owns the store writes its own rows only.
-                if read.view.is_shared && !is_for_write {
-                    wanted.names.push(known.layout.row(shard, &shared_rows, key));
-                    wanted.places.push(Place { view, row, is_shared: true });
-                }
-            }
-        }
+        let by_shard = self.wanted(&known, reads, is_for_write);
         let commands: Vec<_> = by_shard
             .iter()
             .flat_map(|(shard, wanted)| {
-                let places = wanted.places.chunks(READ_KEYS_MAX);
-                wanted.names.chunks(READ_KEYS_MAX).zip(places).map(move |(n, p)| (*shard, n, p))
+                wanted.cut().into_iter().map(move |(keys, places)| (*shard, keys, places))
             })
             .collect();
-        let ask = |names, shard| self.read_shard(action, &known, shard, names, is_for_write);
+        let ask = |keys, shard| self.read_shard(action, &known, shard, keys, is_for_write);
         let answers = match commands.as_slice() {
-            [(shard, names, _)] => vec![ask(names, *shard).await?],
-            commands => try_join_all(commands.iter().map(|(shard, names, _)| ask(names, *shard))).await?,
+            [(shard, keys, _)] => vec![ask(keys, *shard).await?],
+            commands => try_join_all(commands.iter().map(|(shard, keys, _)| ask(keys, *shard))).await?,
         };
         let mut found: Vec<_> = reads.iter().map(|read| Ok(vec![None; read.keys.len()])).collect();
         for ((_, _, places), values) in commands.iter().zip(answers) {
@@ -421,9 +541,12 @@ impl RedisStore {
 
     async fn sample(&self, view: &ViewHandle, limit: usize) -> Result<Vec<EntityKey>, StoreError> {
         let known = self.known();
+        if known.layout.rows == RowLayout::Entity {
+            return self.sample_hashes(&known, view, limit).await;
+        }
         let pattern = known.layout.every_row(&view.id, view.generation);
         let rows = Layout::rows_of(&view.id, view.generation);
-        let mut keys = std::collections::BTreeSet::new();
+        let mut keys = BTreeSet::new();
         self.check_shards("sample keys", &[0]).await?;
         let mut scan = self.scan("sample keys", pattern, SAMPLE_STEPS_MAX).await?;
         while keys.len() < limit
@@ -436,6 +559,34 @@ impl RedisStore {
                     keys.insert(key.as_bytes().to_vec());
                 }
             }
+        }
+        let keys = keys.iter().take(limit);
+        Ok(keys.filter_map(|bytes| EntityKey::from_encoded(bytes).ok()).collect())
+    }
+
+    /// The same where rows are fields: of the entities that are found, those that have one of the view's.
+    async fn sample_hashes(
+        &self,
+        known: &Known,
+        view: &ViewHandle,
+        limit: usize,
+    ) -> Result<Vec<EntityKey>, StoreError> {
+        let action = "sample keys";
+        let reads_shared = ViewHandle { is_shared: true, ..view.clone() };
+        let mut keys = BTreeSet::new();
+        self.check_shards(action, &[0]).await?;
+        let mut scan = self.scan(action, known.layout.every_hash(), SAMPLE_STEPS_MAX).await?;
+        while keys.len() < limit
+            && let Some(found) = scan.next().await?
+        {
+            let entity = |name: Vec<u8>| {
+                let head = known.layout.tag(known.layout.shard_in(&name)?).len() + b"e/".len();
+                EntityKey::from_encoded(name.get(head..)?).ok()
+            };
+            let found: Vec<EntityKey> = found.into_iter().filter_map(entity).collect();
+            let states = self.read_rows(action, &reads_shared, &found, false).await?;
+            let of_view = found.iter().zip(states).filter(|(_, state)| state.is_some());
+            keys.extend(of_view.map(|(key, _)| key.as_bytes().to_vec()));
         }
         let keys = keys.iter().take(limit);
         Ok(keys.filter_map(|bytes| EntityKey::from_encoded(bytes).ok()).collect())
@@ -648,7 +799,7 @@ impl OnlineStore for RedisStore {
         self.connections.within(async move {
             let action = "drop a generation";
             self.end_build(action, &build(view_id, generation)).await?;
-            self.delete_matching(action, self.known().layout.every_row(view_id, generation)).await?;
+            self.delete_rows(action, view_id, generation).await?;
             let field = build(view_id, generation);
             self.with_rows.lock().remove(&field);
             self.change(action, "status", &[&field], &[]).await?;

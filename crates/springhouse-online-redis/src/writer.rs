@@ -5,10 +5,11 @@ use crate::error::{corrupt, failed, foreign, unavailable, unexpected};
 use crate::intent::{Head, Part, Row};
 use crate::layout::{IDENTITY_LEN, Layout, Meta, WRITER_LEN, build, position_text};
 use crate::scripts::{
-    CHANGE_HASH, COMMIT_INTENT, Call, DELETE_KEYS, SET_STATE, STORE_INTENT, Said, TAKE_SHARD, WRITE_NEW_ROWS,
-    WRITE_PART, WRITE_ROWS, run,
+    CHANGE_HASH, COMMIT_INTENT, Call, DELETE_FIELDS, DELETE_KEYS, SET_STATE, STORE_INTENT, Said, Script,
+    TAKE_SHARD, WRITE_FIELDS, WRITE_NEW_FIELDS, WRITE_NEW_ROWS, WRITE_PART, WRITE_PART_FIELDS, WRITE_ROWS,
+    run,
 };
-use crate::settings::RedisSettings;
+use crate::settings::{RedisSettings, RowLayout};
 use crate::store::{EARLIER, EMPTIED, Known, MADE_ANEW, RedisStore, bytes_of};
 use futures::{StreamExt, TryStreamExt, stream};
 use redis::Value;
@@ -85,7 +86,7 @@ struct Pending {
 #[derive(Clone, Copy)]
 struct Make<'a> {
     identity: &'a str,
-    state: char,
+    state: &'a str,
 }
 
 /// How a shard is taken.
@@ -119,14 +120,13 @@ impl RedisStore {
         let before = self.known();
         let layout = before.layout.clone();
         let writer = new_token(WRITER_LEN);
-        let state = if was_filled_before { 'f' } else { 'r' };
-        let make = Make { identity: &new_token(IDENTITY_LEN), state };
+        let make = Make { identity: &new_token(IDENTITY_LEN), state: layout.state(was_filled_before) };
         let claim = Claim { writer: &writer, close, allowed: &[] };
         let first = self.take_shard(action, &layout, 0, Some(make), claim).await?;
         let Some(first) = first else { return Err(unexpected(action, "a shard that was made")) };
         self.set_was_new(first.was_new);
         // How many there are was decided when the store was made.
-        let layout = layout.with_shards(first.meta.shards);
+        let layout = layout.as_made(&first.meta);
         if layout.shards > 1 && !self.connections.is_cluster() {
             return Err(failed(
                 StoreErrorKind::Invalid,
@@ -139,7 +139,7 @@ impl RedisStore {
         let mut metas = vec![first.meta];
         let mut missing = None;
         for shard in 1..layout.shards {
-            let state = if metas[0].is_filling { 'f' } else { 'r' };
+            let state = layout.state(metas[0].is_filling);
             let make = (metas[0].is_filling || self.was_new()).then_some(Make { identity: &identity, state });
             let taken = self.take_shard(action, &layout, shard, make, claim).await?;
             let why = match taken {
@@ -175,10 +175,10 @@ impl RedisStore {
         claim: Claim<'_>,
     ) -> Result<Option<Taken>, StoreError> {
         let mut call = Call::default();
-        let make = make.unwrap_or(Make { identity: "", state: ' ' });
+        let make = make.unwrap_or(Make { identity: "", state: " " });
         call.key(layout.meta(shard))
             .arg(make.identity)
-            .arg(make.state.to_string())
+            .arg(make.state)
             .arg(format!("{:04}", layout.shards))
             .arg(claim.writer)
             .arg(if claim.close { "close" } else { "" });
@@ -270,8 +270,8 @@ impl RedisStore {
             let part = parts.pop().unwrap_or_default();
             writing.set_in_doubt(true);
             let mut call = self.with_lane(&known, &lane, &plans);
-            add_rows(&mut call, part);
-            let said = run(&self.connections, "write", &WRITE_ROWS, &call).await;
+            add_rows(&mut call, &known.layout, part);
+            let said = run(&self.connections, "write", by(&known, &WRITE_ROWS, &WRITE_FIELDS), &call).await;
             return self.judge(&mut writing, said, &known, 0).map(|said| said.word == "OK");
         }
         writing.pending.push(Pending { lane, plans, parts });
@@ -289,9 +289,10 @@ impl RedisStore {
         let writing = self.beside_others().await?;
         let known = self.known();
         let mut call = self.with_lane(&known, lane, plans);
-        add_new_rows(&mut call, part);
+        add_new_rows(&mut call, &known.layout, part);
         let mut sent = Sent { writing: &writing, is_answered: false };
-        let said = run(&self.connections, "write", &WRITE_NEW_ROWS, &call).await;
+        let script = by(&known, &WRITE_NEW_ROWS, &WRITE_NEW_FIELDS);
+        let said = run(&self.connections, "write", script, &call).await;
         sent.is_answered = !matches!(&said, Err(error) if error.kind == StoreErrorKind::Unavailable);
         match &*self.verdict("write", &known, 0, said?)?.word {
             "OK" => Ok(Some(true)),
@@ -545,8 +546,9 @@ impl RedisStore {
     async fn write_part(&self, known: &Known, stamp: u64, part: &Part) -> Result<(u32, u64), StoreError> {
         let mut call = self.fenced(known, part.shard);
         call.arg(format!("{stamp:016}"));
-        add_rows(&mut call, part.clone());
-        let said = run(&self.connections, "write", &WRITE_PART, &call).await?;
+        add_rows(&mut call, &known.layout, part.clone());
+        let script = by(known, &WRITE_PART, &WRITE_PART_FIELDS);
+        let said = run(&self.connections, "write", script, &call).await?;
         self.verdict("write", known, part.shard, said).map(|said| (part.shard, said.number))
     }
 
@@ -586,14 +588,20 @@ impl RedisStore {
         self.judge(&mut writing, said, &known, shard).map(drop)
     }
 
-    pub(crate) async fn delete_matching(
+    /// Deletes the rows of a generation, those of workers too.
+    pub(crate) async fn delete_rows(
         &self,
         action: &'static str,
-        pattern: String,
+        view_id: &str,
+        generation: u32,
     ) -> Result<(), StoreError> {
         let mut writing = self.writing.write().await;
         self.settle(&mut writing).await?;
         let known = self.known();
+        let pattern = match known.layout.rows {
+            RowLayout::View => known.layout.every_row(view_id, generation),
+            RowLayout::Entity => known.layout.every_hash(),
+        };
         let mut scan = self.scan(action, pattern, usize::MAX).await?;
         // A deletion that arrives late must not remove what is written by then.
         writing.set_in_doubt(true);
@@ -604,8 +612,16 @@ impl RedisStore {
                     by_shard.entry(shard).or_insert_with(|| self.fenced(&known, shard)).key(name);
                 }
             }
-            for (shard, call) in by_shard {
-                let said = run(&self.connections, action, &DELETE_KEYS, &call).await?;
+            for (shard, mut call) in by_shard {
+                if known.layout.rows == RowLayout::Entity {
+                    for rows in
+                        [Layout::rows_of(view_id, generation), Layout::shared_rows_of(view_id, generation)]
+                    {
+                        call.arg(rows.trim_end_matches('/'));
+                    }
+                }
+                let script = by(&known, &DELETE_KEYS, &DELETE_FIELDS);
+                let said = run(&self.connections, action, script, &call).await?;
                 self.verdict(action, &known, shard, said)?;
             }
         }
@@ -634,7 +650,7 @@ impl RedisStore {
         let (identity, writer) = (new_token(IDENTITY_LEN), new_token(WRITER_LEN));
         let mut metas = Vec::new();
         for shard in 0..layout.shards {
-            let make = Some(Make { identity: &identity, state: 'f' });
+            let make = Some(Make { identity: &identity, state: layout.state(true) });
             let claim = Claim { writer: &writer, close: true, allowed: &[] };
             let taken = self.take_shard(action, &layout, shard, make, claim).await?;
             let taken = taken
@@ -654,7 +670,7 @@ impl RedisStore {
         let known = self.known();
         for shard in (0..known.layout.shards).rev() {
             let mut call = self.fenced(&known, shard);
-            call.arg("r");
+            call.arg(known.layout.state(false));
             writing.set_in_doubt(true);
             let said = run(&self.connections, action, &SET_STATE, &call).await;
             self.judge(&mut writing, said, &known, shard)?;
@@ -778,12 +794,25 @@ fn add_plans(call: &mut Call, plans: &[(String, String)]) {
     }
 }
 
+/// The script for where the rows are.
+fn by<'a>(known: &Known, keys: &'a Script, fields: &'a Script) -> &'a Script {
+    match known.layout.rows {
+        RowLayout::View => keys,
+        RowLayout::Entity => fields,
+    }
+}
+
 /// Rows that stay come first, see [`RedisStore::cut`].
-fn add_rows(call: &mut Call, part: Part) {
+fn add_rows(call: &mut Call, layout: &Layout, part: Part) {
     let staying = part.rows.iter().take_while(|row| row.expires == 0).count();
     call.arg(staying.to_string());
     for row in part.rows {
-        call.key(row.key).arg(row.value);
+        let address = layout.address(row.key);
+        call.key(address.key);
+        if let Some(field) = address.field {
+            call.arg(field);
+        }
+        call.arg(row.value);
         if row.expires > 0 {
             call.arg(row.expires.to_string());
         }
@@ -791,9 +820,19 @@ fn add_rows(call: &mut Call, part: Part) {
 }
 
 /// As [`WRITE_NEW_ROWS`] takes them.
-fn add_new_rows(call: &mut Call, part: Part) {
+fn add_new_rows(call: &mut Call, layout: &Layout, part: Part) {
     let staying = part.rows.iter().take_while(|row| row.expires == 0).count();
     call.arg(staying.to_string()).arg((part.rows.len() - staying).to_string());
+    if layout.rows == RowLayout::Entity {
+        for row in part.rows {
+            let address = layout.address(row.key);
+            call.arg(address.key).arg(address.field.unwrap_or_default()).arg(row.value);
+            if row.expires > 0 {
+                call.arg(row.expires.to_string());
+            }
+        }
+        return;
+    }
     let mut rows = part.rows.into_iter();
     for row in rows.by_ref().take(staying) {
         call.arg(row.key).arg(row.value);

@@ -3,16 +3,26 @@
 use crate::servers::{Cluster, Server};
 use futures::executor::block_on;
 use springhouse_online::{OnlineStore, suite};
-use springhouse_online_redis::{RedisMode, RedisSettings, RedisStore};
+use springhouse_online_redis::{RedisMode, RedisSettings, RedisStore, RowLayout};
 use std::cell::Cell;
 use std::sync::Arc;
 
-/// Every store has a prefix of its own.
+/// Wherever rows are.
 fn check(settings: &RedisSettings, seed: u64) {
+    for row_layout in [RowLayout::View, RowLayout::Entity] {
+        check_layout(&RedisSettings { row_layout, ..settings.clone() }, seed);
+    }
+}
+
+/// Every store has a prefix of its own.
+fn check_layout(settings: &RedisSettings, seed: u64) {
     let number = Cell::new(0);
     let fresh = || {
         number.set(number.get() + 1);
-        RedisSettings { key_prefix: format!("t{seed}.{}", number.get()), ..settings.clone() }
+        RedisSettings {
+            key_prefix: format!("t{seed}.{:?}.{}", settings.row_layout, number.get()),
+            ..settings.clone()
+        }
     };
     let open = async |settings: &RedisSettings| {
         let store = RedisStore::open(settings.clone(), false).await.expect("open");

@@ -4,13 +4,49 @@ use crate::servers::{Cluster, Cutter, Server, eventually, flush};
 use redis::Commands;
 use springhouse_online::suite::{Batch, Random, World};
 use springhouse_online::{Condition, Holding, OnlineStore, StoreError, StoreErrorKind, ViewHandle};
-use springhouse_online_redis::{RedisMode, RedisSettings, RedisStore};
+use springhouse_online_redis::{RedisMode, RedisSettings, RedisStore, RowLayout};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-fn settings(server: &Server) -> RedisSettings {
-    RedisSettings { urls: vec![server.url()], ..RedisSettings::default() }
+fn settings(server: &Server, row_layout: RowLayout) -> RedisSettings {
+    RedisSettings { urls: vec![server.url()], row_layout, ..RedisSettings::default() }
+}
+
+/// Tests that hold wherever rows are.
+macro_rules! with_either_layout {
+    ($($name:ident),* $(,)?) => {
+        $(mod $name {
+            use springhouse_online_redis::RowLayout;
+
+            #[tokio::test]
+            async fn rows_are_keys() {
+                super::$name(RowLayout::View).await;
+            }
+
+            #[tokio::test]
+            async fn rows_are_fields() {
+                super::$name(RowLayout::Entity).await;
+            }
+        })*
+    };
+}
+
+with_either_layout! {
+    an_emptied_store_is_noticed_and_never_read_until_it_is_filled,
+    a_store_emptied_between_two_processes_opens_closed,
+    a_restart_that_loses_confirmed_writes_is_noticed_and_done_again_from_the_lane,
+    the_newest_writer_wins,
+    a_server_that_hangs_costs_a_timeout_and_no_row,
+    an_answer_cut_off_in_the_middle_is_asked_for_again,
+    accidents_at_random_moments_lose_and_double_nothing,
+    new_rows_written_side_by_side_through_accidents_count_once,
+    a_full_server_says_so_and_goes_on_when_it_has_room,
+    a_sentinel_failover_that_loses_confirmed_writes_is_noticed,
+    a_cluster_survives_the_loss_of_a_primary,
+    a_cluster_node_that_lost_confirmed_writes_is_noticed_by_the_next_process_too,
+    a_cluster_whose_lanes_went_back_is_not_brought_up_from_them,
+    replicas_are_read_for_requests_and_never_for_writes,
 }
 
 async fn open(settings: &RedisSettings) -> RedisStore {
@@ -61,10 +97,9 @@ async fn read_error(store: &RedisStore, world: &World) -> StoreErrorKind {
     store.get_many(&world.views()[0], &keys).await.expect_err("no answer").kind
 }
 
-#[tokio::test]
-async fn an_emptied_store_is_noticed_and_never_read_until_it_is_filled() {
+async fn an_emptied_store_is_noticed_and_never_read_until_it_is_filled(row_layout: RowLayout) {
     let server = Server::start(&[]);
-    let store = open(&settings(&server)).await;
+    let store = open(&settings(&server, row_layout)).await;
     assert!(store.was_new());
     let mut world = World::new(1);
     let batch = world.batch_of("log", 1, &[(0, 0), (1, 1)]);
@@ -90,24 +125,24 @@ async fn an_emptied_store_is_noticed_and_never_read_until_it_is_filled() {
     world.assert_holds(&store, &[batch], "filled again").await;
 }
 
-#[tokio::test]
-async fn a_store_emptied_between_two_processes_opens_closed() {
+async fn a_store_emptied_between_two_processes_opens_closed(row_layout: RowLayout) {
     let server = Server::start(&[]);
-    drop(open(&settings(&server)).await);
+    drop(open(&settings(&server, row_layout)).await);
     flush(&server);
-    let store = RedisStore::open(settings(&server), true).await.expect("open");
+    let store = RedisStore::open(settings(&server, row_layout), true).await.expect("open");
     assert_eq!(store.condition().await.expect("it answers"), Condition::Filling);
     assert_eq!(read_error(&store, &World::new(1)).await, StoreErrorKind::Unavailable);
     // And stays so for the next process when this one dies half way.
     drop(store);
-    let store = RedisStore::open(settings(&server), true).await.expect("open");
+    let store = RedisStore::open(settings(&server, row_layout), true).await.expect("open");
     assert_eq!(store.condition().await.expect("it answers"), Condition::Filling);
 }
 
-#[tokio::test]
-async fn a_restart_that_loses_confirmed_writes_is_noticed_and_done_again_from_the_lane() {
+async fn a_restart_that_loses_confirmed_writes_is_noticed_and_done_again_from_the_lane(
+    row_layout: RowLayout,
+) {
     let mut server = Server::start(&["--save", "3600 1"]);
-    let settings = settings(&server);
+    let settings = settings(&server, row_layout);
     let store = open(&settings).await;
     let mut world = World::new(2);
     let batches: Vec<Batch> = (1..=4).map(|n| world.random_batch("log", n)).collect();
@@ -128,14 +163,13 @@ async fn a_restart_that_loses_confirmed_writes_is_noticed_and_done_again_from_th
     do_again_after_two(&store, &world, &batches, "done again").await;
 }
 
-#[tokio::test]
-async fn the_newest_writer_wins() {
+async fn the_newest_writer_wins(row_layout: RowLayout) {
     let server = Server::start(&[]);
-    let first = open(&settings(&server)).await;
+    let first = open(&settings(&server, row_layout)).await;
     let mut world = World::new(3);
     let batches: Vec<Batch> = (1..=3).map(|n| world.random_batch("log", n)).collect();
     write(&first, &batches[0]).await.expect("write");
-    let second = open(&settings(&server)).await;
+    let second = open(&settings(&server, row_layout)).await;
     write(&second, &batches[1]).await.expect("write");
     let zombie = world.batch_of("log", 9, &[(0, 0)]);
     assert_eq!(write(&first, &zombie).await.expect_err("fenced").kind, StoreErrorKind::Locked);
@@ -152,14 +186,13 @@ async fn the_newest_writer_wins() {
     world.assert_holds(&first, &batches, "both writers' rows").await;
 }
 
-#[tokio::test]
-async fn a_server_that_hangs_costs_a_timeout_and_no_row() {
+async fn a_server_that_hangs_costs_a_timeout_and_no_row(row_layout: RowLayout) {
     let server = Server::start(&[]);
     let settings = RedisSettings {
         read_timeout_ms: 200,
         write_timeout_ms: 300,
         connect_timeout_ms: 200,
-        ..settings(&server)
+        ..settings(&server, row_layout)
     };
     let store = open(&settings).await;
     let mut world = World::new(4);
@@ -180,12 +213,11 @@ async fn a_server_that_hangs_costs_a_timeout_and_no_row() {
 }
 
 /// Callers that go away in the middle, connections that break, parts of two rows: after every accident the same write again.
-#[tokio::test]
-async fn an_answer_cut_off_in_the_middle_is_asked_for_again() {
+async fn an_answer_cut_off_in_the_middle_is_asked_for_again(row_layout: RowLayout) {
     let server = Server::start(&[]);
     let cutter = Cutter::before(&server);
     let url = format!("redis://127.0.0.1:{}", cutter.port);
-    let settings = RedisSettings { urls: vec![url], connections: 1, ..RedisSettings::default() };
+    let settings = RedisSettings { urls: vec![url], connections: 1, row_layout, ..RedisSettings::default() };
     let store = open(&settings).await;
     let mut world = World::new(3);
     let mut batches = Vec::new();
@@ -214,12 +246,11 @@ async fn given_up_after<T>(write: impl Future<Output = T>, mut polls: u64) -> bo
     .await
 }
 
-#[tokio::test]
-async fn accidents_at_random_moments_lose_and_double_nothing() {
+async fn accidents_at_random_moments_lose_and_double_nothing(row_layout: RowLayout) {
     let seed = u64::from(std::process::id());
     println!("seed={seed}");
     let server = Server::start(&[]);
-    let settings = RedisSettings { script_rows_max: 2, ..settings(&server) };
+    let settings = RedisSettings { script_rows_max: 2, ..settings(&server, row_layout) };
     let mut store = open(&settings).await;
     let mut random = Random::new(seed);
     let mut world = World::new(seed);
@@ -258,15 +289,14 @@ async fn accidents_at_random_moments_lose_and_double_nothing() {
     }
 }
 
-#[tokio::test]
-async fn new_rows_written_side_by_side_through_accidents_count_once() {
+async fn new_rows_written_side_by_side_through_accidents_count_once(row_layout: RowLayout) {
     let seed = u64::from(std::process::id());
     println!("seed={seed}");
     let server = Server::start(&[]);
     let mut random = Random::new(seed);
     let mut accidents = 0;
     for round in 0..30 {
-        let settings = RedisSettings { key_prefix: format!("round{round}"), ..settings(&server) };
+        let settings = RedisSettings { key_prefix: format!("round{round}"), ..settings(&server, row_layout) };
         let store = open(&settings).await;
         let mut world = World::new(seed + round);
         let entities: Vec<usize> = (0..world.entity_count()).collect();
@@ -300,10 +330,9 @@ async fn new_rows_written_side_by_side_through_accidents_count_once() {
     assert!(accidents > 0, "no write was given up; seed={seed}");
 }
 
-#[tokio::test]
-async fn a_full_server_says_so_and_goes_on_when_it_has_room() {
+async fn a_full_server_says_so_and_goes_on_when_it_has_room(row_layout: RowLayout) {
     let server = Server::start(&["--maxmemory", "0", "--maxmemory-policy", "noeviction"]);
-    let store = open(&settings(&server)).await;
+    let store = open(&settings(&server, row_layout)).await;
     let mut world = World::new(5);
     let batches: Vec<Batch> = (1..=2).map(|n| world.batch_of("log", n, &[(0, 0), (1, 1)])).collect();
     write(&store, &batches[0]).await.expect("write");
@@ -324,7 +353,7 @@ async fn a_full_server_says_so_and_goes_on_when_it_has_room() {
 #[tokio::test]
 async fn a_damaged_row_is_refused() {
     let server = Server::start(&[]);
-    let store = open(&settings(&server)).await;
+    let store = open(&settings(&server, RowLayout::View)).await;
     let mut world = World::new(6);
     write(&store, &world.batch_of("log", 1, &[(0, 0)])).await.expect("write");
     let mut line = server.connect();
@@ -346,7 +375,7 @@ async fn a_damaged_row_is_refused() {
 #[tokio::test]
 async fn rows_of_latest_values_expire_and_others_stay() {
     let server = Server::start(&[]);
-    let settings = RedisSettings { expiry_grace_s: 1_000, ..settings(&server) };
+    let settings = RedisSettings { expiry_grace_s: 1_000, ..settings(&server, RowLayout::View) };
     let store = open(&settings).await;
     let mut world = World::new(7);
     let everyone: Vec<(usize, usize)> = (0..world.entity_count()).flat_map(|e| [(0, e), (1, e)]).collect();
@@ -365,13 +394,86 @@ async fn rows_of_latest_values_expire_and_others_stay() {
 }
 
 #[tokio::test]
+async fn a_damaged_field_is_refused() {
+    let server = Server::start(&[]);
+    let store = open(&settings(&server, RowLayout::Entity)).await;
+    let mut world = World::new(6);
+    write(&store, &world.batch_of("log", 1, &[(0, 0), (1, 0)])).await.expect("write");
+    let mut line = server.connect();
+    let hashes: Vec<Vec<u8>> = line.keys("*}e/*").expect("keys");
+    assert_eq!(hashes.len(), 1, "both rows of the entity are in one hash");
+    let field = format!("r/{}/0", world.views()[0].id);
+    let value: Vec<u8> = line.hget(&hashes[0], &field).expect("get");
+    for byte in [0, value.len() / 2, value.len() - 1] {
+        let mut damaged = value.clone();
+        damaged[byte] ^= 0x10;
+        line.hset::<_, _, _, ()>(&hashes[0], &field, damaged).expect("set");
+        assert_eq!(read_error(&store, &world).await, StoreErrorKind::Corrupt, "byte {byte}");
+    }
+    line.del::<_, ()>(&hashes[0]).expect("delete");
+    line.set::<_, _, ()>(&hashes[0], "a text").expect("set");
+    assert!(store.get_many(&world.views()[0], &[world.entity(0).clone()]).await.is_err(), "not a hash");
+}
+
+#[tokio::test]
+async fn a_hash_expires_with_the_last_of_its_rows() {
+    let server = Server::start(&[]);
+    let settings = RedisSettings { expiry_grace_s: 1_000, ..settings(&server, RowLayout::Entity) };
+    let store = open(&settings).await;
+    let mut world = World::new(7);
+    let (latest, stays) = (world.views()[0].clone(), world.views()[1].clone());
+    assert!(latest.plan.row_lifetime().is_some() && stays.plan.row_lifetime().is_none());
+    let mut line = server.connect();
+    let mut times = || -> Vec<i64> {
+        let names: Vec<Vec<u8>> = line.keys("*}e/*").expect("keys");
+        names.iter().map(|name| line.ttl(name).expect("ttl")).collect()
+    };
+    let rows = |view: usize| (0..world.entity_count()).map(|e| (view, e)).collect::<Vec<(usize, usize)>>();
+    let (first, second) = (rows(0), rows(1));
+    // Twice: as new rows, and as rows that are merged.
+    for position in [1, 2] {
+        write(&store, &world.batch_of("log", position, &first)).await.expect("write");
+        let lifetime = latest.plan.row_lifetime().expect("latest values") / 1_000_000;
+        let ends = times();
+        assert_eq!(ends.len(), first.len());
+        assert!(ends.iter().all(|ttl| (lifetime + 990..=lifetime + 1_100).contains(ttl)), "{ends:?}");
+    }
+    for position in [3, 4] {
+        write(&store, &world.batch_of("log", position, &second)).await.expect("write");
+        assert_eq!(times(), vec![-1; first.len()], "a row that stays keeps the others");
+    }
+    write(&store, &world.batch_of("log", 5, &first)).await.expect("write");
+    assert_eq!(times(), vec![-1; first.len()]);
+}
+
+#[tokio::test]
+async fn rows_are_where_they_were_when_the_store_was_made() {
+    let server = Server::start(&[]);
+    let mut world = World::new(8);
+    let batch = world.batch_of("log", 1, &[(0, 0), (1, 1)]);
+    let more = world.batch_of("log", 2, &[(0, 1), (1, 0)]);
+    for (made, opened) in [(RowLayout::View, RowLayout::Entity), (RowLayout::Entity, RowLayout::View)] {
+        let as_made = RedisSettings { key_prefix: format!("{made:?}"), ..settings(&server, made) };
+        let store = open(&as_made).await;
+        write(&store, &batch).await.expect("write");
+        drop(store);
+        let store = open(&RedisSettings { row_layout: opened, ..as_made }).await;
+        write(&store, &more).await.expect("write");
+        world.assert_holds(&store, &[batch.clone(), more.clone()], "with another setting").await;
+        let hashes: Vec<Vec<u8>> = server.connect().keys(format!("{{{made:?}:*}}e/*")).expect("keys");
+        assert_eq!(hashes.is_empty(), made == RowLayout::View);
+    }
+}
+
+#[tokio::test]
 async fn users_and_passwords() {
     let server = Server::start(&["--requirepass", "s3cret pass"]);
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("password");
     std::fs::write(&file, "wrong\n").expect("written");
-    let with_file = RedisSettings { password_file: file.display().to_string(), ..settings(&server) };
-    for settings in [settings(&server), with_file.clone()] {
+    let with_file =
+        RedisSettings { password_file: file.display().to_string(), ..settings(&server, RowLayout::View) };
+    for settings in [settings(&server, RowLayout::View), with_file.clone()] {
         let error = RedisStore::open(settings, false).await.expect_err("refused");
         assert!(error.detail.contains("password"), "{error}");
         assert!(!error.detail.contains("s3cret"), "{error}");
@@ -420,7 +522,7 @@ async fn nobody_there() {
 #[tokio::test]
 async fn more_calls_than_allowed_are_refused_and_counted() {
     let server = Server::start(&[]);
-    let settings = RedisSettings { in_flight_max: 2, ..settings(&server) };
+    let settings = RedisSettings { in_flight_max: 2, ..settings(&server, RowLayout::View) };
     let store = Arc::new(open(&settings).await);
     let world = World::new(9);
     server.signal("-STOP");
@@ -442,8 +544,7 @@ async fn more_calls_than_allowed_are_refused_and_counted() {
     assert_eq!(store.statistics().calls_in_flight, 0);
 }
 
-#[tokio::test]
-async fn a_sentinel_failover_that_loses_confirmed_writes_is_noticed() {
+async fn a_sentinel_failover_that_loses_confirmed_writes_is_noticed(row_layout: RowLayout) {
     let mut primary = Server::start(&[]);
     let port = primary.port.to_string();
     let replica = Server::start(&["--replicaof", "127.0.0.1", &port]);
@@ -458,6 +559,7 @@ async fn a_sentinel_failover_that_loses_confirmed_writes_is_noticed() {
         urls: vec![sentinel.url()],
         mode: RedisMode::Sentinel,
         sentinel_primary: "main".to_owned(),
+        row_layout,
         ..RedisSettings::default()
     };
     eventually("Sentinel knows the replica", || {
@@ -486,14 +588,14 @@ async fn a_sentinel_failover_that_loses_confirmed_writes_is_noticed() {
     do_again_after_two(&store, &world, &batches, "after the failover").await;
 }
 
-#[tokio::test]
-async fn a_cluster_survives_the_loss_of_a_primary() {
+async fn a_cluster_survives_the_loss_of_a_primary(row_layout: RowLayout) {
     let mut cluster = Cluster::start();
     let settings = RedisSettings {
         urls: cluster.urls(),
         mode: RedisMode::Cluster,
         shards: 16,
         wait_replicas: 1,
+        row_layout,
         ..RedisSettings::default()
     };
     let store = open(&settings).await;
@@ -520,13 +622,13 @@ async fn a_cluster_survives_the_loss_of_a_primary() {
     world.assert_holds(&store, &batches, "after the failover").await;
 }
 
-#[tokio::test]
-async fn a_cluster_node_that_lost_confirmed_writes_is_noticed_by_the_next_process_too() {
+async fn a_cluster_node_that_lost_confirmed_writes_is_noticed_by_the_next_process_too(row_layout: RowLayout) {
     let cluster = Cluster::start();
     let settings = RedisSettings {
         urls: cluster.urls(),
         mode: RedisMode::Cluster,
         shards: 16,
+        row_layout,
         ..RedisSettings::default()
     };
     let store = open(&settings).await;
@@ -542,13 +644,13 @@ async fn a_cluster_node_that_lost_confirmed_writes_is_noticed_by_the_next_proces
     fill_again(&store, &mut world, &everyone, "filled again").await;
 }
 
-#[tokio::test]
-async fn a_cluster_whose_lanes_went_back_is_not_brought_up_from_them() {
+async fn a_cluster_whose_lanes_went_back_is_not_brought_up_from_them(row_layout: RowLayout) {
     let cluster = Cluster::start();
     let settings = RedisSettings {
         urls: cluster.urls(),
         mode: RedisMode::Cluster,
         shards: 16,
+        row_layout,
         ..RedisSettings::default()
     };
     // Noticed by the process that wrote what is lost, and by the next one.
@@ -575,8 +677,7 @@ async fn a_cluster_whose_lanes_went_back_is_not_brought_up_from_them() {
     }
 }
 
-#[tokio::test]
-async fn replicas_are_read_for_requests_and_never_for_writes() {
+async fn replicas_are_read_for_requests_and_never_for_writes(row_layout: RowLayout) {
     let cluster = Cluster::start();
     let settings = RedisSettings {
         urls: cluster.urls(),
@@ -584,6 +685,7 @@ async fn replicas_are_read_for_requests_and_never_for_writes() {
         shards: 16,
         replica_reads: true,
         wait_replicas: 1,
+        row_layout,
         ..RedisSettings::default()
     };
     let store = open(&settings).await;
@@ -592,7 +694,11 @@ async fn replicas_are_read_for_requests_and_never_for_writes() {
         let said = cluster.nodes[3..].iter().map(|node| {
             let text: String =
                 redis::cmd("INFO").arg("commandstats").query(&mut node.connect()).expect("statistics");
-            let calls = text.split("cmdstat_mget:calls=").nth(1).and_then(|rest| rest.split(',').next());
+            let read = match row_layout {
+                RowLayout::View => "cmdstat_mget:calls=",
+                RowLayout::Entity => "cmdstat_hmget:calls=",
+            };
+            let calls = text.split(read).nth(1).and_then(|rest| rest.split(',').next());
             calls.map_or(0, |calls| calls.parse::<usize>().expect("a number"))
         });
         said.sum()

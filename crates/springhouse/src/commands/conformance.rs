@@ -15,7 +15,7 @@ use anyhow::{Context, bail};
 use case::Case;
 use clap::Args;
 use doors::{Door, Place};
-use springhouse_online_redis::RedisSettings;
+use springhouse_online_redis::{RedisSettings, RowLayout};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -83,6 +83,8 @@ pub(crate) async fn run(args: ConformanceArgs) -> anyhow::Result<ExitCode> {
                 let redis = redis.as_ref().map(|url| RedisSettings {
                     urls: vec![url.clone()],
                     key_prefix: format!("conformance-{}.{number}.{}", std::process::id(), door.number()),
+                    // Wherever rows are.
+                    row_layout: if number.is_multiple_of(2) { RowLayout::View } else { RowLayout::Entity },
                     ..RedisSettings::default()
                 });
                 let folder = folder.join(format!("door-{}", door.number()));

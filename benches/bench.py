@@ -110,6 +110,15 @@ def load(program, kind, address, **options):
     return json.loads(subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
+def at_half_load(program, address, bodies, most, seconds, results, name):
+    """Latencies at half of the rate that was reached: requests come when they are due, whether others were answered or not."""
+    got = load(program, "serve", address, replay=bodies, rate=most / 2, connections=32, seconds=seconds, warm_up=seconds / 4)
+    results.add(f"{name}, half load", got["requests_per_second"], "req/s", "as fast as answered", most,
+                got["requests_per_second"] / most)
+    for part in ("p50", "p99"):
+        results.add(f"{name}, half load, {part}", got[f"{part}_us"], "us")
+
+
 def cpu_seconds(pid):
     fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

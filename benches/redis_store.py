@@ -16,7 +16,7 @@ import tempfile
 
 import numpy as np
 
-from bench import ROOT, Project, Results, arguments, cpu_seconds, load, peak_bytes
+from bench import ROOT, Project, Results, arguments, at_half_load, cpu_seconds, load, peak_bytes
 from serving import FEAST, definitions, write_tables
 
 sys.path.insert(0, str(ROOT / "tests"))
@@ -115,6 +115,8 @@ def ask(options, project, address, redis, results, drawn, users, seconds, raw_p5
             results.add(f"redis: {case}, {connections} conn{how}", got["requests_per_second"], "req/s",
                         peer and "Feast (recorded)", peer, peer and got["requests_per_second"] / peer,
                         p50_us=got["p50_us"], p99_us=got["p99_us"], server_cpu_us=round(cpu, 1), levels=got["levels"], failures=got["failures"])
+            if case == "50x1" and connections == 16:
+                at_half_load(options.program, address, bodies, got["requests_per_second"], seconds, results, f"redis: {case}{how}")
             if case == "50x1" and connections == 1:
                 results.add(f"redis: {case}, 1 conn{how}, p50", got["p50_us"], "us", "MGET of redis-benchmark", raw_p50,
                             got["p50_us"] / raw_p50)

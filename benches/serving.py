@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench import Project, Results, arguments, cpu_seconds, load, peak_bytes
+from bench import Project, Results, arguments, at_half_load, cpu_seconds, load, peak_bytes
 
 T0 = 1_735_689_600_000_000
 FEAST = {("50x1", 1): 187, ("50x1", 16): 267, ("50x10", 16): 150, ("50x100", 16): 28}
@@ -78,10 +78,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--users", type=int, default=100_000)
     parser.add_argument("--seconds", type=float, default=4.0)
-    parser.add_argument("--rate", type=float, default=10_000.0, help="of the open loop")
     options = arguments(parser)
     users, seconds = (200, 0.3) if options.smoke else (options.users, options.seconds)
-    rate = 200.0 if options.smoke else options.rate
     results, random_users = Results("serving", options.smoke), random.Random(7)
     with Project(options.program, definitions(5), keep=options.keep) as project:
         write_tables(project.folder, 5, users, np.random.default_rng(7))
@@ -125,11 +123,9 @@ def main():
             lines = [json.dumps(wanted | {"entities": {"user_id": [random_users.randrange(users)]}}) for _ in range(512)]
             bodies.write_text("\n".join(lines) + "\n")
             beside_floor(options, project, address, case, bodies, seconds, results)
-        got = load(options.program, "serve", address, replay=project.folder / "bodies-1.txt", rate=rate,
-                   connections=32, seconds=seconds, warm_up=seconds / 4)
-        results.add(f"serving: 50x1, open loop at {rate:,.0f}/s", got["requests_per_second"], "req/s")
-        results.add("serving: 50x1, open loop, p50", got["p50_us"], "us")
-        results.add("serving: 50x1, open loop, p99", got["p99_us"], "us")
+        bodies = project.folder / "floor-50x1.txt"
+        most = load(options.program, "serve", address, replay=bodies, connections=16, seconds=seconds, warm_up=seconds / 4)
+        at_half_load(options.program, address, bodies, most["requests_per_second"], seconds, results, "serving: 50x1")
         results.add("serving: peak memory of the server", peak_bytes(project.process.pid) / 2**20, "MiB")
 
 

@@ -191,6 +191,16 @@ impl<'a> Reader<'a> {
         Ok(head)
     }
 
+    /// So many values.
+    pub(crate) fn values(&mut self, count: usize) -> Taken<Vec<Value>> {
+        // Not collected: a `Result` forgets how many there will be.
+        let mut values = Vec::with_capacity(count);
+        for _ in 0..count {
+            values.push(self.value()?);
+        }
+        Ok(values)
+    }
+
     /// A value.
     pub(crate) fn value(&mut self) -> Taken<Value> {
         self.value_within(VALUE_DEPTH_MAX)

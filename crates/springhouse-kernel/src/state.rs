@@ -79,7 +79,7 @@ fn take_events(
             CODEC_VERSION_READ => take_stamp(reader)?,
             _ => stamps.take(reader)?,
         };
-        let values = (0..inputs).map(|_| reader.value()).collect::<Result<_, _>>()?;
+        let values = reader.values(inputs)?;
         let event = Event { stamp, values };
         if events.back().is_some_and(|last| order(last, &event).is_gt()) {
             return Err(CodecError::Malformed("its events are not in order"));
@@ -96,7 +96,7 @@ fn put_event(out: &mut Out, event: &Event) {
 
 fn take_event(reader: &mut Reader<'_>, inputs: usize) -> Result<Event, CodecError> {
     let stamp = take_stamp(reader)?;
-    let values = (0..inputs).map(|_| reader.value()).collect::<Result<_, _>>()?;
+    let values = reader.values(inputs)?;
     Ok(Event { stamp, values })
 }
 

@@ -53,7 +53,7 @@ impl SurvivingState {
         let mut rows: BTreeMap<Content, i64> = BTreeMap::new();
         for _ in 0..length {
             let event_time = reader.signed()?;
-            let values = (0..inputs).map(|_| reader.value()).collect::<Result<_, _>>()?;
+            let values = reader.values(inputs)?;
             let (content, times) = ((event_time, values), reader.signed()?);
             if times == 0 || rows.last_key_value().is_some_and(|(last, _)| *last >= content) {
                 return Err(CodecError::Malformed("its rows are not in order"));

@@ -146,6 +146,8 @@ impl Writer {
         bytes.extend(MAGIC);
         let failed = |error: std::io::Error| LakeError::unwritable(&path, &error);
         self.file.as_file().write_all_at(&bytes, end).map_err(failed)?;
+        // Before it has a name: after a power failure a named file is whole.
+        self.file.as_file().sync_data().map_err(failed)?;
         check()?;
         let file = self.file.persist(&path).map_err(|error| failed(error.error))?;
         Ok(Segment { file, path, index })

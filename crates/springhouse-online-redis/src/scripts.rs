@@ -35,37 +35,44 @@ end
 for i = 7, after - 1, 2 do redis.call('HSET', KEYS[3], ARGV[i], ARGV[i + 1]) end
 ";
 
-/// Rows: the keys from `KEYS[key]` on; from `ARGV[at]` on the number of rows that stay, their values, then pairs of value and
-/// milliseconds for those that expire.
-const ROWS: &str = r"
-local function rows(key, at)
-  local keep = tonumber(ARGV[at])
-  at = at + 1
-  for i = key, key + keep - 1 do
-    redis.call('SET', KEYS[i], ARGV[at])
-    at = at + 1
-  end
-  for i = key + keep, #KEYS do
-    redis.call('SET', KEYS[i], ARGV[at], 'PX', ARGV[at + 1])
-    at = at + 2
-  end
+/// Where a row is a key: it has one argument, its value. `put` writes it, for ever or for some milliseconds; `version` is what a row of
+/// workers begins with.
+const BY_KEY: &str = r"
+local width = 1
+local function put(key, at, ms)
+  if ms then redis.call('SET', key, ARGV[at], 'PX', ms) else redis.call('SET', key, ARGV[at]) end
+end
+local function version(key, at)
+  return redis.call('GETRANGE', key, 0, 7)
 end
 ";
 
-/// The same with a hash per entity: `KEYS` are hashes, and before each value is its field.
-const FIELDS: &str = r"
+/// Where a row is a field of a hash: it has two arguments, field and value.
+const BY_FIELD: &str = r"
+local width = 2
+local function put(key, at, ms)
+  redis.call('HSET', key, ARGV[at], ARGV[at + 1])
+  lasts(key, ms)
+end
+local function version(key, at)
+  return string.sub(redis.call('HGET', key, ARGV[at]) or '', 1, 8)
+end
+";
+
+/// Rows: their keys from `KEYS[key]` on; from `ARGV[at]` on the number of rows that stay, their arguments, then those of the rows that
+/// expire, each with its milliseconds.
+const ROWS: &str = r"
 local function rows(key, at)
-  local keep = tonumber(ARGV[at])
+  local expiring = key + tonumber(ARGV[at])
   at = at + 1
-  for i = key, key + keep - 1 do
-    redis.call('HSET', KEYS[i], ARGV[at], ARGV[at + 1])
-    lasts(KEYS[i])
-    at = at + 2
-  end
-  for i = key + keep, #KEYS do
-    redis.call('HSET', KEYS[i], ARGV[at], ARGV[at + 1])
-    lasts(KEYS[i], ARGV[at + 2])
-    at = at + 3
+  for i = key, #KEYS do
+    if i < expiring then
+      put(KEYS[i], at)
+      at = at + width
+    else
+      put(KEYS[i], at, ARGV[at + width])
+      at = at + width + 1
+    end
   end
 end
 ";
@@ -220,7 +227,7 @@ end
 
 /// Further keys: positions, rows. Further arguments: the build, how many of the rows stay, how many partitions are looked at; for
 /// each of these its field and what it must say (empty: nothing); for each row its version as it was read (empty: none) and its
-/// value, and for those that expire the milliseconds. Says which rows were others.
+/// arguments, and for those that expire the milliseconds. Says which rows were others.
 const REPLACE: &str = r"
 if redis.call('HEXISTS', KEYS[3], ARGV[4]) == 0 then return {'GONE', number, ''} end
 local refused, at, keep = {}, 7, 4 + tonumber(ARGV[5])
@@ -229,36 +236,15 @@ for i = 1, tonumber(ARGV[6]) do
   at = at + 2
 end
 for i = 5, #KEYS do
-  local same = redis.call('GETRANGE', KEYS[i], 0, 7) == ARGV[at]
-  if not same then
+  local next = at + 1 + width
+  if version(KEYS[i], at + 1) ~= ARGV[at] then
     refused[#refused + 1] = i - 5
   elseif i <= keep then
-    redis.call('SET', KEYS[i], ARGV[at + 1])
+    put(KEYS[i], at + 1)
   else
-    redis.call('SET', KEYS[i], ARGV[at + 1], 'PX', ARGV[at + 2])
+    put(KEYS[i], at + 1, ARGV[next])
   end
-  if i <= keep then at = at + 2 else at = at + 3 end
-end
-return done(table.concat(refused, ' '))
-";
-
-/// The same with a hash per entity: before each version is its field.
-const REPLACE_FIELDS: &str = r"
-if redis.call('HEXISTS', KEYS[3], ARGV[4]) == 0 then return {'GONE', number, ''} end
-local refused, at, keep = {}, 7, 4 + tonumber(ARGV[5])
-for i = 1, tonumber(ARGV[6]) do
-  if (redis.call('HGET', KEYS[4], ARGV[at]) or '') ~= ARGV[at + 1] then return {'AHEAD', number, ARGV[at]} end
-  at = at + 2
-end
-for i = 5, #KEYS do
-  local there = redis.call('HGET', KEYS[i], ARGV[at]) or ''
-  if string.sub(there, 1, 8) ~= ARGV[at + 1] then
-    refused[#refused + 1] = i - 5
-  else
-    redis.call('HSET', KEYS[i], ARGV[at], ARGV[at + 2])
-    if i <= keep then lasts(KEYS[i]) else lasts(KEYS[i], ARGV[at + 3]) end
-  end
-  if i <= keep then at = at + 3 else at = at + 4 end
+  if i <= keep then at = next else at = next + 1 end
 end
 return done(table.concat(refused, ' '))
 ";
@@ -294,25 +280,26 @@ fn script(parts: &[&str]) -> Script {
 }
 
 pub(crate) static TAKE_SHARD: LazyLock<Script> = LazyLock::new(|| script(&[TAKE]));
-pub(crate) static WRITE_ROWS: LazyLock<Script> = LazyLock::new(|| script(&[FENCE, ROWS, ADMIT, WRITE]));
+pub(crate) static WRITE_ROWS: LazyLock<Script> =
+    LazyLock::new(|| script(&[FENCE, BY_KEY, ROWS, ADMIT, WRITE]));
 pub(crate) static WRITE_NEW_ROWS: LazyLock<Script> = LazyLock::new(|| script(&[FENCE, ADMIT, WRITE_NEW]));
 pub(crate) static WRITE_FIELDS: LazyLock<Script> =
-    LazyLock::new(|| script(&[FENCE, LASTS, FIELDS, ADMIT, WRITE]));
+    LazyLock::new(|| script(&[FENCE, LASTS, BY_FIELD, ROWS, ADMIT, WRITE]));
 pub(crate) static WRITE_NEW_FIELDS: LazyLock<Script> =
     LazyLock::new(|| script(&[FENCE, LASTS, ADMIT, NEW_FIELDS]));
 pub(crate) static WRITE_PART_FIELDS: LazyLock<Script> =
-    LazyLock::new(|| script(&[FENCE, LASTS, FIELDS, PART]));
+    LazyLock::new(|| script(&[FENCE, LASTS, BY_FIELD, ROWS, PART]));
 pub(crate) static DELETE_FIELDS: LazyLock<Script> = LazyLock::new(|| script(&[FENCE, DELETE_FIELD]));
 pub(crate) static STORE_INTENT: LazyLock<Script> = LazyLock::new(|| script(&[FENCE, ADMIT, INTEND]));
-pub(crate) static WRITE_PART: LazyLock<Script> = LazyLock::new(|| script(&[FENCE, ROWS, PART]));
+pub(crate) static WRITE_PART: LazyLock<Script> = LazyLock::new(|| script(&[FENCE, BY_KEY, ROWS, PART]));
 pub(crate) static COMMIT_INTENT: LazyLock<Script> = LazyLock::new(|| script(&[FENCE, COMMIT]));
 pub(crate) static DELETE_KEYS: LazyLock<Script> = LazyLock::new(|| script(&[FENCE, DELETE]));
 pub(crate) static CHANGE_HASH: LazyLock<Script> = LazyLock::new(|| script(&[FENCE, CHANGE]));
 pub(crate) static SET_STATE: LazyLock<Script> = LazyLock::new(|| script(&[FENCE, STATE]));
 
-pub(crate) static REPLACE_ROWS: LazyLock<Script> = LazyLock::new(|| script(&[WORKER_FENCE, REPLACE]));
+pub(crate) static REPLACE_ROWS: LazyLock<Script> = LazyLock::new(|| script(&[WORKER_FENCE, BY_KEY, REPLACE]));
 pub(crate) static REPLACE_IN_HASHES: LazyLock<Script> =
-    LazyLock::new(|| script(&[WORKER_FENCE, LASTS, REPLACE_FIELDS]));
+    LazyLock::new(|| script(&[WORKER_FENCE, LASTS, BY_FIELD, REPLACE]));
 pub(crate) static COMMIT_SHARED: LazyLock<Script> = LazyLock::new(|| script(&[WORKER_FENCE, COMMIT_WORK]));
 
 /// Keys and arguments of one call.

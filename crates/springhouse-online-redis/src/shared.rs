@@ -441,10 +441,10 @@ impl RedisShared {
             let mut call = Call::default();
             let address = taken.layout.address(taken.layout.row(shard, &names, row.key));
             call.key(address.key);
+            call.arg(row.before.map(|version| version.to_le_bytes().to_vec()).unwrap_or_default());
             if let Some(field) = address.field {
                 call.arg(field);
             }
-            call.arg(row.before.map(|version| version.to_le_bytes().to_vec()).unwrap_or_default());
             call.arg(encode_row(version, row.positions, &view.plan, row.state));
             let expires = expiry(&self.settings, view, row.key);
             if expires > 0 {

@@ -27,6 +27,9 @@ pub(crate) struct Address {
 }
 
 impl Layout {
+    /// What the keys of entities' hashes begin with, after the tag.
+    pub(crate) const HASHES: &str = "e/";
+
     pub(crate) fn new(prefix: &str, shards: u32, rows: RowLayout) -> Self {
         Self { prefix: prefix.to_owned(), shards, rows }
     }
@@ -91,6 +94,11 @@ impl Layout {
         format!("w/{}", build(view_id, generation)) + "/"
     }
 
+    /// The field of such rows in the hashes of their entities.
+    pub(crate) fn field(rows: &str) -> &str {
+        rows.trim_end_matches('/')
+    }
+
     /// A row's key; `rows` as [`Layout::rows_of`] gives it.
     pub(crate) fn row(&self, shard: u32, rows: &str, key: &EntityKey) -> Vec<u8> {
         let tag = self.tag(shard);
@@ -120,18 +128,18 @@ impl Layout {
         let mut slashes = name.iter().enumerate().skip(tag).filter(|(_, byte)| **byte == b'/');
         let end = slashes.nth(2).map_or(name.len(), |(position, _)| position);
         let entity = name.get(end + 1..).unwrap_or_default();
-        let key = [&name[..tag], b"e/", entity].concat();
+        let key = [&name[..tag], Self::HASHES.as_bytes(), entity].concat();
         Address { key, field: Some(name[tag..end].to_vec()) }
     }
 
     /// The hash of an entity.
     pub(crate) fn hash_of(&self, shard: u32, key: &EntityKey) -> Vec<u8> {
-        [self.tag(shard).as_bytes(), b"e/", key.as_bytes()].concat()
+        [self.tag(shard).as_bytes(), Self::HASHES.as_bytes(), key.as_bytes()].concat()
     }
 
     /// Matches the hashes of all entities in all shards.
     pub(crate) fn every_hash(&self) -> String {
-        format!("{{{}:*}}e/*", self.prefix)
+        format!("{{{}:*}}{}*", self.prefix, Self::HASHES)
     }
 
     /// The shard in a key's tag.

@@ -91,8 +91,8 @@ end
 ";
 
 /// Takes a shard for a writer; gives its meta key as it was. Arguments: identity, state and shards of a store to be made (an
-/// empty identity: it must be there); the writer's token; the state in which it is closed for readers, or nothing; the tokens of
-/// which one must be there now (none: any).
+/// empty identity: it must be there); the writer's token; `close` to close it for readers (where its rows are stays as it is); the
+/// tokens of which one must be there now (none: any).
 const TAKE: &str = r"
 local meta = redis.call('GET', KEYS[1])
 if not meta then

@@ -301,7 +301,7 @@ impl RedisShared {
         keys: &[(usize, &EntityKey)],
     ) -> Result<Vec<Value>, StoreError> {
         let rows = Layout::shared_rows_of(&view.id, view.generation);
-        let field = rows.trim_end_matches('/');
+        let field = Layout::field(&rows);
         let mut commands = Pipeline::with_capacity(keys.len() + 1);
         for (_, key) in keys {
             commands.cmd("HGET").arg(taken.layout.hash_of(shard, key)).arg(field);

@@ -348,7 +348,7 @@ impl RedisStore {
                 .zip(names.map(Into::into))
                 .take(1 + usize::from(is_shared))
                 .collect();
-            let field_of = |name: &Arc<str>| Arc::from(name.trim_end_matches('/'));
+            let field_of = |name: &Arc<str>| Arc::from(Layout::field(name));
             let fields: Vec<Arc<str>> = names.iter().map(|(_, name)| field_of(name)).collect();
             for (row, key) in read.keys.iter().enumerate() {
                 let places = names.iter().map(|(is_shared, _)| Place { view, row, is_shared: *is_shared });
@@ -540,53 +540,35 @@ impl RedisStore {
     }
 
     async fn sample(&self, view: &ViewHandle, limit: usize) -> Result<Vec<EntityKey>, StoreError> {
-        let known = self.known();
-        if known.layout.rows == RowLayout::Entity {
-            return self.sample_hashes(&known, view, limit).await;
-        }
-        let pattern = known.layout.every_row(&view.id, view.generation);
-        let rows = Layout::rows_of(&view.id, view.generation);
-        let mut keys = BTreeSet::new();
-        self.check_shards("sample keys", &[0]).await?;
-        let mut scan = self.scan("sample keys", pattern, SAMPLE_STEPS_MAX).await?;
-        while keys.len() < limit
-            && let Some(found) = scan.next().await?
-        {
-            for name in found {
-                let Some(shard) = known.layout.shard_in(&name) else { continue };
-                let bytes = name.get(known.layout.tag(shard).len() + rows.len()..);
-                if let Some(key) = bytes.and_then(|bytes| EntityKey::from_encoded(bytes).ok()) {
-                    keys.insert(key.as_bytes().to_vec());
-                }
-            }
-        }
-        let keys = keys.iter().take(limit);
-        Ok(keys.filter_map(|bytes| EntityKey::from_encoded(bytes).ok()).collect())
-    }
-
-    /// The same where rows are fields: of the entities that are found, those that have one of the view's.
-    async fn sample_hashes(
-        &self,
-        known: &Known,
-        view: &ViewHandle,
-        limit: usize,
-    ) -> Result<Vec<EntityKey>, StoreError> {
         let action = "sample keys";
-        let reads_shared = ViewHandle { is_shared: true, ..view.clone() };
+        let known = self.known();
+        let (pattern, head) = match known.layout.rows {
+            RowLayout::View => {
+                let rows = Layout::rows_of(&view.id, view.generation);
+                (known.layout.every_row(&view.id, view.generation), rows.len())
+            }
+            RowLayout::Entity => (known.layout.every_hash(), Layout::HASHES.len()),
+        };
+        // Rows of workers count too.
+        let with_shared = ViewHandle { is_shared: true, ..view.clone() };
         let mut keys = BTreeSet::new();
         self.check_shards(action, &[0]).await?;
-        let mut scan = self.scan(action, known.layout.every_hash(), SAMPLE_STEPS_MAX).await?;
+        let mut scan = self.scan(action, pattern, SAMPLE_STEPS_MAX).await?;
         while keys.len() < limit
             && let Some(found) = scan.next().await?
         {
             let entity = |name: Vec<u8>| {
-                let head = known.layout.tag(known.layout.shard_in(&name)?).len() + b"e/".len();
-                EntityKey::from_encoded(name.get(head..)?).ok()
+                let tag = known.layout.tag(known.layout.shard_in(&name)?);
+                EntityKey::from_encoded(name.get(tag.len() + head..)?).ok()
             };
-            let found: Vec<EntityKey> = found.into_iter().filter_map(entity).collect();
-            let states = self.read_rows(action, &reads_shared, &found, false).await?;
-            let of_view = found.iter().zip(states).filter(|(_, state)| state.is_some());
-            keys.extend(of_view.map(|(key, _)| key.as_bytes().to_vec()));
+            let mut found: Vec<EntityKey> = found.into_iter().filter_map(entity).collect();
+            if known.layout.rows == RowLayout::Entity {
+                // An entity may have rows of other views alone.
+                let states = self.read_rows(action, &with_shared, &found, false).await?;
+                let mut states = states.into_iter();
+                found.retain(|_| states.next().flatten().is_some());
+            }
+            keys.extend(found.iter().map(|key| key.as_bytes().to_vec()));
         }
         let keys = keys.iter().take(limit);
         Ok(keys.filter_map(|bytes| EntityKey::from_encoded(bytes).ok()).collect())

@@ -617,7 +617,7 @@ impl RedisStore {
                     for rows in
                         [Layout::rows_of(view_id, generation), Layout::shared_rows_of(view_id, generation)]
                     {
-                        call.arg(rows.trim_end_matches('/'));
+                        call.arg(Layout::field(&rows));
                     }
                 }
                 let script = by(&known, &DELETE_KEYS, &DELETE_FIELDS);

@@ -16,6 +16,7 @@ mod labels;
 mod latest;
 mod manifest;
 mod output;
+mod output_file;
 pub(crate) mod plan;
 mod recompute;
 mod report;

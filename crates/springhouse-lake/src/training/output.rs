@@ -2,19 +2,18 @@
 //! bytes whatever the number of threads. In a Parquet file a chunk is a row group.
 
 use crate::error::{LakeError, Result};
-use crate::source::scan::{in_parallel, join};
+use crate::source::scan::in_parallel;
 use crate::training::assemble::Assembler;
 use crate::training::labels::{LabelReader, Labels};
+use crate::training::output_file::OutputFile;
 use crate::training::request::TrainingOutput;
 use crate::training::sink::{self, Taker};
 use crate::training::stages::Stages;
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use parking_lot::{Condvar, Mutex};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, sync_channel};
 
 /// Most rows of a chunk.
 const CHUNK_ROWS_MAX: u64 = 65_536;
@@ -51,8 +50,6 @@ pub(crate) fn output_schema(labels: &Labels, features: Vec<Field>) -> Result<Sch
 
 struct Turn<'a> {
     taker: Taker<'a>,
-    /// Told when there is more in the file.
-    grown: SyncSender<()>,
     next: usize,
     failed: bool,
 }
@@ -121,11 +118,11 @@ pub(crate) fn write(
     report: &(dyn Fn(u64) -> Result<()> + Sync),
 ) -> Result<u64> {
     let write_to =
-        |file: Option<File>| write_to(file, out, schema, chunks, chunk_count, rounds, threads, report);
+        |file: Option<OutputFile>| write_to(file, out, schema, chunks, chunk_count, rounds, threads, report);
     let Some(path) = out.path() else { return write_to(None) };
     let partial = partial_path(path);
     let unwritable = |e: &dyn std::fmt::Display| LakeError::unwritable(path, e);
-    let file = File::create(&partial).map_err(|e| unwritable(&e))?;
+    let file = OutputFile::create(&partial).map_err(|e| unwritable(&e))?;
     match write_to(Some(file)) {
         Ok(rows) => {
             std::fs::rename(&partial, path).map_err(|e| unwritable(&e))?;
@@ -146,7 +143,7 @@ fn partial_path(out: &Path) -> PathBuf {
 
 #[expect(clippy::too_many_arguments, reason = "the body of `write`, apart only for its cleaning up")]
 fn write_to(
-    file: Option<File>,
+    file: Option<OutputFile>,
     out: &TrainingOutput<'_>,
     schema: &SchemaRef,
     chunks: &dyn Chunks,
@@ -157,53 +154,40 @@ fn write_to(
 ) -> Result<u64> {
     let place = out.path().unwrap_or_else(|| Path::new("-"));
     let fail = |e: &dyn std::fmt::Display| LakeError::unwritable(place, e);
-    let to_disk = file.as_ref().map(File::try_clone).transpose().map_err(|e| fail(&e))?;
     let (encoder, taker) = sink::open(out, file, schema, &fail)?;
-    std::thread::scope(|scope| {
-        let (grown, grows) = sync_channel(1);
-        // Brings to the disk what was written so far, so that little is left to wait for in the end.
-        let flushing =
-            to_disk.map(|file| scope.spawn(move || grows.iter().try_for_each(|()| file.sync_data())));
-        let turn = Mutex::new(Turn { taker, grown, next: 0, failed: false });
-        let changed = Condvar::new();
-        let written = Mutex::new(0u64);
-        let one = |_: usize| -> Result<()> {
-            let Some((chunk, first_row, batch)) = chunks.next()? else { return Ok(()) };
-            let encoded = encoder.encode(chunk, chunks.columns(chunk, first_row, &batch)?, &fail)?;
-            let mut turn = turn.lock();
-            while turn.next != chunk && !turn.failed {
-                changed.wait(&mut turn);
-            }
-            if turn.failed {
-                return Ok(());
-            }
-            turn.taker.take(encoded, &fail)?;
-            // Full: this chunk will be seen too. Closed: flushing failed, which is told in the end.
-            let _ = turn.grown.try_send(());
-            turn.next += 1;
-            changed.notify_all();
-            let mut written = written.lock();
-            *written += batch.num_rows() as u64;
-            report(*written)
-        };
-        for (range, first) in (0..chunk_count).step_by(rounds.chunks).enumerate() {
-            (rounds.begin)(range)?;
-            rounds.stages.time("write", "", || {
-                in_parallel(threads, rounds.chunks.min(chunk_count - first), &|number| {
-                    one(number).inspect_err(|_| {
-                        turn.lock().failed = true;
-                        changed.notify_all();
-                    })
-                })
-            })?;
-            (rounds.end)(range)?;
+    let turn = Mutex::new(Turn { taker, next: 0, failed: false });
+    let changed = Condvar::new();
+    let written = Mutex::new(0u64);
+    let one = |_: usize| -> Result<()> {
+        let Some((chunk, first_row, batch)) = chunks.next()? else { return Ok(()) };
+        let encoded = encoder.encode(chunk, chunks.columns(chunk, first_row, &batch)?, &fail)?;
+        let mut turn = turn.lock();
+        while turn.next != chunk && !turn.failed {
+            changed.wait(&mut turn);
         }
-        let Turn { taker, grown, .. } = turn.into_inner();
-        drop(grown);
+        if turn.failed {
+            return Ok(());
+        }
+        turn.taker.take(encoded, &fail)?;
+        turn.next += 1;
+        changed.notify_all();
+        let mut written = written.lock();
+        *written += batch.num_rows() as u64;
+        report(*written)
+    };
+    for (range, first) in (0..chunk_count).step_by(rounds.chunks).enumerate() {
+        (rounds.begin)(range)?;
         rounds.stages.time("write", "", || {
-            flushing.map_or(Ok(()), join).map_err(|e| fail(&e))?;
-            taker.finish(&fail)
+            in_parallel(threads, rounds.chunks.min(chunk_count - first), &|number| {
+                one(number).inspect_err(|_| {
+                    turn.lock().failed = true;
+                    changed.notify_all();
+                })
+            })
         })?;
-        Ok(written.into_inner())
-    })
+        (rounds.end)(range)?;
+    }
+    let Turn { taker, .. } = turn.into_inner();
+    rounds.stages.time("write", "", || taker.finish(&fail))?;
+    Ok(written.into_inner())
 }

@@ -2,6 +2,7 @@
 
 use crate::error::{LakeError, Result};
 use crate::frames::{plain, plain_schema};
+use crate::training::output_file::OutputFile;
 use crate::training::request::{OutputFormat, TrainingOutput, TrainingSink};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -15,8 +16,7 @@ use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::ColumnPath;
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Encodes chunks; shared by all threads.
@@ -36,8 +36,8 @@ pub(crate) enum Encoded {
 
 /// Takes encoded chunks in order.
 pub(crate) enum Taker<'a> {
-    Parquet(SerializedFileWriter<BufWriter<File>>),
-    ArrowFile(FileWriter<BufWriter<File>>),
+    Parquet(SerializedFileWriter<OutputFile>),
+    ArrowFile(FileWriter<OutputFile>),
     ArrowStream(StreamWriter<Target<'a>>),
     Csv(Target<'a>),
     Batches(&'a dyn TrainingSink),
@@ -45,7 +45,7 @@ pub(crate) enum Taker<'a> {
 
 /// Where bytes go.
 pub(crate) enum Target<'a> {
-    File(BufWriter<File>),
+    File(OutputFile),
     Writer(&'a Mutex<dyn Write + Send>),
 }
 
@@ -76,14 +76,11 @@ pub(crate) type Fail<'a> = &'a (dyn Fn(&dyn std::fmt::Display) -> LakeError + Sy
 /// An encoder and a taker for an output; `file` is the open file where the output is one.
 pub(crate) fn open<'a>(
     out: &TrainingOutput<'a>,
-    file: Option<File>,
+    file: Option<OutputFile>,
     schema: &SchemaRef,
     fail: Fail<'_>,
 ) -> Result<(Encoder, Taker<'a>)> {
-    let file = || {
-        let file = file.ok_or_else(|| LakeError::internal("an output file is not open"))?;
-        Ok::<_, LakeError>(BufWriter::with_capacity(1 << 20, file))
-    };
+    let file = || file.ok_or_else(|| LakeError::internal("an output file is not open"));
     let (format, target) = match *out {
         TrainingOutput::Batches(sink) => {
             return Ok((Encoder::Batch(plain_schema(schema)), Taker::Batches(sink)));
@@ -116,7 +113,7 @@ pub(crate) fn open<'a>(
 
 type ParquetResult<T> = Result<T, ParquetError>;
 
-fn parquet<'a>(file: BufWriter<File>, schema: &SchemaRef) -> ParquetResult<(Encoder, Taker<'a>)> {
+fn parquet<'a>(file: OutputFile, schema: &SchemaRef) -> ParquetResult<(Encoder, Taker<'a>)> {
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::SNAPPY)
         .set_created_by(format!("springhouse {}", env!("CARGO_PKG_VERSION")))
@@ -261,10 +258,7 @@ impl Taker<'_> {
             Self::Batches(_) => return Ok(()),
         };
         match target {
-            Target::File(mut file) => {
-                file.flush().map_err(|e| fail(&e))?;
-                file.get_ref().sync_all().map_err(|e| fail(&e))
-            }
+            Target::File(file) => file.finish().map_err(|e| fail(&e)),
             mut writer @ Target::Writer(_) => writer.flush().map_err(|e| fail(&e)),
         }
     }

@@ -43,7 +43,7 @@ use crate::lake::Lake;
 use crate::materialize::TableCursor;
 use crate::progress::{Progress, Silent, tell};
 use crate::source::keys::KeySet;
-use crate::source::scan::{Origin, ScanCounts, ScanFile, ScanSpec, SourceFiles, SourceRows};
+use crate::source::scan::{Origin, ScanCounts, ScanFile, ScanSpec, SourceFiles, SourceRows, join};
 use crate::source::selected::{Pass, PassKind};
 use crate::spill::{Budget, Partitions, SpillFile, partition_count, partition_of};
 use arrow::array::{ArrayRef, Decimal128Array, Int64Array, UInt64Array};
@@ -66,6 +66,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::sync_channel;
 use std::time::Instant;
 
 /// What was made.
@@ -114,6 +115,31 @@ struct LabelSet<'a> {
     keys: Arc<KeySet>,
     /// The labels in order, made when a view of latest values first asks for it.
     index: std::cell::OnceCell<LabelIndex>,
+}
+
+impl LabelSet<'_> {
+    /// Puts labels with these keys and moments aside.
+    fn add(&mut self, keys: &[ArrayRef], at: &[Micros], first_row: u64) -> Result<()> {
+        Arc::make_mut(&mut self.keys).add(&keys[0]);
+        let (mut identity, mut rows, mut moments, mut partition) = (vec![], vec![], vec![], vec![]);
+        for_each_identity(keys, &self.entity.keys, at.len(), |row, found| {
+            // A label without a key is kept; its features are missing.
+            let Some(found) = found else { return };
+            let hash = mix(found);
+            self.present.insert(found);
+            self.buckets.insert(hash);
+            identity.push(found as i128);
+            rows.push(first_row + row as u64);
+            moments.push(at[row]);
+            partition.push(partition_of(hash, self.partitions.count()));
+        });
+        let columns: [ArrayRef; 3] = [
+            Arc::new(Decimal128Array::from(identity).with_precision_and_scale(38, 0)?),
+            Arc::new(UInt64Array::from(rows)),
+            Arc::new(Int64Array::from(moments)),
+        ];
+        self.partitions.push(&columns, &partition)
+    }
 }
 
 /// What the first pass over the labels found.
@@ -714,6 +740,9 @@ fn label_keys(labels: &Labels, entity: &Entity) -> Result<Vec<usize>> {
     Ok(columns)
 }
 
+/// Batches of labels that are read before they are divided up.
+const BATCHES_AHEAD: usize = 4;
+
 /// The first pass over the labels: keys and moments, put aside by partition.
 fn read_labels(labels: &Labels, sets: &mut [LabelSet<'_>], progress: &dyn Progress) -> Result<LabelFacts> {
     let mut columns: Vec<usize> = sets.iter().flat_map(|s| s.key_columns.iter().copied()).collect();
@@ -723,39 +752,39 @@ fn read_labels(labels: &Labels, sets: &mut [LabelSet<'_>], progress: &dyn Progre
     let position = |column: usize| columns.binary_search(&column).expect("every column read is in the list");
     let mut facts = LabelFacts { rows: 0, first: Micros::MAX, last: Micros::MIN };
     let total = labels.row_count().unwrap_or(0);
+    // One thread decodes what the other divides up.
+    let (sender, batches) = sync_channel(BATCHES_AHEAD);
     let mut reader = labels.read(columns.clone());
-    while let Some((first_row, batch)) = reader.next_batch()? {
-        let at = labels.moments(batch.column(position(labels.at_column)), first_row)?;
-        facts.rows += at.len() as u64;
-        facts.first = facts.first.min(at.iter().copied().min().unwrap_or(Micros::MAX));
-        facts.last = facts.last.max(at.iter().copied().max().unwrap_or(Micros::MIN));
-        for set in &mut *sets {
-            let mut keys: Vec<ArrayRef> = Vec::with_capacity(set.key_columns.len());
-            for (column, (_, value_type)) in set.key_columns.iter().zip(&set.entity.keys) {
-                keys.push(labels.typed(batch.column(position(*column)), *column, value_type, first_row)?);
+    std::thread::scope(|scope| -> Result<()> {
+        let reading = scope.spawn(move || -> Result<()> {
+            while let Some(batch) = reader.next_batch()? {
+                if sender.send(batch).is_err() {
+                    break;
+                }
             }
-            Arc::make_mut(&mut set.keys).add(&keys[0]);
-            let (mut identity, mut rows, mut moments, mut partition) = (vec![], vec![], vec![], vec![]);
-            for_each_identity(&keys, &set.entity.keys, at.len(), |row, found| {
-                // A label without a key is kept; its features are missing.
-                let Some(found) = found else { return };
-                let hash = mix(found);
-                set.present.insert(found);
-                set.buckets.insert(hash);
-                identity.push(found as i128);
-                rows.push(first_row + row as u64);
-                moments.push(at[row]);
-                partition.push(partition_of(hash, set.partitions.count()));
-            });
-            let columns: [ArrayRef; 3] = [
-                Arc::new(Decimal128Array::from(identity).with_precision_and_scale(38, 0)?),
-                Arc::new(UInt64Array::from(rows)),
-                Arc::new(Int64Array::from(moments)),
-            ];
-            set.partitions.push(&columns, &partition)?;
+            Ok(())
+        });
+        for (first_row, batch) in batches {
+            let at = labels.moments(batch.column(position(labels.at_column)), first_row)?;
+            facts.rows += at.len() as u64;
+            facts.first = facts.first.min(at.iter().copied().min().unwrap_or(Micros::MAX));
+            facts.last = facts.last.max(at.iter().copied().max().unwrap_or(Micros::MIN));
+            for set in &mut *sets {
+                let mut keys: Vec<ArrayRef> = Vec::with_capacity(set.key_columns.len());
+                for (column, (_, value_type)) in set.key_columns.iter().zip(&set.entity.keys) {
+                    keys.push(labels.typed(
+                        batch.column(position(*column)),
+                        *column,
+                        value_type,
+                        first_row,
+                    )?);
+                }
+                set.add(&keys, &at, first_row)?;
+            }
+            tell(progress, "reading labels", facts.rows, total)?;
         }
-        tell(progress, "reading labels", facts.rows, total)?;
-    }
+        join(reading)
+    })?;
     if facts.rows == 0 {
         return Err(empty(&labels.name));
     }

@@ -1,7 +1,8 @@
-//! Which entities are asked for, where they are few: what statistics of a sorted file leave row groups out by.
+//! Which entities are asked for, where they are few: what statistics of a sorted file leave row groups and pages out by.
 
 use arrow::array::{ArrayRef, AsArray};
 use arrow::datatypes::Int64Type;
+use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use parquet::file::statistics::Statistics;
 use springhouse_core::ValueType;
 use std::collections::BTreeSet;
@@ -71,21 +72,64 @@ impl KeySet {
         }
     }
 
+    /// True when there are so many that they rule nothing out.
+    pub(crate) fn is_any(&self) -> bool {
+        matches!(self, Self::Any)
+    }
+
     /// False when a column of these statistics has none of the keys. Bounds may be wider than the values, never narrower.
     pub(crate) fn may_be_in(&self, statistics: &Statistics) -> bool {
-        match (self, statistics) {
-            (Self::Int64(keys), Statistics::Int64(s)) => match (s.min_opt(), s.max_opt()) {
-                (Some(low), Some(high)) => keys.range(low..=high).next().is_some(),
+        match statistics {
+            Statistics::Int64(s) => match (s.min_opt(), s.max_opt()) {
+                (Some(low), Some(high)) => self.has_int64(*low, *high),
                 _ => true,
             },
-            (Self::Text(keys), Statistics::ByteArray(s)) => match (s.min_bytes_opt(), s.max_bytes_opt()) {
-                (Some(low), Some(high)) => {
-                    use std::ops::Bound::Included;
-                    low > high || keys.range::<[u8], _>((Included(low), Included(high))).next().is_some()
-                }
+            Statistics::ByteArray(s) => match (s.min_bytes_opt(), s.max_bytes_opt()) {
+                (Some(low), Some(high)) => self.has_text(low, high),
                 _ => true,
             },
             _ => true,
+        }
+    }
+
+    /// The same for each page of a column; none when its index doesn't tell.
+    pub(crate) fn pages(&self, index: &ColumnIndexMetaData) -> Option<Vec<bool>> {
+        // A page without bounds has nothing but nulls, which are no keys.
+        match index {
+            ColumnIndexMetaData::INT64(index) => {
+                let bounds = index.min_values_iter().zip(index.max_values_iter());
+                Some(
+                    bounds
+                        .map(|(low, high)| low.zip(high).is_some_and(|(l, h)| self.has_int64(*l, *h)))
+                        .collect(),
+                )
+            }
+            ColumnIndexMetaData::BYTE_ARRAY(index) => {
+                let bounds = index.min_values_iter().zip(index.max_values_iter());
+                Some(
+                    bounds
+                        .map(|(low, high)| low.zip(high).is_some_and(|(l, h)| self.has_text(l, h)))
+                        .collect(),
+                )
+            }
+            _ => None,
+        }
+    }
+
+    fn has_int64(&self, low: i64, high: i64) -> bool {
+        match self {
+            Self::Int64(keys) => low > high || keys.range(low..=high).next().is_some(),
+            Self::Text(_) | Self::Any => true,
+        }
+    }
+
+    fn has_text(&self, low: &[u8], high: &[u8]) -> bool {
+        use std::ops::Bound::Included;
+        match self {
+            Self::Text(keys) => {
+                low > high || keys.range::<[u8], _>((Included(low), Included(high))).next().is_some()
+            }
+            Self::Int64(_) | Self::Any => true,
         }
     }
 }

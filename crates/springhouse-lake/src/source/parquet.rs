@@ -9,7 +9,7 @@ use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
     RowSelection,
 };
-use parquet::file::metadata::RowGroupMetaData;
+use parquet::file::metadata::{PageIndexPolicy, RowGroupMetaData};
 use parquet::file::statistics::Statistics;
 use std::fs::File;
 
@@ -25,6 +25,15 @@ pub(crate) fn open(file: &FileRef) -> Result<ArrowReaderMetadata> {
     let handle = File::open(&file.path).map_err(|e| LakeError::unreadable(&file.path, &e))?;
     ArrowReaderMetadata::load(&handle, ArrowReaderOptions::new())
         .map_err(|e| LakeError::corrupt(&file.name, "Parquet", &e))
+}
+
+/// The same with the page index, if it has one.
+pub(crate) fn with_pages(file: &FileRef, metadata: &ArrowReaderMetadata) -> ArrowReaderMetadata {
+    let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
+    let read =
+        File::open(&file.path).ok().and_then(|handle| ArrowReaderMetadata::load(&handle, options).ok());
+    // One that can't be read is none.
+    read.unwrap_or_else(|| metadata.clone())
 }
 
 /// Reads some columns (by position among the root columns of the schema) of some row groups; of `only` these rows, counted from the

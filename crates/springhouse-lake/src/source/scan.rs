@@ -1,5 +1,6 @@
 //! A scan: the rows of a source, table and stream alike, with declared columns, stamps and identities, in parallel.
 
+mod pages;
 mod reader;
 
 use crate::delta;
@@ -13,7 +14,7 @@ use crate::source::zone::Zone;
 use crate::source::{csv, parquet};
 use crate::training::Availability;
 use crate::training::again::{SourceInputs, changed};
-use ::parquet::arrow::arrow_reader::ArrowReaderMetadata;
+use ::parquet::arrow::arrow_reader::{ArrowReaderMetadata, RowSelection};
 use arrow::array::RecordBatch;
 use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::SchemaRef;
@@ -26,15 +27,18 @@ use springhouse_core::time::{EVENT_TIME_MAX, EVENT_TIME_MIN};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+/// Rows of which fewer than one in so many are wanted are read on their own; else all are decoded, which is faster.
+const SPARSE_SHARE: u64 = 64;
 
 /// Which rows and columns a scan gives.
 #[derive(Clone, Debug)]
 pub(crate) struct ScanSpec {
     /// Declared columns, by name.
     pub columns: Vec<String>,
-    /// Rows outside may be left out (whole row groups are), rows inside never are.
+    /// Rows outside may be left out (whole row groups and pages are), rows inside never are.
     pub event_times: std::ops::RangeInclusive<Micros>,
     /// Stream rows outside are left out.
     pub offsets: Range<i64>,
@@ -42,7 +46,7 @@ pub(crate) struct ScanSpec {
     pub availability: Availability,
     /// Whether rows come with their event's identity.
     pub with_ids: bool,
-    /// Rows whose first key is none of these may be left out (whole row groups are): the column, and the keys.
+    /// Rows whose first key is none of these may be left out (whole row groups and pages are): the column, and the keys.
     pub keys: Option<(String, Arc<KeySet>)>,
 }
 
@@ -105,6 +109,8 @@ pub(crate) struct ScanFile {
     /// Whose it is.
     pub origin: Origin,
     format: FileFormat,
+    /// With the page index, read when it is first asked for.
+    with_pages: OnceLock<ArrowReaderMetadata>,
     schema: SchemaRef,
     /// `i64::MIN | hash31(name) << 32`.
     seq_base: i64,
@@ -128,6 +134,9 @@ pub(crate) struct Unit {
     /// The number of its first row in the file.
     pub first_row: u64,
 }
+
+/// Parts that may hold what is asked for, with the rows of those of their pages that may; none: all.
+type Chosen = Vec<(Unit, Option<RowSelection>)>;
 
 /// The files of a source at one moment, their footers read.
 #[derive(Debug)]
@@ -292,7 +301,8 @@ impl SourceFiles {
                 (FileFormat::Parquet(metadata), schema)
             };
             let seq_base = seq_base(&file.name);
-            self.files.push(ScanFile { file, origin, format, schema, seq_base, may_lack });
+            let with_pages = OnceLock::new();
+            self.files.push(ScanFile { file, origin, format, with_pages, schema, seq_base, may_lack });
         }
         Ok(())
     }
@@ -318,20 +328,21 @@ impl SourceFiles {
         let (readers, units, selected) = self.select(spec, wanted)?;
         self.note(Pass { kind: PassKind::Events, columns: spec.columns.clone(), selected, rows_kept: None });
         in_parallel(threads, units.len(), &|number| {
-            let unit = &units[number];
+            let (unit, pages) = &units[number];
             let reader = readers[unit.file].as_ref().expect("units are made of wanted files");
-            reader.read(unit, None, &mut |batch, roots, numbers| {
+            let only = pages.as_ref().map(|pages| pages::rows(pages, unit));
+            reader.read(unit, only.as_deref(), &mut |batch, roots, numbers| {
                 reader.rows(batch, roots, unit, numbers, spec, counts)?.map_or(Ok(()), each)
             })
         })
     }
 
-    /// The parts that may hold what is asked for, with a reader for the files they are in.
+    /// The parts that may hold what is asked for, with the rows of those pages that may (none: all), and a reader for the files they are in.
     fn select<'f>(
         &'f self,
         spec: &ScanSpec,
         wanted: &(dyn Fn(usize, &ScanFile) -> bool + Sync),
-    ) -> Result<(Vec<Option<FileReader<'f>>>, Vec<Unit>, Selected)> {
+    ) -> Result<(Vec<Option<FileReader<'f>>>, Chosen, Selected)> {
         let mut readers = Vec::with_capacity(self.files.len());
         let mut units = Vec::new();
         let mut selected = Selected::default();
@@ -342,10 +353,17 @@ impl SourceFiles {
             }
             let reader = FileReader::new(self, file, spec)?;
             for unit in file.units(index) {
-                let may_hold = reader.may_hold(&unit, spec);
-                selected.count(reader.cost(&unit), may_hold);
+                let mut may_hold = reader.may_hold(&unit, spec);
+                let pages = if may_hold { reader.pages(&unit, spec) } else { None };
+                may_hold &= pages.as_ref().is_none_or(RowSelection::selects_any);
+                let cost = reader.cost(&unit);
+                selected.count(cost, may_hold);
                 if may_hold {
-                    units.push(unit);
+                    if let Some(pages) = &pages {
+                        let bytes = reader.bytes_of(&unit, &pages::rows(pages, &unit)).unwrap_or(cost.1);
+                        selected.leave_out(cost.0 - pages.row_count() as u64, cost.1 - bytes);
+                    }
+                    units.push((unit, pages));
                 }
             }
             readers.push(Some(reader));
@@ -368,7 +386,7 @@ impl SourceFiles {
         spec: &ScanSpec,
         wanted: &(dyn Fn(usize, &ScanFile) -> bool + Sync),
     ) -> Result<Vec<Unit>> {
-        self.select(spec, wanted).map(|(_, units, _)| units)
+        Ok(self.select(spec, wanted)?.1.into_iter().map(|(unit, _)| unit).collect())
     }
 
     pub(crate) fn note(&self, pass: Pass) {
@@ -414,16 +432,23 @@ impl SourceFiles {
         units: &[(usize, Unit)],
         start: &(dyn Fn(usize) -> Result<Taking<'t>> + Sync),
     ) -> Result<()> {
-        let selected = self.selected_rows(columns, &mut units.iter().map(|(_, unit)| unit))?;
-        self.note(Pass { kind: PassKind::Rows, columns: columns.to_vec(), selected, rows_kept: None });
+        let selected = Mutex::new(self.selected_rows(columns, &mut units.iter().map(|(_, unit)| unit))?);
         in_parallel(threads, units.len(), &|number| {
             let (name, unit) = &units[number];
             let reader = FileReader::of_columns(self, &self.files[unit.file], columns)?;
             let Taking { rows, mut take } = start(*name)?;
-            reader.read(unit, Some(&rows), &mut |batch, roots, numbers| {
+            let cost = reader.cost(unit);
+            let is_sparse = rows.len() as u64 * SPARSE_SHARE <= cost.0;
+            if let Some(bytes) = is_sparse.then(|| reader.bytes_of(unit, &rows)).flatten() {
+                selected.lock().leave_out(cost.0 - rows.len() as u64, cost.1 - bytes);
+            }
+            reader.read(unit, is_sparse.then_some(&rows), &mut |batch, roots, numbers| {
                 take(reader.fetched(batch, roots, numbers)?)
             })
-        })
+        })?;
+        let (columns, selected) = (columns.to_vec(), selected.into_inner());
+        self.note(Pass { kind: PassKind::Rows, columns, selected, rows_kept: None });
+        Ok(())
     }
 
     /// What reading columns of rows that were found before would read: of these units, in order.
@@ -517,6 +542,12 @@ pub(crate) fn join<T>(handle: std::thread::ScopedJoinHandle<'_, T>) -> T {
 }
 
 impl ScanFile {
+    /// The footer with the page index; none of a file that has neither.
+    fn paged(&self) -> Option<&ArrowReaderMetadata> {
+        let FileFormat::Parquet(metadata) = &self.format else { return None };
+        Some(self.with_pages.get_or_init(|| parquet::with_pages(&self.file, metadata)))
+    }
+
     pub(crate) fn rows_estimate(&self) -> u64 {
         match &self.format {
             FileFormat::Parquet(metadata) => metadata.metadata().file_metadata().num_rows().unsigned_abs(),

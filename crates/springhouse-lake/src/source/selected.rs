@@ -57,4 +57,11 @@ impl Selected {
             self.bytes_pruned += bytes;
         }
     }
+
+    /// So many rows and bytes of a part that was counted as read are left out after all.
+    pub(crate) fn leave_out(&mut self, rows: u64, bytes: u64) {
+        self.rows -= rows;
+        self.bytes -= bytes;
+        self.bytes_pruned += bytes;
+    }
 }

@@ -409,7 +409,7 @@ feature_views:
 feature_services: {all: {features: [latest:amount, windows]}}
 ",
     );
-    // Ten row groups of ten rows, an hour apart.
+    // Ten row groups of ten rows, an hour apart; each row is a page.
     let rows = 100i64;
     let hour = springhouse_core::time::HOUR;
     let parts = batch(vec![
@@ -436,20 +436,21 @@ feature_services: {all: {features: [latest:amount, windows]}}
             .map(|pass| (pass.kind, pass.parts, pass.parts_pruned, pass.rows, pass.at_most))
             .collect::<Vec<_>>()
     };
-    // Latest values: any row up to the label may be the one; then one row group holds it. Windows: one hour before.
+    // Latest values: any row up to the label may be the one; then one row group holds it. Windows: one hour before, and of that
+    // row group two pages.
     assert_eq!(
         passes(&planned),
         [
             (PassKind::Events, 10, 5, 50, false),
             (PassKind::Rows, 10, 5, 50, true),
-            (PassKind::Events, 10, 9, 10, false)
+            (PassKind::Events, 10, 9, 2, false)
         ]
     );
     assert_eq!(
         passes(&made),
         [
             (PassKind::Events, 10, 5, 50, false),
-            (PassKind::Events, 10, 9, 10, false),
+            (PassKind::Events, 10, 9, 2, false),
             (PassKind::Rows, 10, 9, 10, false)
         ]
     );
@@ -464,9 +465,8 @@ feature_services: {all: {features: [latest:amount, windows]}}
 }
 
 #[tokio::test]
-async fn row_groups_without_any_of_few_entities_are_left_out_and_answers_are_the_same() {
-    let mut random =
-        Random::new("row_groups_without_any_of_few_entities_are_left_out_and_answers_are_the_same");
+async fn parts_without_any_of_few_entities_are_left_out_and_answers_are_the_same() {
+    let mut random = Random::new("parts_without_any_of_few_entities_are_left_out_and_answers_are_the_same");
     let yaml = |key: &str| {
         format!(
             "
@@ -503,7 +503,8 @@ feature_services: {{all: {{features: [latest, windows]}}}}
         let at = |minutes: &[i64]| timestamps(minutes.iter().map(|m| Some(ORIGIN + m * minute)));
         let labels = batch(vec![("key", keys(&asked)), ("event_timestamp", at(&[50, 99, 99, 99, 99, 99]))]);
         let mut made = Vec::new();
-        for is_sorted in [false, true] {
+        // Forty row groups; then one, of pages of 250 rows.
+        for (is_sorted, group_rows) in [(false, 50), (false, 2_000), (true, 50), (true, 2_000)] {
             if is_sorted {
                 // Stable: rows of an entity stay in the order of arrival, which decides between rows of one moment.
                 rows.sort_by_key(|(key, _)| *key);
@@ -516,19 +517,25 @@ feature_services: {{all: {{features: [latest, windows]}}}}
                 ("amount", Arc::new(amounts.collect::<Float64Array>())),
             ]);
             let project = Project::new(&yaml(key));
-            write_parquet(&project.path("data/rows.parquet"), &table, 50);
+            write_parquet(&project.path("data/rows.parquet"), &table, group_rows);
             write_parquet(&project.path("labels.parquet"), &labels, 50);
             let out = project.path("train.parquet");
             let request = project.request("labels.parquet", &out);
             let report = project.lake.training_set(&request, &Silent).await.unwrap().report;
             let events = report.sources[0].passes.iter().filter(|pass| pass.kind == PassKind::Events);
-            let pruned: Vec<u64> = events.map(|pass| pass.parts_pruned).collect();
-            if is_sorted && prunes {
-                // Forty row groups; three entities that are there are in a group or two each.
-                assert!(pruned.iter().all(|pruned| *pruned >= 34), "{key}: {pruned:?}");
+            for pass in events.filter(|_| is_sorted && prunes) {
+                // Three entities are there, in a group or two each, and at most as many pages.
+                let (pruned, rows) = if group_rows == 50 { (34, 150) } else { (0, 1_500) };
+                assert!(pass.parts_pruned >= pruned && pass.rows <= rows, "{key}: {pass:?}");
+                assert!(pass.bytes_pruned > 0, "{key}: {pass:?}");
+            }
+            let seen = report.sources[0].passes.iter().find(|pass| pass.kind == PassKind::Rows);
+            if group_rows == 2_000 {
+                // A row or none of each label, in as many pages at most.
+                assert!(seen.is_some_and(|pass| pass.rows <= 6 && pass.bytes_pruned > 0), "{key}: {seen:?}");
             }
             made.push(read_parquet(&out));
         }
-        assert_eq!(made[0], made[1], "{key}");
+        assert!(made.iter().all(|other| *other == made[0]), "{key}");
     }
 }

@@ -206,7 +206,13 @@ pub(crate) fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
 }
 
 pub(crate) fn write_parquet(path: &Path, batch: &RecordBatch, row_group_rows: usize) {
-    let properties = WriterProperties::builder().set_max_row_group_row_count(Some(row_group_rows)).build();
+    // Several pages a row group, so that some can be left out.
+    let page_rows = (row_group_rows / 8).max(1);
+    let properties = WriterProperties::builder()
+        .set_max_row_group_row_count(Some(row_group_rows))
+        .set_data_page_row_count_limit(page_rows)
+        .set_write_batch_size(page_rows)
+        .build();
     let mut writer =
         ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), Some(properties)).unwrap();
     writer.write(batch).unwrap();

@@ -4,10 +4,12 @@ use super::{FetchedRows, FileFormat, Origin, ScanCounts, ScanFile, ScanSpec, Sou
 use crate::error::{LakeError, Result, did_you_mean};
 use crate::event_id::{event_ids, stored_ids};
 use crate::source::conform::{Place, conform};
+use crate::source::keys::KeySet;
 use crate::source::zone::Zone;
 use crate::source::{csv, parquet};
 use crate::stream::{EVENT_ID_COLUMN, KNOWN_AT_COLUMN, OFFSET_COLUMN};
 use crate::training::Availability;
+use ::parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, new_empty_array,
     new_null_array,
@@ -22,9 +24,6 @@ use springhouse_kernel::arrow_type;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-/// Rows of which fewer than one in so many are wanted are read on their own; else all are decoded, which is faster.
-const SPARSE_SHARE: u64 = 64;
 
 /// The numbers of a batch's rows in their file.
 #[derive(Clone, Copy)]
@@ -78,9 +77,43 @@ impl FileColumn {
     }
 }
 
+/// The event times of a file.
+#[derive(Clone, Copy)]
+pub(super) struct TimeLeaf {
+    pub leaf: usize,
+    unit: TimeUnit,
+    /// Microseconds that a time may be away from what is written.
+    slack: i64,
+}
+
+impl TimeLeaf {
+    fn micros(self, raw: i64) -> i64 {
+        match self.unit {
+            TimeUnit::Second => raw.saturating_mul(1_000_000),
+            TimeUnit::Millisecond => raw.saturating_mul(1_000),
+            TimeUnit::Microsecond => raw,
+            TimeUnit::Nanosecond => raw.div_euclid(1_000),
+        }
+    }
+
+    /// How much of the time between these two, as they are written, is asked for.
+    pub(super) fn share(self, low: i64, high: i64, spec: &ScanSpec) -> f64 {
+        let low = self.micros(low).saturating_sub(self.slack);
+        let high = self.micros(high).saturating_add(self.slack);
+        let asked = high.min(*spec.event_times.end()).saturating_sub(low.max(*spec.event_times.start()));
+        asked.max(0) as f64 / high.saturating_sub(low).max(1) as f64
+    }
+
+    /// False when no time between these two, as they are written, is asked for.
+    pub(super) fn may_hold(self, low: i64, high: i64, spec: &ScanSpec) -> bool {
+        self.micros(high).saturating_add(self.slack) >= *spec.event_times.start()
+            && self.micros(low).saturating_sub(self.slack) <= *spec.event_times.end()
+    }
+}
+
 pub(super) struct FileReader<'a> {
     files: &'a SourceFiles,
-    file: &'a ScanFile,
+    pub(super) file: &'a ScanFile,
     /// Every column read, by declared or special name, once.
     columns: Vec<FileColumn>,
     /// Positions in `columns`; none where rows were found before.
@@ -251,41 +284,43 @@ impl<'a> FileReader<'a> {
             return true;
         };
         let group = metadata.metadata().row_group(number);
-        let range_of = |column: &FileColumn| {
-            let ColumnPlace::Root(root) = column.place else { return None };
-            let (low, high) = parquet::int64_range(group, parquet::leaf_of(metadata, root)?)?;
-            Some((root, low, high))
-        };
-        if let Some((name, keys)) = &spec.keys
-            && let Some(column) = self.columns.iter().find(|column| column.name == *name)
-            && let ColumnPlace::Root(root) = column.place
-            // As it is in the file: a text made of something else has other bounds.
-            && *self.file.schema.field(root).data_type() == arrow_type(&column.value_type)
-            && let Some(leaf) = parquet::leaf_of(metadata, root)
+        if let Some((leaf, keys)) = self.key_leaf(spec)
             && let Some(statistics) = group.column(leaf).statistics()
             && !keys.may_be_in(statistics)
         {
             return false;
         }
-        if let Some(offset) = self.offset
-            && let Some((_, low, high)) = range_of(&self.columns[offset])
+        if let Some(root) = self.offset.and_then(|position| self.columns[position].root())
+            && let Some((low, high)) =
+                parquet::leaf_of(metadata, root).and_then(|leaf| parquet::int64_range(group, leaf))
             && (high < spec.offsets.start || low >= spec.offsets.end)
         {
             return false;
         }
-        let event_time = self.event_time.and_then(|position| range_of(&self.columns[position]));
-        let Some((root, low, high)) = event_time else { return true };
-        let DataType::Timestamp(unit, zone) = self.file.schema.field(root).data_type() else { return true };
-        let to_micros = |raw: i64| match unit {
-            TimeUnit::Second => raw.saturating_mul(1_000_000),
-            TimeUnit::Millisecond => raw.saturating_mul(1_000),
-            TimeUnit::Microsecond => raw,
-            TimeUnit::Nanosecond => raw.div_euclid(1_000),
-        };
+        let Some(times) = self.time_leaf() else { return true };
+        let Some((low, high)) = parquet::int64_range(group, times.leaf) else { return true };
+        times.may_hold(low, high, spec)
+    }
+
+    /// Where the keys are that a scan asks for, if it asks for few.
+    pub(super) fn key_leaf<'s>(&self, spec: &'s ScanSpec) -> Option<(usize, &'s KeySet)> {
+        let FileFormat::Parquet(metadata) = &self.file.format else { return None };
+        let (name, keys) = spec.keys.as_ref().filter(|(_, keys)| !keys.is_any())?;
+        let column = self.columns.iter().find(|column| column.name == *name)?;
+        let root = column.root()?;
+        // As it is in the file: a text made of something else has other bounds.
+        let is_as_declared = *self.file.schema.field(root).data_type() == arrow_type(&column.value_type);
+        Some((parquet::leaf_of(metadata, root).filter(|_| is_as_declared)?, keys))
+    }
+
+    /// Where the event times are, and how they are written.
+    pub(super) fn time_leaf(&self) -> Option<TimeLeaf> {
+        let FileFormat::Parquet(metadata) = &self.file.format else { return None };
+        let root = self.columns[self.event_time?].root()?;
+        let DataType::Timestamp(unit, zone) = self.file.schema.field(root).data_type() else { return None };
         // A local time is at most a day away from UTC, whatever its zone.
         let slack = if zone.is_some() || self.files.zone == Zone::Utc { 0 } else { DAY + DAY / 4 };
-        to_micros(high).saturating_add(slack) >= *spec.event_times.start()
-            && to_micros(low).saturating_sub(slack) <= *spec.event_times.end()
+        Some(TimeLeaf { leaf: parquet::leaf_of(metadata, root)?, unit: *unit, slack })
     }
 
     /// Rows of a unit, and stored bytes of the columns that this reader reads of it.
@@ -293,17 +328,20 @@ impl<'a> FileReader<'a> {
         let (FileFormat::Parquet(metadata), Some(number)) = (&self.file.format, unit.row_group) else {
             return (self.file.rows_estimate(), self.file.file.size);
         };
-        let roots: BTreeSet<usize> = self.columns.iter().filter_map(FileColumn::root).collect();
         let group = metadata.metadata().row_group(number);
-        let schema = metadata.parquet_schema();
-        let leaves = group.columns().iter().enumerate();
-        let read = leaves.filter(|(leaf, _)| roots.contains(&schema.get_column_root_idx(*leaf)));
-        (group.num_rows().unsigned_abs(), read.map(|(_, c)| c.compressed_size().unsigned_abs()).sum())
+        let bytes = self.leaves(metadata).map(|leaf| group.column(leaf).compressed_size().unsigned_abs());
+        (group.num_rows().unsigned_abs(), bytes.sum())
     }
 
-    /// Gives the batches of a unit.
+    /// The leaves of the columns that this reader reads.
+    pub(super) fn leaves(&self, metadata: &ArrowReaderMetadata) -> impl Iterator<Item = usize> {
+        let roots: BTreeSet<usize> = self.columns.iter().filter_map(FileColumn::root).collect();
+        let schema = metadata.parquet_schema();
+        (0..schema.num_columns()).filter(move |leaf| roots.contains(&schema.get_column_root_idx(*leaf)))
+    }
+
+    /// Gives the batches of a unit; `only`: those rows, ascending, by their numbers in the file.
     pub(super) fn read(&self, unit: &Unit, only: Option<&[u32]>, each: &mut TakeBatch<'_>) -> Result<()> {
-        let only = only.filter(|only| only.len() as u64 * SPARSE_SHARE <= self.cost(unit).0);
         let mut roots: Vec<usize> = self.columns.iter().filter_map(FileColumn::root).collect();
         roots.sort_unstable();
         roots.dedup();
@@ -319,6 +357,8 @@ impl<'a> FileReader<'a> {
         match &self.file.format {
             FileFormat::Parquet(metadata) => {
                 let groups = unit.row_group.into_iter().collect();
+                // What is between them is not even read where the file has a page index.
+                let metadata = only.and_then(|_| self.file.paged()).unwrap_or(metadata);
                 let places = only.map(|only| only.iter().map(|row| *row as usize - unit.first_row as usize));
                 let places: Option<Vec<usize>> = places.map(Iterator::collect);
                 for batch in parquet::read(&self.file.file, metadata, &roots, groups, places.as_deref())? {

@@ -49,7 +49,7 @@ use crate::spill::{Budget, Partitions, SpillFile, partition_count, partition_of}
 use arrow::array::{ArrayRef, Decimal128Array, Int64Array, UInt64Array};
 use arrow::datatypes::SchemaRef;
 use assemble::{Assembler, FeatureCounts, output_field, request_fields};
-use cache::{CachedEvents, LabelBuckets, Making, Wanted, cached_events};
+use cache::{CachedEvents, LabelBuckets, Making, Reading, Wanted, cached_events};
 use gather::{EventGroup, Extras, Payload, group_views};
 use join::{Answers, answer_bytes, join_inputs, label_schema};
 use label_table::{changed, empty};
@@ -380,14 +380,18 @@ impl Lake {
                     && (source.files.files[rows.file].origin == Origin::Stream
                         || source.cursor.as_ref().is_none_or(|cursor| cursor.admits(rows, row)))
             };
+            let wanted = Wanted {
+                present: &set.present,
+                buckets: &set.buckets,
+                event_times: spec.event_times.clone(),
+            };
+            let reading = Reading { wanted: &wanted, counts: &source.counts, threads, report: &scanned };
+            // What is not cached.
             let gather = |events: &Partitions, report: &(dyn Fn(u64) -> Result<()> + Sync)| {
-                if let Some(cached) = &cached {
-                    let event_times = spec.event_times.clone();
-                    let wanted = Wanted { present: &set.present, buckets: &set.buckets, event_times };
-                    cached.gather(&source.files, &wanted, &source.counts, threads, report, events)?;
-                    if (0..source.files.files.len()).all(|number| cached.covers(number)) {
-                        return Ok(());
-                    }
+                if let Some(cached) = &cached
+                    && (0..source.files.files.len()).all(|number| cached.covers(number))
+                {
+                    return Ok(());
                 }
                 group.gather(
                     &source.files,
@@ -426,6 +430,9 @@ impl Lake {
                 let schema = Arc::clone(group.schema());
                 let events = Partitions::new(set.partitions.count(), schema, &waiting, &file);
                 stages.time("scan rows", name, || {
+                    if let Some(cached) = &cached {
+                        cached.meet(&source.files, &reading, &group, &meeting)?;
+                    }
                     gather(&events, &|done| {
                         if events.bytes() > full {
                             meeting.take_up(&group, &source.files, &events, 1)?;
@@ -443,7 +450,12 @@ impl Lake {
             } else {
                 let schema = Arc::clone(group.schema());
                 let events = Partitions::new(set.partitions.count(), schema, &budget, &file);
-                stages.time("gather events", name, || gather(&events, &scanned))?;
+                stages.time("gather events", name, || {
+                    if let Some(cached) = &cached {
+                        cached.gather(&source.files, &reading, &events)?;
+                    }
+                    gather(&events, &scanned)
+                })?;
                 match payload {
                     Payload::Inputs => stages.time("answer labels", name, || {
                         join_inputs(&plan.views, &group, &set.partitions, &events, &answers, threads)

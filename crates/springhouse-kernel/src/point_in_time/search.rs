@@ -11,6 +11,7 @@ use crate::plan::{PlanKind, ViewPlan};
 use crate::stamp::Stamp;
 use arrow::array::ArrayRef;
 use springhouse_core::{Micros, ValueStatus};
+use std::ops::Range;
 
 /// Labels of one partition by entity and time; what every [`LatestSearch`] over them shares.
 #[derive(Debug)]
@@ -56,7 +57,7 @@ impl LabelOrder {
         self.at.is_empty()
     }
 
-    fn of(&self, entity: u32) -> std::ops::Range<usize> {
+    fn of(&self, entity: u32) -> Range<usize> {
         self.offsets[entity as usize] as usize..self.offsets[entity as usize + 1] as usize
     }
 }
@@ -169,22 +170,78 @@ impl LatestSearch {
         let entity_count = order.offsets.len() - 1;
         let mut grouped = Grouped::new(entities, entity_count, |_| true, item);
         for entity in 0..entity_count {
-            let range = order.of(entity as u32);
             let happened = grouped.of(entity);
             sort_by_key(happened, |event| event.visible_at);
-            let mut first = range.start;
-            for event in happened {
-                while first < range.end && order.at[first] < event.visible_at {
+            self.meet(order, entity as u32, happened.iter().copied(), &stamp_of, &reference_of);
+        }
+    }
+
+    /// The same with events of one entity, whose positions are `rows`. `times_of` gives event time and the moment from which it
+    /// is visible, and is asked more often than the others.
+    pub fn offer_entity(
+        &mut self,
+        order: &LabelOrder,
+        entity: u32,
+        rows: Range<usize>,
+        times_of: impl Fn(usize) -> (Micros, Micros),
+        stamp_of: impl Fn(usize) -> Stamp,
+        reference_of: impl Fn(usize) -> i64,
+    ) {
+        let item = |row: usize| {
+            let (event_time, visible_at) = times_of(row);
+            Happened { visible_at, event_time, row: row as u32 }
+        };
+        if rows.clone().is_sorted_by_key(|row| times_of(row).1) {
+            self.meet(order, entity, rows.map(item), &stamp_of, &reference_of);
+        } else {
+            let mut happened: Vec<Happened> = rows.map(item).collect();
+            sort_by_key(&mut happened, |event| event.visible_at);
+            self.meet(order, entity, happened.into_iter(), &stamp_of, &reference_of);
+        }
+    }
+
+    /// Passes through labels and events of an entity side by side; the events come in the order in which they become visible.
+    fn meet(
+        &mut self,
+        order: &LabelOrder,
+        entity: u32,
+        happened: impl Iterator<Item = Happened>,
+        stamp_of: &impl Fn(usize) -> Stamp,
+        reference_of: &impl Fn(usize) -> i64,
+    ) {
+        let Range { start: mut first, end } = order.of(entity);
+        let mut offer = |place: usize, event: Happened| {
+            if event.event_time >= self.event_time[place] {
+                let row = event.row as usize;
+                self.improve(place, stamp_of(row), reference_of(row));
+            }
+        };
+        // The latest of the events that the label at `first` is the first to see: the others need not be offered.
+        let mut latest: Option<Happened> = None;
+        for event in happened {
+            if first < end && order.at[first] < event.visible_at {
+                if let Some(latest) = latest.take() {
+                    offer(first, latest);
+                }
+                while first < end && order.at[first] < event.visible_at {
                     first += 1;
                 }
-                if first == range.end {
-                    break;
-                }
-                if event.event_time >= self.event_time[first] {
-                    let row = event.row as usize;
-                    self.improve(first, stamp_of(row), reference_of(row));
-                }
             }
+            if first == end {
+                return;
+            }
+            match latest {
+                Some(known) if known.event_time > event.event_time => {}
+                // The rest of their stamps decides.
+                Some(known) if known.event_time == event.event_time => {
+                    offer(first, known);
+                    latest = Some(event);
+                }
+                _ => latest = Some(event),
+            }
+        }
+        if let Some(latest) = latest {
+            offer(first, latest);
         }
     }
 
@@ -294,8 +351,24 @@ mod tests {
             // In two parts, as a scan brings them.
             let (first, second) = events.split_at(below(1 + events.len() as u64) as usize);
             for (part, before) in [(first, 0), (second, first.len())] {
+                let (stamp_of, reference_of) = (|row: usize| part[row].1, |row: usize| (before + row) as i64);
                 let of: Vec<u32> = part.iter().map(|(entity, _)| *entity).collect();
-                search.offer(&order, &of, |row| part[row].1, |row| (before + row) as i64);
+                if below(2) == 0 {
+                    search.offer(&order, &of, stamp_of, reference_of);
+                    continue;
+                }
+                // Entity by entity, by time or in any order.
+                let is_sorted = below(2) == 0;
+                for entity in 0..entities as u32 {
+                    let mut rows: Vec<usize> = (0..part.len()).filter(|row| of[*row] == entity).collect();
+                    if is_sorted {
+                        rows.sort_by_key(|row| part[*row].1.event_time);
+                    }
+                    let times_of = |i: usize| (stamp_of(rows[i]).event_time, stamp_of(rows[i]).visible_at());
+                    let (stamp_of, reference_of) =
+                        (|i: usize| stamp_of(rows[i]), |i: usize| reference_of(rows[i]));
+                    search.offer_entity(&order, entity, 0..rows.len(), times_of, stamp_of, reference_of);
+                }
             }
             let (soft, hard) = (below(20) as i64, 10 + below(20) as i64);
             let mut found = vec![None; asked.len()];

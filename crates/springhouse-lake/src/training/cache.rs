@@ -13,15 +13,17 @@ use crate::lake::Lake;
 use crate::source::scan::{Origin, ScanCounts, ScanFile, ScanSpec, SourceFiles, in_parallel};
 use crate::source::selected::{Pass, PassKind, Selected};
 use crate::spill::{Budget, Partitions, SpillFile, partition_of};
-use crate::training::gather::{EventGroup, Extras, Payload, group_views};
+use crate::training::gather::{EVENT_TIME, EventGroup, Extras, Payload, group_views};
+use crate::training::latest::Meeting;
 use crate::training::plan::{ViewJob, view_job};
-use arrow::array::{ArrayRef, AsArray, Decimal128Array, Int64Array, UInt32Array};
+use arrow::array::{ArrayRef, AsArray, Decimal128Array, Int64Array, RecordBatch, UInt32Array};
 use arrow::compute::take;
 use arrow::datatypes::Int64Type;
 use segment::{FileKey, Segment, Writer};
 use springhouse_core::{Definitions, Micros};
+use springhouse_kernel::Stamp;
 use std::collections::{BTreeSet, HashMap};
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -219,12 +221,58 @@ impl CachedEvents {
     pub(crate) fn gather(
         &self,
         files: &SourceFiles,
-        wanted: &Wanted<'_>,
-        counts: &ScanCounts,
-        threads: usize,
-        report: &(dyn Fn(u64) -> Result<()> + Sync),
+        reading: &Reading<'_>,
         partitions: &Partitions,
     ) -> Result<()> {
+        self.for_each_bucket(files, reading, &|segment, rows, entities| {
+            self.put_aside(files, segment, rows, entities, partitions)
+        })
+    }
+
+    /// Offers the rows of latest views that labels may see to them.
+    pub(crate) fn meet(
+        &self,
+        files: &SourceFiles,
+        reading: &Reading<'_>,
+        group: &EventGroup<'_>,
+        meeting: &Meeting<'_>,
+    ) -> Result<()> {
+        self.for_each_bucket(files, reading, &|segment, rows, entities| {
+            let column = |column: usize| self.stored(files, segment, rows, column);
+            let event_time = column(EVENT_TIME);
+            let known_at = column(group.known_at_column().unwrap_or(EVENT_TIME));
+            let reference = column(group.payload_column());
+            let seq = group.seq_column().map(column);
+            let seq_of = |row: usize| match &seq {
+                Some(seq) => seq.value(row),
+                None => files.positional_seq(reference.value(row)),
+            };
+            for (identity, range) in entities {
+                meeting.offer_entity(
+                    identity,
+                    range,
+                    |row| (event_time.value(row), event_time.value(row).max(known_at.value(row))),
+                    |row| Stamp {
+                        event_time: event_time.value(row),
+                        known_at: known_at.value(row),
+                        seq: seq_of(row),
+                    },
+                    |row| reference.value(row),
+                );
+            }
+            Ok(())
+        })
+    }
+
+    /// The buckets that have events which labels may see: with the number of the segment, its rows, and which of them those are
+    /// by entity.
+    fn for_each_bucket(
+        &self,
+        files: &SourceFiles,
+        reading: &Reading<'_>,
+        each: &TakeBucket<'_>,
+    ) -> Result<()> {
+        let Reading { wanted, counts, threads, report } = *reading;
         let mut parts = Vec::new();
         for (number, segment) in self.segments.iter().enumerate() {
             counts.add_skipped(&segment.index.skipped);
@@ -235,10 +283,11 @@ impl CachedEvents {
         let kept = AtomicU64::new(0);
         in_parallel(threads, parts.len(), &|part| {
             let (segment, bucket) = parts[part];
-            kept.fetch_add(
-                self.gather_bucket(files, segment, bucket, wanted, partitions)?,
-                Ordering::Relaxed,
-            );
+            if let Some((rows, entities)) = wanted.of(&self.segments[segment], bucket)? {
+                let count: usize = entities.iter().map(|(_, range)| range.len()).sum();
+                kept.fetch_add(count as u64, Ordering::Relaxed);
+                each(segment, &rows, entities)?;
+            }
             let rows = self.segments[segment].cost(bucket).0;
             report(counts.rows_read.fetch_add(rows, Ordering::Relaxed) + rows)
         })?;
@@ -248,35 +297,16 @@ impl CachedEvents {
         Ok(())
     }
 
-    fn gather_bucket(
+    fn put_aside(
         &self,
         files: &SourceFiles,
         segment: usize,
-        bucket: usize,
-        wanted: &Wanted<'_>,
+        rows: &RecordBatch,
+        entities: EntityRows,
         partitions: &Partitions,
-    ) -> Result<u64> {
-        let file = &self.segments[segment];
-        let Some(entities) = file.entities(bucket)? else { return Ok(0) };
-        let mut present: Vec<_> =
-            entities.iter().filter(|(identity, _)| wanted.present.may_hold(*identity as u128)).collect();
-        if present.is_empty() {
-            return Ok(0);
-        }
-        let Some(rows) = file.rows(bucket)? else { return Ok(0) };
-        let times = rows.column(0).as_primitive::<Int64Type>().values();
-        for (_, range) in &mut present {
-            let of_entity = &times[range.clone()];
-            let begin = of_entity.partition_point(|time| time < wanted.event_times.start());
-            let end = of_entity.partition_point(|time| time <= wanted.event_times.end());
-            *range = range.start + begin..range.start + end.max(begin);
-        }
-        let count: usize = present.iter().map(|(_, range)| range.len()).sum();
-        if count == 0 {
-            return Ok(0);
-        }
+    ) -> Result<()> {
         let (mut identity, mut row, mut partition) = (Vec::new(), Vec::new(), Vec::new());
-        for (found, range) in present {
+        for (found, range) in entities {
             identity.extend(std::iter::repeat_n(found, range.len()));
             row.extend(range.start as u32..range.end as u32);
             let of_entity = partition_of(mix(found as u128), partitions.count());
@@ -286,25 +316,89 @@ impl CachedEvents {
         let identity: Decimal128Array = grouping.order.iter().map(|i| Some(identity[*i as usize])).collect();
         // Copied, so that nothing holds the whole bucket.
         let order: UInt32Array = grouping.order.iter().map(|i| Some(row[*i as usize])).collect();
-        let reference = |column: usize| {
-            let stored = rows.column(column).as_primitive::<Int64Type>().values();
-            order.values().iter().map(move |row| {
-                let stored = stored[*row as usize];
-                self.numbers[segment][(stored >> 32) as usize] << 32 | stored & 0xffff_ffff
-            })
-        };
         let mut columns: Vec<ArrayRef> = vec![Arc::new(identity.with_precision_and_scale(38, 0)?)];
-        for place in &self.columns {
+        for (column, place) in self.columns.iter().enumerate() {
             columns.push(match *place {
                 Place::Column(column) => take(rows.column(column), &order, None)?,
-                Place::Reference(column) => Arc::new(reference(column).collect::<Int64Array>()),
-                Place::Positional(column) => {
-                    Arc::new(reference(column).map(|row| files.positional_seq(row)).collect::<Int64Array>())
+                Place::Reference(_) | Place::Positional(_) => {
+                    let stored = self.stored(files, segment, rows, 1 + column);
+                    let values = order.values().iter().map(|row| stored.value(*row as usize));
+                    Arc::new(values.collect::<Int64Array>())
                 }
             });
         }
-        partitions.push_grouped(columns, &grouping)?;
-        Ok(count as u64)
+        partitions.push_grouped(columns, &grouping)
+    }
+
+    /// A column of the group, of integers, in rows of a segment.
+    fn stored<'b>(
+        &'b self,
+        files: &'b SourceFiles,
+        segment: usize,
+        rows: &'b RecordBatch,
+        column: usize,
+    ) -> Stored<'b> {
+        let place = self.columns[column - 1];
+        let (Place::Column(position) | Place::Reference(position) | Place::Positional(position)) = place;
+        let values = rows.column(position).as_primitive::<Int64Type>().values();
+        Stored { place, values, numbers: &self.numbers[segment], files }
+    }
+}
+
+/// What reading cached events takes.
+#[derive(Clone, Copy)]
+pub(crate) struct Reading<'a> {
+    pub wanted: &'a Wanted<'a>,
+    pub counts: &'a ScanCounts,
+    pub threads: usize,
+    /// Told how many rows were read.
+    pub report: &'a (dyn Fn(u64) -> Result<()> + Sync),
+}
+
+/// Which rows of a bucket an entity has.
+type EntityRows = Vec<(i128, Range<usize>)>;
+
+type TakeBucket<'a> = dyn Fn(usize, &RecordBatch, EntityRows) -> Result<()> + Sync + 'a;
+
+impl Wanted<'_> {
+    /// The rows of a bucket, and which of them labels may see, by entity; none when there are none.
+    fn of(&self, file: &Segment, bucket: usize) -> Result<Option<(RecordBatch, EntityRows)>> {
+        let Some(entities) = file.entities(bucket)? else { return Ok(None) };
+        let mut present: Vec<_> =
+            entities.iter().filter(|(identity, _)| self.present.may_hold(*identity as u128)).collect();
+        if present.is_empty() {
+            return Ok(None);
+        }
+        let Some(rows) = file.rows(bucket)? else { return Ok(None) };
+        let times = rows.column(0).as_primitive::<Int64Type>().values();
+        for (_, range) in &mut present {
+            let of_entity = &times[range.clone()];
+            let begin = of_entity.partition_point(|time| time < self.event_times.start());
+            let end = of_entity.partition_point(|time| time <= self.event_times.end());
+            *range = range.start + begin..range.start + end.max(begin);
+        }
+        present.retain(|(_, range)| !range.is_empty());
+        Ok((!present.is_empty()).then_some((rows, present)))
+    }
+}
+
+/// The values of a column of integers.
+struct Stored<'a> {
+    place: Place,
+    values: &'a [i64],
+    numbers: &'a [i64],
+    files: &'a SourceFiles,
+}
+
+impl Stored<'_> {
+    fn value(&self, row: usize) -> i64 {
+        let stored = self.values[row];
+        let reference = || self.numbers[(stored >> 32) as usize] << 32 | stored & 0xffff_ffff;
+        match self.place {
+            Place::Column(_) => stored,
+            Place::Reference(_) => reference(),
+            Place::Positional(_) => self.files.positional_seq(reference()),
+        }
     }
 }
 

@@ -162,6 +162,11 @@ impl EntityNumbers {
         (entities, rows)
     }
 
+    /// An entity's number, if it has a label.
+    pub(crate) fn get(&self, identity: i128) -> Option<u32> {
+        self.0.get(&identity).copied()
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.0.len()
     }

@@ -2,8 +2,9 @@
 //! that no label sees, however long the history is; then only the rows that some label sees are read.
 
 use crate::error::{LakeError, Result};
+use crate::identity::{Identity, mix};
 use crate::source::scan::{FetchedRows, SourceFiles, TakeRows, Taking, Unit, in_parallel};
-use crate::spill::{Budget, Partitions, SpillFile};
+use crate::spill::{Budget, Partitions, SpillFile, partition_of};
 use crate::training::gather::{EVENT_TIME, EventGroup, IDENTITY, reference_plan};
 use crate::training::join::{Answers, EntityNumbers, load_partition, with_staleness};
 use crate::training::plan::ViewJob;
@@ -101,6 +102,23 @@ impl<'a> Meeting<'a> {
         };
         let mut search = self.searches[partition].lock();
         search.offer(&part.order, &entities, stamp_of, |position| references[kept[position] as usize]);
+    }
+
+    /// Offers rows of one entity to its labels; the arguments are those of [`LatestSearch::offer_entity`].
+    pub(crate) fn offer_entity(
+        &self,
+        identity: i128,
+        rows: Range<usize>,
+        times_of: impl Fn(usize) -> (Micros, Micros),
+        stamp_of: impl Fn(usize) -> Stamp,
+        reference_of: impl Fn(usize) -> i64,
+    ) {
+        let partition = partition_of(mix(identity as Identity), self.searches.len()) as usize;
+        let part = &self.index.partitions[partition];
+        // The filter before let through some that no label is about.
+        let Some(entity) = part.numbers.get(identity) else { return };
+        let mut search = self.searches[partition].lock();
+        search.offer_entity(&part.order, entity, rows, times_of, stamp_of, reference_of);
     }
 
     /// Offers all that was put aside so far, and forgets it.

@@ -94,13 +94,13 @@ impl KeySet {
 
     /// The same for each page of a column; none when its index doesn't tell.
     pub(crate) fn pages(&self, index: &ColumnIndexMetaData) -> Option<Vec<bool>> {
-        // A page without bounds has nothing but nulls, which are no keys.
+        // A page without bounds has nothing but nulls, which are counted as skipped.
         match index {
             ColumnIndexMetaData::INT64(index) => {
                 let bounds = index.min_values_iter().zip(index.max_values_iter());
                 Some(
                     bounds
-                        .map(|(low, high)| low.zip(high).is_some_and(|(l, h)| self.has_int64(*l, *h)))
+                        .map(|(low, high)| low.zip(high).is_none_or(|(l, h)| self.has_int64(*l, *h)))
                         .collect(),
                 )
             }
@@ -108,7 +108,7 @@ impl KeySet {
                 let bounds = index.min_values_iter().zip(index.max_values_iter());
                 Some(
                     bounds
-                        .map(|(low, high)| low.zip(high).is_some_and(|(l, h)| self.has_text(l, h)))
+                        .map(|(low, high)| low.zip(high).is_none_or(|(l, h)| self.has_text(l, h)))
                         .collect(),
                 )
             }

@@ -9,9 +9,10 @@ use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
     RowSelection,
 };
-use parquet::file::metadata::{PageIndexPolicy, RowGroupMetaData};
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaDataReader, RowGroupMetaData};
 use parquet::file::statistics::Statistics;
 use std::fs::File;
+use std::sync::Arc;
 
 /// Most rows in a batch.
 const BATCH_ROWS_MAX: usize = 16_384;
@@ -27,13 +28,16 @@ pub(crate) fn open(file: &FileRef) -> Result<ArrowReaderMetadata> {
         .map_err(|e| LakeError::corrupt(&file.name, "Parquet", &e))
 }
 
-/// The same with the page index, if it has one.
-pub(crate) fn with_pages(file: &FileRef, metadata: &ArrowReaderMetadata) -> ArrowReaderMetadata {
-    let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Optional);
-    let read =
-        File::open(&file.path).ok().and_then(|handle| ArrowReaderMetadata::load(&handle, options).ok());
-    // One that can't be read is none.
-    read.unwrap_or_else(|| metadata.clone())
+/// A footer with the file's page index; none of a file that has none, or one that can't be read.
+pub(crate) fn with_pages(file: &FileRef, metadata: &ArrowReaderMetadata) -> Option<ArrowReaderMetadata> {
+    let mut columns = metadata.metadata().row_groups().iter().flat_map(RowGroupMetaData::columns);
+    if !columns.any(|column| column.offset_index_offset().is_some()) {
+        return None;
+    }
+    let mut reader = ParquetMetaDataReader::new_with_metadata(metadata.metadata().as_ref().clone())
+        .with_page_index_policy(PageIndexPolicy::Optional);
+    reader.read_page_indexes(&File::open(&file.path).ok()?).ok()?;
+    ArrowReaderMetadata::try_new(Arc::new(reader.finish().ok()?), ArrowReaderOptions::new()).ok()
 }
 
 /// Reads some columns (by position among the root columns of the schema) of some row groups; of `only` these rows, counted from the

@@ -110,7 +110,7 @@ pub(crate) struct ScanFile {
     pub origin: Origin,
     format: FileFormat,
     /// With the page index, read when it is first asked for.
-    with_pages: OnceLock<ArrowReaderMetadata>,
+    with_pages: OnceLock<Option<ArrowReaderMetadata>>,
     schema: SchemaRef,
     /// `i64::MIN | hash31(name) << 32`.
     seq_base: i64,
@@ -337,7 +337,7 @@ impl SourceFiles {
         })
     }
 
-    /// The parts that may hold what is asked for, with the rows of those pages that may (none: all), and a reader for the files they are in.
+    /// The parts that may hold what is asked for, with a reader for the files they are in.
     fn select<'f>(
         &'f self,
         spec: &ScanSpec,
@@ -542,10 +542,10 @@ pub(crate) fn join<T>(handle: std::thread::ScopedJoinHandle<'_, T>) -> T {
 }
 
 impl ScanFile {
-    /// The footer with the page index; none of a file that has neither.
+    /// The footer with the page index, if there is one.
     fn paged(&self) -> Option<&ArrowReaderMetadata> {
         let FileFormat::Parquet(metadata) = &self.format else { return None };
-        Some(self.with_pages.get_or_init(|| parquet::with_pages(&self.file, metadata)))
+        self.with_pages.get_or_init(|| parquet::with_pages(&self.file, metadata)).as_ref()
     }
 
     pub(crate) fn rows_estimate(&self) -> u64 {

@@ -49,6 +49,8 @@ fn estimate(answer: &FeatureAnswer, options: &AnswerOptions) -> usize {
 
 fn write_columns(out: &mut Vec<u8>, answer: &FeatureAnswer, options: &AnswerOptions) {
     out.extend_from_slice(b",\"features\":");
+    let mut next = 0;
+    let mut written = 0..0;
     object(out, &answer.columns, |out, column| {
         out.push(b'{');
         if options.metadata {
@@ -60,20 +62,40 @@ fn write_columns(out: &mut Vec<u8>, answer: &FeatureAnswer, options: &AnswerOpti
         array(out, column.values.iter(), |out, value| {
             write_value(out, value, &column.value_type, options.int64);
         });
-        if options.metadata {
-            out.extend_from_slice(b",\"status\":");
-            array(out, column.statuses.iter(), |out, status| write_status(out, *status));
-            out.extend_from_slice(b",\"age_s\":");
-            array(out, column.ages.iter(), |out, age| write_seconds(out, *age));
+        let start = out.len();
+        match answer.columns[..next].last() {
+            // Features of one row mostly have all of this in common.
+            Some(before) if is_known_alike(before, column, options.full) => {
+                out.extend_from_within(written.clone());
+            }
+            _ => write_metadata(out, column, options),
         }
-        if options.full {
-            out.extend_from_slice(b",\"event_time\":");
-            array(out, column.event_times.iter(), |out, at| write_instant(out, *at));
-            out.extend_from_slice(b",\"origin\":");
-            array(out, column.origins.iter(), |out, origin| write_origin(out, *origin));
-        }
+        written = start..out.len();
+        next += 1;
         out.push(b'}');
     });
+}
+
+/// True when two columns' rows have the same statuses and ages, and, where they are `full`, times and origins.
+pub(crate) fn is_known_alike(one: &FeatureColumn, other: &FeatureColumn, full: bool) -> bool {
+    one.ages == other.ages
+        && one.statuses == other.statuses
+        && (!full || one.event_times == other.event_times && one.origins == other.origins)
+}
+
+fn write_metadata(out: &mut Vec<u8>, column: &FeatureColumn, options: &AnswerOptions) {
+    if options.metadata {
+        out.extend_from_slice(b",\"status\":");
+        array(out, column.statuses.iter(), |out, status| write_status(out, *status));
+        out.extend_from_slice(b",\"age_s\":");
+        array(out, column.ages.iter(), |out, age| write_seconds(out, *age));
+    }
+    if options.full {
+        out.extend_from_slice(b",\"event_time\":");
+        array(out, column.event_times.iter(), |out, at| write_instant(out, *at));
+        out.extend_from_slice(b",\"origin\":");
+        array(out, column.origins.iter(), |out, origin| write_origin(out, *origin));
+    }
 }
 
 fn write_rows(out: &mut Vec<u8>, answer: &FeatureAnswer, options: &AnswerOptions) {

@@ -10,11 +10,15 @@
 use crate::settings::RowLayout;
 use springhouse_core::EntityKey;
 use springhouse_core::key::{identity, spread};
+use std::borrow::Cow;
+use std::sync::Arc;
 
 /// Names of keys.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     prefix: String,
+    /// What the keys of each shard begin with.
+    tags: Arc<[String]>,
     pub(crate) shards: u32,
     pub(crate) rows: RowLayout,
 }
@@ -31,12 +35,13 @@ impl Layout {
     pub(crate) const HASHES: &str = "e/";
 
     pub(crate) fn new(prefix: &str, shards: u32, rows: RowLayout) -> Self {
-        Self { prefix: prefix.to_owned(), shards, rows }
+        let tags = (0..shards).map(|shard| tag(prefix, shard)).collect();
+        Self { prefix: prefix.to_owned(), tags, shards, rows }
     }
 
     /// As the store was made, whatever the settings say.
     pub(crate) fn as_made(&self, meta: &Meta) -> Self {
-        Self { prefix: self.prefix.clone(), shards: meta.shards, rows: meta.rows }
+        Self::new(&self.prefix, meta.shards, meta.rows)
     }
 
     /// A store's state as a letter of its meta key, which tells where rows are too.
@@ -49,8 +54,10 @@ impl Layout {
         }
     }
 
-    pub(crate) fn tag(&self, shard: u32) -> String {
-        format!("{{{}:{shard}}}", self.prefix)
+    pub(crate) fn tag(&self, shard: u32) -> Cow<'_, str> {
+        // A name found in the server may be of a shard that there was once.
+        let known = self.tags.get(shard as usize);
+        known.map_or_else(|| tag(&self.prefix, shard).into(), |tag| tag.into())
     }
 
     /// Matches every key of the store.
@@ -148,6 +155,10 @@ impl Layout {
         let end = rest.iter().position(|byte| *byte == b'}')?;
         std::str::from_utf8(&rest[..end]).ok()?.parse().ok()
     }
+}
+
+fn tag(prefix: &str, shard: u32) -> String {
+    format!("{{{prefix}:{shard}}}")
 }
 
 /// A view's generation, as a field of the hashes.
@@ -270,7 +281,7 @@ mod tests {
     #[test]
     fn shards_are_read_back_from_keys() {
         let layout = Layout::new("shop.v1", 64, RowLayout::View);
-        let key = layout.tag(63) + "r/x@1/0/abc";
+        let key = layout.tag(63).into_owned() + "r/x@1/0/abc";
         assert_eq!(layout.shard_in(key.as_bytes()), Some(63));
         assert_eq!(layout.shard_in(b"{other:3}r/x"), None);
         assert_eq!(layout.every_row("a*b@1", 2), "{shop.v1:*}[rw]/a\\*b@1/2/*");

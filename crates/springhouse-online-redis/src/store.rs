@@ -336,7 +336,7 @@ impl RedisStore {
     fn wanted(&self, known: &Known, reads: &[ViewKeys<'_>], is_for_write: bool) -> BTreeMap<u32, Wanted> {
         let mut by_shard: BTreeMap<u32, Wanted> = BTreeMap::new();
         // With a hash per entity: where an entity's is among those of its shard.
-        let mut hashes: HashMap<&EntityKey, (u32, usize)> = HashMap::new();
+        let mut hashes: HashMap<&EntityKey, (u32, usize), ahash::RandomState> = HashMap::default();
         let mut of_hashes: BTreeMap<u32, Vec<Vec<Place>>> = BTreeMap::new();
         for (view, read) in reads.iter().enumerate() {
             let (id, generation) = (&read.view.id, read.view.generation);
@@ -844,10 +844,11 @@ impl OnlineStore for RedisStore {
     }
 
     fn node_of(&self, _view: &ViewHandle, key: &EntityKey) -> usize {
-        let known = self.known();
-        if known.layout.shards == 1 {
+        // Asked for every row.
+        if !self.connections.is_cluster() {
             return 0;
         }
+        let known = self.known();
         self.slots.read().node_of(&known.layout.tag(known.layout.shard_of(key)))
     }
 

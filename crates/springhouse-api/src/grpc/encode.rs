@@ -4,10 +4,12 @@
 use super::answer::{level, origin, status};
 use super::column::column;
 use super::v1;
+use crate::write::is_known_alike;
 use prost::Message;
 use prost::encoding::{WireType, encode_varint, encoded_len_varint};
 use springhouse_core::{Value, ValueType};
 use springhouse_serving::{FeatureAnswer, FeatureColumn};
+use std::ops::Range;
 
 /// Appends the answer, saying as much as `detail` asks for.
 pub(super) fn answer(out: &mut Vec<u8>, from: &FeatureAnswer, detail: v1::Detail) {
@@ -19,8 +21,12 @@ pub(super) fn answer(out: &mut Vec<u8>, from: &FeatureAnswer, detail: v1::Detail
     varint(out, 2, level(from.level) as u64);
     text(out, 3, &from.definition_hash);
     varint(out, 4, from.row_count as u64);
+    let mut before: Option<(&FeatureColumn, Range<usize>)> = None;
     for column in &from.columns {
-        nested(out, 5, |out| feature(out, column, detail));
+        let mut length = 0;
+        nested(out, 5, |out| length = feature(out, column, detail, before.as_ref()));
+        // It ends the feature, wherever that was moved.
+        before = Some((column, out.len() - length..out.len()));
     }
     if detail == v1::Detail::Full {
         for (view, cut) in &from.cuts {
@@ -41,12 +47,30 @@ fn estimate(from: &FeatureAnswer, detail: v1::Detail) -> usize {
     128 + columns.sum::<usize>() + from.columns.len() * from.row_count * value
 }
 
-fn feature(out: &mut Vec<u8>, from: &FeatureColumn, detail: v1::Detail) {
+/// Appends a feature; says how many of its last bytes are about its values. Those of the feature before are copied where they are
+/// the same, as features of one row mostly have them.
+fn feature(
+    out: &mut Vec<u8>,
+    from: &FeatureColumn,
+    detail: v1::Detail,
+    before: Option<&(&FeatureColumn, Range<usize>)>,
+) -> usize {
     text(out, 1, &from.name);
     if detail != v1::Detail::Values {
         text(out, 2, &from.type_name);
     }
     nested(out, 3, |out| values(out, &from.values, &from.value_type));
+    let start = out.len();
+    match before {
+        Some((other, written)) if is_known_alike(other, from, detail == v1::Detail::Full) => {
+            out.extend_from_within(written.clone());
+        }
+        _ => metadata(out, from, detail),
+    }
+    out.len() - start
+}
+
+fn metadata(out: &mut Vec<u8>, from: &FeatureColumn, detail: v1::Detail) {
     if detail != v1::Detail::Values {
         packed(out, 4, from.statuses.iter().map(|value| status(*value) as u64));
         packed(out, 5, from.ages.iter().map(|age| zigzag(age.unwrap_or(-1))));
@@ -227,15 +251,41 @@ mod tests {
         })
     }
 
+    fn with_lists_of_the_one_before(
+        mut columns: Vec<FeatureColumn>,
+        alike: &[[bool; 4]],
+    ) -> Vec<FeatureColumn> {
+        for number in 1..columns.len() {
+            let (before, after) = columns.split_at_mut(number);
+            let (before, column) = (&before[number - 1], &mut after[0]);
+            let [statuses, ages, event_times, origins] = alike[number];
+            if statuses {
+                column.statuses = before.statuses.clone();
+            }
+            if ages {
+                column.ages = before.ages.clone();
+            }
+            if event_times {
+                column.event_times = before.event_times.clone();
+            }
+            if origins {
+                column.origins = before.origins.clone();
+            }
+        }
+        columns
+    }
+
     fn feature_answer() -> impl Strategy<Value = FeatureAnswer> {
         prop_oneof![0usize..4, 100usize..140, Just(3_000)].prop_flat_map(|rows| {
             let columns = prop::collection::vec(feature_column(rows), 0..4);
             let at = prop_oneof![Just(0i64), any::<i64>()];
             let cuts = prop::collection::vec(any::<i64>(), 0..3);
-            (at, columns, cuts).prop_map(move |(at, columns, cuts)| FeatureAnswer {
+            // What a column has in common with the one before.
+            let alike = prop::collection::vec(any::<[bool; 4]>(), 4);
+            (at, columns, cuts, alike).prop_map(move |(at, columns, cuts, alike)| FeatureAnswer {
                 at,
                 row_count: rows,
-                columns,
+                columns: with_lists_of_the_one_before(columns, &alike),
                 level: DegradationLevel::Degraded,
                 cuts: cuts.into_iter().map(|cut| ("view@1".into(), cut)).collect(),
                 definition_hash: "abc".into(),

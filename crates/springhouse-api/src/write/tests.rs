@@ -46,6 +46,41 @@ fn columns_with_and_without_metadata() {
     insta::assert_snapshot!(written(&AnswerOptions { full: true, int64: Int64Format::String, ..AnswerOptions::default() }), @r#"{"at":"2013-01-01T05:00:00.000000Z","level":"stale","definition":"abc","row_count":2,"features":{"mean_1h":{"type":"float64","values":[2.5,null],"status":["fresh","missing"],"age_s":[1.5,null],"event_time":["1970-01-01T00:00:00.000007Z",null],"origin":["store","default"]},"v:\"q\"":{"type":"int64","values":["9223372036854775807","0"],"status":["fresh","missing"],"age_s":[1.5,null],"event_time":["1970-01-01T00:00:00.000007Z",null],"origin":["store","default"]}},"positions":[{"view":"delays@1","cut":41}]}"#);
 }
 
+/// A column is written as if it were the only one, whatever it shares with the one before.
+#[test]
+fn what_columns_have_in_common_changes_nothing() {
+    let base = || column("f", ValueType::Float64, vec![Value::Float64(2.5), Value::Null]);
+    let changes: [fn(&mut FeatureColumn); 5] = [
+        |_| {},
+        |column| column.statuses[0] = ValueStatus::Stale,
+        |column| column.ages[0] = Some(8_000_001),
+        |column| column.event_times[1] = Some(9),
+        |column| column.origins[1] = Origin::HotCache,
+    ];
+    for (metadata, full) in [(true, false), (false, false), (true, true), (false, true)] {
+        let options = AnswerOptions { metadata, full, ..AnswerOptions::default() };
+        let of = |columns: Vec<FeatureColumn>| {
+            let mut out = Vec::new();
+            write_columns(&mut out, &FeatureAnswer { columns, ..answer() }, &options);
+            String::from_utf8(out).unwrap()
+        };
+        for first in changes {
+            for second in changes {
+                let columns = [first, second, first].map(|change| {
+                    let mut column = base();
+                    change(&mut column);
+                    column
+                });
+                let alone = columns.clone().map(|column| of(vec![column]));
+                // Each has the brackets of all around it.
+                let head = ",\"features\":{".len();
+                let alone = alone.each_ref().map(|text| &text[head..text.len() - 1]).join(",");
+                assert_eq!(of(columns.to_vec()), format!(",\"features\":{{{alone}}}"), "{options:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn rows_hold_the_same_values() {
     insta::assert_snapshot!(written(&AnswerOptions { format: AnswerFormat::Rows, ..AnswerOptions::default() }), @r#"{"at":"2013-01-01T05:00:00.000000Z","level":"stale","definition":"abc","row_count":2,"types":{"mean_1h":"float64","v:\"q\"":"int64"},"rows":[{"values":{"mean_1h":2.5,"v:\"q\"":9223372036854775807},"status":{"mean_1h":"fresh","v:\"q\"":"fresh"},"age_s":{"mean_1h":1.5,"v:\"q\"":1.5}},{"values":{"mean_1h":null,"v:\"q\"":0},"status":{"mean_1h":"missing","v:\"q\"":"missing"},"age_s":{"mean_1h":null,"v:\"q\"":null}}]}"#);

@@ -94,23 +94,14 @@ impl KeySet {
 
     /// The same for each page of a column; none when its index doesn't tell.
     pub(crate) fn pages(&self, index: &ColumnIndexMetaData) -> Option<Vec<bool>> {
-        // A page without bounds has nothing but nulls, which are counted as skipped.
         match index {
             ColumnIndexMetaData::INT64(index) => {
                 let bounds = index.min_values_iter().zip(index.max_values_iter());
-                Some(
-                    bounds
-                        .map(|(low, high)| low.zip(high).is_none_or(|(l, h)| self.has_int64(*l, *h)))
-                        .collect(),
-                )
+                Some(may_hold(bounds, |low, high| self.has_int64(*low, *high)))
             }
             ColumnIndexMetaData::BYTE_ARRAY(index) => {
                 let bounds = index.min_values_iter().zip(index.max_values_iter());
-                Some(
-                    bounds
-                        .map(|(low, high)| low.zip(high).is_none_or(|(l, h)| self.has_text(l, h)))
-                        .collect(),
-                )
+                Some(may_hold(bounds, |low, high| self.has_text(low, high)))
             }
             _ => None,
         }
@@ -132,4 +123,13 @@ impl KeySet {
             Self::Int64(_) | Self::Any => true,
         }
     }
+}
+
+/// Which of a column's pages may hold something, by their least and greatest values. A page without has nothing but nulls, which are
+/// counted as skipped.
+pub(crate) fn may_hold<T>(
+    bounds: impl Iterator<Item = (Option<T>, Option<T>)>,
+    is_between: impl Fn(T, T) -> bool,
+) -> Vec<bool> {
+    bounds.map(|(low, high)| low.zip(high).is_none_or(|(low, high)| is_between(low, high))).collect()
 }

@@ -40,14 +40,13 @@ pub(crate) fn with_pages(file: &FileRef, metadata: &ArrowReaderMetadata) -> Opti
     ArrowReaderMetadata::try_new(Arc::new(reader.finish().ok()?), ArrowReaderOptions::new()).ok()
 }
 
-/// Reads some columns (by position among the root columns of the schema) of some row groups; of `only` these rows, counted from the
-/// first of them, ascending.
+/// Reads some columns (by position among the root columns of the schema) of some row groups; of `only` these of their rows.
 pub(crate) fn read(
     file: &FileRef,
     metadata: &ArrowReaderMetadata,
     roots: &[usize],
     row_groups: Vec<usize>,
-    only: Option<&[usize]>,
+    only: Option<&RowSelection>,
 ) -> Result<ParquetRecordBatchReader> {
     let handle = File::open(&file.path).map_err(|e| LakeError::unreadable(&file.path, &e))?;
     let mask = ProjectionMask::roots(metadata.parquet_schema(), roots.iter().copied());
@@ -57,9 +56,7 @@ pub(crate) fn read(
         .with_row_groups(row_groups)
         .with_batch_size(batch_rows);
     if let Some(only) = only {
-        let rows = only.last().map_or(0, |last| last + 1);
-        let ranges = only.iter().map(|row| *row..row + 1);
-        builder = builder.with_row_selection(RowSelection::from_consecutive_ranges(ranges, rows));
+        builder = builder.with_row_selection(only.clone());
     }
     builder.build().map_err(|e| LakeError::corrupt(&file.name, "Parquet", &e))
 }

@@ -330,8 +330,7 @@ impl SourceFiles {
         in_parallel(threads, units.len(), &|number| {
             let (unit, pages) = &units[number];
             let reader = readers[unit.file].as_ref().expect("units are made of wanted files");
-            let only = pages.as_ref().map(|pages| pages::rows(pages, unit));
-            reader.read(unit, only.as_deref(), &mut |batch, roots, numbers| {
+            reader.read(unit, pages.as_ref(), &mut |batch, roots, numbers| {
                 reader.rows(batch, roots, unit, numbers, spec, counts)?.map_or(Ok(()), each)
             })
         })
@@ -360,7 +359,7 @@ impl SourceFiles {
                 selected.count(cost, may_hold);
                 if may_hold {
                     if let Some(pages) = &pages {
-                        let bytes = reader.bytes_of(&unit, &pages::rows(pages, &unit)).unwrap_or(cost.1);
+                        let bytes = reader.bytes_of(&unit, pages).unwrap_or(cost.1);
                         selected.leave_out(cost.0 - pages.row_count() as u64, cost.1 - bytes);
                     }
                     units.push((unit, pages));
@@ -439,10 +438,11 @@ impl SourceFiles {
             let Taking { rows, mut take } = start(*name)?;
             let cost = reader.cost(unit);
             let is_sparse = rows.len() as u64 * SPARSE_SHARE <= cost.0;
-            if let Some(bytes) = is_sparse.then(|| reader.bytes_of(unit, &rows)).flatten() {
+            let only = is_sparse.then(|| pages::selection_of(&rows, unit));
+            if let Some(bytes) = only.as_ref().and_then(|only| reader.bytes_of(unit, only)) {
                 selected.lock().leave_out(cost.0 - rows.len() as u64, cost.1 - bytes);
             }
-            reader.read(unit, is_sparse.then_some(&rows), &mut |batch, roots, numbers| {
+            reader.read(unit, only.as_ref(), &mut |batch, roots, numbers| {
                 take(reader.fetched(batch, roots, numbers)?)
             })
         })?;

@@ -3,6 +3,7 @@
 
 use super::reader::FileReader;
 use super::{FileFormat, ScanSpec, Unit};
+use crate::source::keys::may_hold;
 use crate::source::parquet;
 use ::parquet::arrow::arrow_reader::RowSelection;
 use ::parquet::file::page_index::column_index::ColumnIndexMetaData;
@@ -37,10 +38,7 @@ impl FileReader<'_> {
         let by_time = times.and_then(|times| {
             let ColumnIndexMetaData::INT64(index) = columns.get(times.leaf)? else { return None };
             let bounds = index.min_values_iter().zip(index.max_values_iter());
-            // A page without bounds has nothing but nulls, and may be counted as skipped.
-            let may_hold = bounds
-                .map(|(low, high)| low.zip(high).is_none_or(|(low, high)| times.may_hold(*low, *high, spec)));
-            selection(times.leaf, may_hold.collect())
+            selection(times.leaf, may_hold(bounds, |low, high| times.may_hold(*low, *high, spec)))
         });
         let both = match (by_key, by_time) {
             (Some(by_key), Some(by_time)) => by_key.intersection(&by_time),
@@ -50,19 +48,13 @@ impl FileReader<'_> {
     }
 
     /// Stored bytes of the pages that these rows of a unit are in; none without a page index.
-    pub(super) fn bytes_of(&self, unit: &Unit, rows: &[u32]) -> Option<u64> {
+    pub(super) fn bytes_of(&self, unit: &Unit, rows: &RowSelection) -> Option<u64> {
         let metadata = self.file.paged()?;
         let offsets = metadata.metadata().offset_index()?.get(unit.row_group?)?;
         let mut bytes = 0;
         for leaf in self.leaves(metadata) {
-            let mut rest = rows;
-            let pages = offsets.get(leaf)?.page_locations();
-            let ends = pages.iter().skip(1).map(|page| unit.first_row + page.first_row_index.unsigned_abs());
-            for (page, end) in pages.iter().zip(ends.chain([u64::MAX])) {
-                let after = rest.partition_point(|row| u64::from(*row) < end);
-                bytes += if after > 0 { u64::from(page.compressed_page_size.unsigned_abs()) } else { 0 };
-                rest = &rest[after..];
-            }
+            let pages = rows.scan_ranges(offsets.get(leaf)?.page_locations());
+            bytes += pages.iter().map(|page| page.end - page.start).sum::<u64>();
         }
         Some(bytes.min(self.cost(unit).1))
     }
@@ -86,6 +78,13 @@ fn selection(offsets: &OffsetIndexMetaData, may_hold: &[bool], rows: usize) -> O
     let ends = firsts.iter().skip(1).copied().chain([rows]);
     let pages = firsts.iter().zip(ends).zip(may_hold).filter(|(_, may_hold)| **may_hold);
     Some(RowSelection::from_consecutive_ranges(pages.map(|((first, end), _)| *first..end), rows))
+}
+
+/// Rows of a unit by their numbers in the file, ascending.
+pub(super) fn selection_of(rows: &[u32], unit: &Unit) -> RowSelection {
+    let places = rows.iter().map(|row| *row as usize - unit.first_row as usize);
+    let end = rows.last().map_or(0, |last| *last as usize + 1 - unit.first_row as usize);
+    RowSelection::from_consecutive_ranges(places.map(|place| place..place + 1), end)
 }
 
 /// The numbers in their file of the rows of a unit.

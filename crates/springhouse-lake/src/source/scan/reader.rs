@@ -1,6 +1,8 @@
 //! How the rows of one file are read: which of its columns, as which types, and which rows can be used.
 
-use super::{FetchedRows, FileFormat, Origin, ScanCounts, ScanFile, ScanSpec, SourceFiles, SourceRows, Unit};
+use super::{
+    FetchedRows, FileFormat, Origin, ScanCounts, ScanFile, ScanSpec, SourceFiles, SourceRows, Unit, pages,
+};
 use crate::error::{LakeError, Result, did_you_mean};
 use crate::event_id::{event_ids, stored_ids};
 use crate::source::conform::{Place, conform};
@@ -9,7 +11,7 @@ use crate::source::zone::Zone;
 use crate::source::{csv, parquet};
 use crate::stream::{EVENT_ID_COLUMN, KNOWN_AT_COLUMN, OFFSET_COLUMN};
 use crate::training::Availability;
-use ::parquet::arrow::arrow_reader::ArrowReaderMetadata;
+use ::parquet::arrow::arrow_reader::{ArrowReaderMetadata, RowSelection};
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, new_empty_array,
     new_null_array,
@@ -340,8 +342,13 @@ impl<'a> FileReader<'a> {
         (0..schema.num_columns()).filter(move |leaf| roots.contains(&schema.get_column_root_idx(*leaf)))
     }
 
-    /// Gives the batches of a unit; `only`: those rows, ascending, by their numbers in the file.
-    pub(super) fn read(&self, unit: &Unit, only: Option<&[u32]>, each: &mut TakeBatch<'_>) -> Result<()> {
+    /// Gives the batches of a unit; `only`: of those rows.
+    pub(super) fn read(
+        &self,
+        unit: &Unit,
+        only: Option<&RowSelection>,
+        each: &mut TakeBatch<'_>,
+    ) -> Result<()> {
         let mut roots: Vec<usize> = self.columns.iter().filter_map(FileColumn::root).collect();
         roots.sort_unstable();
         roots.dedup();
@@ -359,10 +366,10 @@ impl<'a> FileReader<'a> {
                 let groups = unit.row_group.into_iter().collect();
                 // What is between them is not even read where the file has a page index.
                 let metadata = only.and_then(|_| self.file.paged()).unwrap_or(metadata);
-                let places = only.map(|only| only.iter().map(|row| *row as usize - unit.first_row as usize));
-                let places: Option<Vec<usize>> = places.map(Iterator::collect);
-                for batch in parquet::read(&self.file.file, metadata, &roots, groups, places.as_deref())? {
-                    give(batch.map_err(|e| LakeError::corrupt(&self.file.file.name, "Parquet", &e))?, only)?;
+                let rows = only.map(|only| pages::rows(only, unit));
+                for batch in parquet::read(&self.file.file, metadata, &roots, groups, only)? {
+                    let batch = batch.map_err(|e| LakeError::corrupt(&self.file.file.name, "Parquet", &e))?;
+                    give(batch, rows.as_deref())?;
                 }
             }
             FileFormat::Csv => {

@@ -15,7 +15,8 @@ pub use answer::{EntityAnswer, EntityExplanation, fill_default, status_at_age};
 pub use arrow_values::{array_from_values, arrow_type, encode_keys, value_at, value_type_of};
 pub use plan::{Event, PlanError, READ_BACK, ViewInput, ViewPlan};
 pub use point_in_time::{
-    EventColumns, LabelColumns, LabelOrder, LatestSearch, Seen, StampParts, TrainingColumns, training_values,
+    EventColumns, LabelColumns, LabelOrder, LatestSearch, Seen, StampParts, TrainingColumns, nan_as_null,
+    training_values,
 };
 pub use stamp::{Stamp, Window, WindowBounds};
 pub use state::{CodecError, EntityState};

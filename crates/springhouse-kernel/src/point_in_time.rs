@@ -8,6 +8,7 @@ mod suffix;
 mod timeline;
 mod windows;
 
+pub use latest::nan_as_null;
 pub use search::{LabelOrder, LatestSearch, Seen, StampParts};
 
 use crate::plan::{PlanKind, ViewPlan};

@@ -6,6 +6,7 @@
 //! again and finds its rows already there.
 
 use crate::error::{LakeError, Result};
+use crate::layout;
 use crate::source::location::{FileRef, file_name};
 use arrow::array::RecordBatch;
 use deltalake_core::kernel::transaction::{CommitBuilder, CommitProperties, TransactionError};
@@ -14,9 +15,6 @@ use deltalake_core::kernel::{
 };
 use deltalake_core::protocol::{DeltaOperation, SaveMode};
 use deltalake_core::{DeltaTable, DeltaTableError};
-use parquet::arrow::arrow_writer::{ArrowWriter, ArrowWriterOptions};
-use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::properties::WriterProperties;
 use springhouse_core::ValueType;
 use std::collections::HashMap;
 use std::io::Write;
@@ -25,9 +23,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How often an append is tried again after another writer's commit came first.
 const COMMIT_ATTEMPTS_MAX: usize = 20;
-
-/// Rows of a row group: few enough that statistics of a sorted file leave most of it out for few entities.
-const ROW_GROUP_ROWS: usize = 65_536;
 
 /// The files of one version of a Delta table.
 #[derive(Clone, Debug)]
@@ -385,7 +380,7 @@ fn widen(
 
 /// Writes the rows as one Parquet file, durable before its name is known to the log.
 fn write_file(directory: &Path, rows: &RecordBatch, after: i64, last: i64) -> Result<Add> {
-    let bytes = parquet_bytes(rows)?;
+    let bytes = layout::parquet_bytes(rows)?;
     // The name follows from the content: a replay writes the same file again instead of another.
     let hash = xxhash_rust::xxh3::xxh3_64(&bytes);
     let file = format!("part-{:020}-{last:020}-{hash:016x}.zstd.parquet", after + 1);
@@ -419,23 +414,6 @@ fn write_file(directory: &Path, rows: &RecordBatch, after: i64, last: i64) -> Re
         stats: Some(stats.to_string()),
         ..Add::default()
     })
-}
-
-fn parquet_bytes(rows: &RecordBatch) -> Result<Vec<u8>> {
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(ZstdLevel::default()))
-        .set_created_by("springhouse".to_owned())
-        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-        .build();
-    // Without the Arrow schema in the file, readers see Parquet's own types: those of the Delta schema.
-    let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
-    let mut bytes = Vec::new();
-    let fail =
-        |e: parquet::errors::ParquetError| LakeError::internal(format!("encoding Parquet failed: {e}"));
-    let mut writer = ArrowWriter::try_new_with_options(&mut bytes, rows.schema(), options).map_err(fail)?;
-    writer.write(rows).map_err(fail)?;
-    writer.close().map_err(fail)?;
-    Ok(bytes)
 }
 
 /// The object store does not sync a commit; after a power cut the log must still have what was said to be in it.

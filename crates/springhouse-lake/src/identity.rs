@@ -54,7 +54,13 @@ pub(crate) fn for_each_identity(
         let of = |v: i64| identity_of(&(v as u64 ^ (1 << 63)).to_be_bytes());
         let column = column.as_primitive::<Int64Type>();
         if column.null_count() == 0 {
-            column.values().iter().enumerate().for_each(|(row, v)| each(row, Some(of(*v))));
+            let mut last = (0, of(0));
+            for (row, v) in column.values().iter().enumerate() {
+                if *v != last.0 {
+                    last = (*v, of(*v));
+                }
+                each(row, Some(last.1));
+            }
         } else {
             column.iter().enumerate().for_each(|(row, v)| each(row, v.map(of)));
         }

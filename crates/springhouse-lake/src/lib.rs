@@ -9,6 +9,7 @@ mod event_id;
 mod frames;
 mod identity;
 mod lake;
+mod layout;
 mod materialize;
 mod optimize;
 mod population;

@@ -99,6 +99,7 @@ impl Lake {
             &ScanCounts::default(),
             &|_| Ok(()),
             &events,
+            None,
         )?;
         let features = job.plan.features();
         let mut values: Vec<Vec<Value>> = vec![Vec::new(); features.len()];

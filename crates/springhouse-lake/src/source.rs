@@ -5,6 +5,7 @@ pub(crate) mod csv;
 pub(crate) mod keys;
 pub(crate) mod location;
 pub(crate) mod parquet;
+pub(crate) mod plain;
 pub(crate) mod scan;
 pub(crate) mod selected;
 pub(crate) mod zone;

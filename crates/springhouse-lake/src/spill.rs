@@ -9,6 +9,7 @@ use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use parking_lot::Mutex;
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -139,6 +140,25 @@ pub(crate) struct Grouping {
     counts: Vec<u32>,
 }
 
+impl Grouping {
+    /// Of rows of which `partition[i]` says where row `i` goes, below `count`.
+    pub(crate) fn new(partition: &[u32], count: usize) -> Self {
+        let counts = count_by_partition(partition, count);
+        Self { order: order_by_partition(partition, &counts), counts }
+    }
+
+    /// The partitions that have rows, with where those are in the order.
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = (usize, Range<usize>)> {
+        let mut start = 0;
+        let ranges = self.counts.iter().enumerate().map(move |(partition, count)| {
+            let range = start..start + *count as usize;
+            start = range.end;
+            (partition, range)
+        });
+        ranges.filter(|(_, range)| !range.is_empty())
+    }
+}
+
 /// Rows by partition, each partition in the order in which its rows came (when one thread pushes).
 #[derive(Debug)]
 pub(crate) struct Partitions {
@@ -177,8 +197,7 @@ impl Partitions {
 
     /// How rows are to be ordered so that each partition's are together; `partition[i]` says where row `i` goes.
     pub(crate) fn grouping(&self, partition: &[u32]) -> Grouping {
-        let counts = count_by_partition(partition, self.parts.len());
-        Grouping { order: order_by_partition(partition, &counts), counts }
+        Grouping::new(partition, self.parts.len())
     }
 
     /// Adds rows in any order; `partition[i]` says where row `i` goes.
@@ -193,15 +212,10 @@ impl Partitions {
     pub(crate) fn push_grouped(&self, columns: Vec<ArrayRef>, grouping: &Grouping) -> Result<()> {
         let grouped = RecordBatch::try_new(Arc::clone(&self.schema), columns)?;
         let fits = self.account(&grouped);
-        let mut start = 0;
-        for (part, count) in self.parts.iter().zip(&grouping.counts) {
-            let count = *count as usize;
-            if count > 0 {
-                let mut part = part.lock();
-                part.rows += count as u64;
-                part.stored.push(Stored::Shared(grouped.slice(start, count)));
-                start += count;
-            }
+        for (partition, range) in grouping.ranges() {
+            let mut part = self.parts[partition].lock();
+            part.rows += range.len() as u64;
+            part.stored.push(Stored::Shared(grouped.slice(range.start, range.len())));
         }
         // Someone else may hold most of the budget; little is gained by writing little.
         let is_worth_it = self.bytes.load(Ordering::Acquire) >= self.budget.limit / SPILL_SHARE;

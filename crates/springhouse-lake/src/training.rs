@@ -8,6 +8,7 @@
 pub(crate) mod again;
 mod assemble;
 mod cache;
+mod dense;
 pub(crate) mod gather;
 pub(crate) mod join;
 mod label_query;
@@ -97,12 +98,13 @@ pub(crate) fn blocking<T>(work: impl FnOnce() -> T) -> T {
 }
 
 /// Rows of latest views wait for the labels in one part in this many of the memory budget.
-const ROWS_SHARE: u64 = 16;
-/// The answers of latest views are made for as many labels at a time as fit one part in this many.
-const RANGE_SHARE: u64 = 4;
-/// At most so many times as much is read of feature columns when it is done range by range; over it, all answers are made at
-/// once and spilled.
-const REREAD_MAX: usize = 3;
+const ROWS_SHARE: u64 = 64;
+/// The answers of latest views are made for at most as many labels at a time as fit one part in this many.
+const ROUND_SHARE: u64 = 4;
+/// Fewer are taken at a time while that reads feature columns at most so many times: memory is slower to get than to read.
+const REREAD_WORTH_IT: f64 = 1.25;
+/// At most so many times is it read for the answers to fit; over it, all answers are made at once and spilled.
+const REREAD_MAX: f64 = 3.0;
 
 /// Keys and moments of all labels, by partition of one entity.
 struct LabelSet<'a> {
@@ -344,10 +346,10 @@ impl Lake {
 
         // Events meet labels.
         let chunk_rows = output::chunk_rows(schema);
-        let answers: Vec<Answers> =
+        let mut answers: Vec<Answers> =
             plan.views.iter().map(|job| Answers::new(job, facts.rows, chunk_rows, &budget, &file)).collect();
         let row_bytes = plan.views.iter().filter(|job| is_latest(&job.view)).map(answer_bytes).sum();
-        let ranges = Ranges::new(facts.rows, chunk_rows, row_bytes, request.memory_budget / RANGE_SHARE);
+        let ranges = Ranges::new(facts.rows, chunk_rows, row_bytes, request.memory_budget / ROUND_SHARE);
         let mut seen: Vec<(SeenRows, &OpenSource)> = Vec::new();
         for (payload, views) in &prepared.groups {
             let payload = *payload;
@@ -387,7 +389,9 @@ impl Lake {
             };
             let reading = Reading { wanted: &wanted, counts: &source.counts, threads, report: &scanned };
             // What is not cached.
-            let gather = |events: &Partitions, report: &(dyn Fn(u64) -> Result<()> + Sync)| {
+            let gather = |events: &Partitions,
+                          meeting: Option<&Meeting<'_>>,
+                          report: &(dyn Fn(u64) -> Result<()> + Sync)| {
                 if let Some(cached) = &cached
                     && (0..source.files.files.len()).all(|number| cached.covers(number))
                 {
@@ -403,6 +407,7 @@ impl Lake {
                     &source.counts,
                     report,
                     events,
+                    meeting,
                 )
             };
             let aside = (&budget, &file);
@@ -433,7 +438,7 @@ impl Lake {
                     if let Some(cached) = &cached {
                         cached.meet(&source.files, &reading, &group, &meeting)?;
                     }
-                    gather(&events, &|done| {
+                    gather(&events, Some(&meeting), &|done| {
                         if events.bytes() > full {
                             meeting.take_up(&group, &source.files, &events, 1)?;
                         }
@@ -454,7 +459,7 @@ impl Lake {
                     if let Some(cached) = &cached {
                         cached.gather(&source.files, &reading, &events)?;
                     }
-                    gather(&events, &scanned)
+                    gather(&events, None, &scanned)
                 })?;
                 match payload {
                     Payload::Inputs => stages.time("answer labels", name, || {
@@ -481,6 +486,14 @@ impl Lake {
         budget.subtract(sets.iter().filter_map(|set| set.index.get()).map(LabelIndex::bytes).sum());
         drop(sets);
 
+        let chunk_count = facts.rows.div_ceil(chunk_rows) as usize;
+        let per_round = ranges_per_round(&seen, ranges);
+        if per_round <= ranges.fitting {
+            for (rows, _) in &seen {
+                answers[rows.view].hold_dense(&plan.views[rows.view], facts.rows, &budget);
+            }
+        }
+
         // Label order again.
         let assembler = Assembler {
             plan,
@@ -489,12 +502,6 @@ impl Lake {
             fields: &prepared.fields,
             counts: Mutex::new(vec![FeatureCounts::default(); plan.outputs.len()]),
         };
-        let chunk_count = facts.rows.div_ceil(chunk_rows) as usize;
-        // Range by range, unless too much would be read again and again for it.
-        let units_read = seen.iter().map(|(rows, _)| rows.units_read());
-        let (by_range, at_once) =
-            units_read.fold((0, 0), |(a, b), (by_range, at_once)| (a + by_range, b + at_once));
-        let per_round = if by_range <= at_once * REREAD_MAX { 1 } else { ranges.count };
         let features_total = seen.iter().map(|(_, source)| source.files.rows_estimate()).sum();
         let read = AtomicU64::new(0);
         let begin = |round: usize| -> Result<()> {
@@ -520,7 +527,7 @@ impl Lake {
         };
         let end = |round: usize| -> Result<()> {
             if (round + 1) * per_round < ranges.count {
-                seen.iter().try_for_each(|(rows, _)| answers[rows.view].chunks.drain().map(drop))
+                seen.iter().try_for_each(|(rows, _)| answers[rows.view].clear())
             } else {
                 sources.values().try_for_each(|source| source.files.check_unchanged())
             }
@@ -750,6 +757,17 @@ fn label_keys(labels: &Labels, entity: &Entity) -> Result<Vec<usize>> {
         columns.push(column);
     }
     Ok(columns)
+}
+
+/// How many ranges of labels are answered at a time.
+fn ranges_per_round(seen: &[(SeenRows, &OpenSource)], ranges: Ranges) -> usize {
+    let read =
+        |per_round: usize| seen.iter().map(|(rows, _)| rows.units_read(per_round)).sum::<usize>() as f64;
+    let at_once = read(ranges.count);
+    let most = ranges.fitting.min(ranges.count);
+    let few = (0..).map(|power| 1 << power).take_while(|few| *few < most);
+    let few = few.chain([most]).find(|few| read(*few) <= at_once * REREAD_WORTH_IT);
+    few.unwrap_or(if read(most) <= at_once * REREAD_MAX { most } else { ranges.count })
 }
 
 /// Batches of labels that are read before they are divided up.

@@ -162,7 +162,8 @@ pub(super) fn with_nulls_as_statuses(
 }
 
 /// NaN counts as null.
-pub(super) fn nan_as_null(column: ArrayRef) -> ArrayRef {
+/// Numbers that are none are null.
+pub fn nan_as_null(column: ArrayRef) -> ArrayRef {
     match column.data_type() {
         DataType::Float64 => without_nan::<Float64Type>(&column, f64::is_nan),
         DataType::Float32 => without_nan::<Float32Type>(&column, f32::is_nan),

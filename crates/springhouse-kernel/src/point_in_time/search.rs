@@ -57,6 +57,17 @@ impl LabelOrder {
         self.at.is_empty()
     }
 
+    /// The first label of `from..end` that is not before a moment: near `from`, mostly.
+    fn first_at(&self, from: usize, end: usize, at: Micros) -> usize {
+        let labels = &self.at[from..end];
+        let mut step = 1;
+        while labels.get(step).is_some_and(|label| *label < at) {
+            step *= 2;
+        }
+        let near = &labels[step / 2..labels.len().min(step + 1)];
+        from + step / 2 + near.partition_point(|label| *label < at)
+    }
+
     fn of(&self, entity: u32) -> Range<usize> {
         self.offsets[entity as usize] as usize..self.offsets[entity as usize + 1] as usize
     }
@@ -191,12 +202,47 @@ impl LatestSearch {
             let (event_time, visible_at) = times_of(row);
             Happened { visible_at, event_time, row: row as u32 }
         };
-        if rows.clone().is_sorted_by_key(|row| times_of(row).1) {
+        let mut last = Micros::MIN;
+        let is_next = |row: usize| {
+            let (event_time, visible_at) = times_of(row);
+            event_time == visible_at && std::mem::replace(&mut last, visible_at) <= visible_at
+        };
+        if rows.clone().all(is_next) {
+            self.meet_in_order(order, entity, rows, |row| times_of(row).0, &stamp_of, &reference_of);
+        } else if rows.clone().is_sorted_by_key(|row| times_of(row).1) {
             self.meet(order, entity, rows.map(item), &stamp_of, &reference_of);
         } else {
             let mut happened: Vec<Happened> = rows.map(item).collect();
             sort_by_key(&mut happened, |event| event.visible_at);
             self.meet(order, entity, happened.into_iter(), &stamp_of, &reference_of);
+        }
+    }
+
+    /// Offers events of an entity that come in the order of their times and are visible from then on: only those that are the
+    /// latest of what a label is the first to see are looked at.
+    fn meet_in_order(
+        &mut self,
+        order: &LabelOrder,
+        entity: u32,
+        rows: Range<usize>,
+        time_of: impl Fn(usize) -> Micros,
+        stamp_of: &impl Fn(usize) -> Stamp,
+        reference_of: &impl Fn(usize) -> i64,
+    ) {
+        let Range { start: mut place, end } = order.of(entity);
+        let mut next = rows.start;
+        while next < rows.end {
+            place = order.first_at(place, end, time_of(next));
+            if place == end {
+                return;
+            }
+            let after = first_after(next..rows.end, order.at[place], &time_of);
+            // The rest of their stamps decides among those of one time.
+            let time = time_of(after - 1);
+            for row in (next..after).rev().take_while(|row| time_of(*row) == time) {
+                self.improve(place, stamp_of(row), reference_of(row));
+            }
+            next = after;
         }
     }
 
@@ -223,9 +269,7 @@ impl LatestSearch {
                 if let Some(latest) = latest.take() {
                     offer(first, latest);
                 }
-                while first < end && order.at[first] < event.visible_at {
-                    first += 1;
-                }
+                first = order.first_at(first, end, event.visible_at);
             }
             if first == end {
                 return;
@@ -270,15 +314,40 @@ impl LatestSearch {
     }
 }
 
+/// The first of some rows in the order of their times that is after a moment: near the first, mostly.
+fn first_after(rows: Range<usize>, at: Micros, time_of: &impl Fn(usize) -> Micros) -> usize {
+    let mut step = 1;
+    while rows.start + step < rows.end && time_of(rows.start + step) <= at {
+        step *= 2;
+    }
+    let (mut low, mut high) = (rows.start + step / 2, rows.end.min(rows.start + step));
+    while low < high {
+        let middle = low.midpoint(high);
+        match time_of(middle) <= at {
+            true => low = middle + 1,
+            false => high = middle,
+        }
+    }
+    low
+}
+
 impl ViewPlan {
+    /// The input that each feature is.
+    ///
+    /// # Panics
+    /// When the plan is of windows.
+    pub fn inputs_of_rows(&self) -> &[usize] {
+        let PlanKind::Latest(latest) = &self.kind else { panic!("windows see more than one row") };
+        &latest.columns
+    }
+
     /// The values of labels that each see one row: row `i` of the inputs, one per [`ViewPlan::inputs`], for label `i`. A null is
     /// a feature's own (`null`); what else there is to say of it is the row's status.
     ///
     /// # Panics
     /// When the plan is of windows.
     pub fn values_of_rows(&self, inputs: &[ArrayRef]) -> Vec<ArrayRef> {
-        let PlanKind::Latest(latest) = &self.kind else { panic!("windows see more than one row") };
-        latest.columns.iter().map(|input| nan_as_null(inputs[*input].clone())).collect()
+        self.inputs_of_rows().iter().map(|input| nan_as_null(inputs[*input].clone())).collect()
     }
 }
 

@@ -15,7 +15,7 @@ use crate::source::{csv, parquet};
 use crate::training::Availability;
 use crate::training::again::{SourceInputs, changed};
 use ::parquet::arrow::arrow_reader::{ArrowReaderMetadata, RowSelection};
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::SchemaRef;
 use deltalake_core::DeltaTable;
@@ -429,21 +429,30 @@ impl SourceFiles {
         columns: &[String],
         threads: usize,
         units: &[(usize, Unit)],
-        start: &(dyn Fn(usize) -> Result<Taking<'t>> + Sync),
+        start: &(dyn Fn(usize) -> Result<Box<dyn TakeRows + 't>> + Sync),
     ) -> Result<()> {
         let selected = Mutex::new(self.selected_rows(columns, &mut units.iter().map(|(_, unit)| unit))?);
         in_parallel(threads, units.len(), &|number| {
             let (name, unit) = &units[number];
             let reader = FileReader::of_columns(self, &self.files[unit.file], columns)?;
-            let Taking { rows, mut take } = start(*name)?;
+            let mut take = start(*name)?;
             let cost = reader.cost(unit);
-            let is_sparse = rows.len() as u64 * SPARSE_SHARE <= cost.0;
+            let is_sparse = take.count() as u64 * SPARSE_SHARE <= cost.0;
+            if !is_sparse && take.is_by_column() {
+                let mut buffer = Vec::new();
+                for (number, column) in columns.iter().enumerate() {
+                    let reader = FileReader::of_columns(self, reader.file, std::slice::from_ref(column))?;
+                    reader.read_column(unit, &mut buffer, &mut |rows| take.column(number, &rows))?;
+                }
+                return take.rows_done(cost.0);
+            }
+            let rows = take.wanted();
             let only = is_sparse.then(|| pages::selection_of(&rows, unit));
             if let Some(bytes) = only.as_ref().and_then(|only| reader.bytes_of(unit, only)) {
                 selected.lock().leave_out(cost.0 - rows.len() as u64, cost.1 - bytes);
             }
             reader.read(unit, only.as_ref(), &mut |batch, roots, numbers| {
-                take(reader.fetched(batch, roots, numbers)?)
+                take.rows(&reader.fetched(batch, roots, numbers)?)
             })
         })?;
         let (columns, selected) = (columns.to_vec(), selected.into_inner());
@@ -497,16 +506,46 @@ impl SourceFiles {
     }
 }
 
-/// What is wanted of a unit.
-pub(crate) struct Taking<'a> {
-    /// Numbers of rows in their file, ascending. Others may come too.
-    pub rows: Vec<u32>,
-    /// Takes them.
-    pub take: TakeRows<'a>,
+/// What takes the rows of a unit.
+pub(crate) trait TakeRows {
+    /// How many rows are wanted, one that is wanted twice counted twice.
+    fn count(&self) -> usize;
+
+    /// Their numbers in the file, ascending; asked for before [`Self::rows`].
+    fn wanted(&mut self) -> Vec<u32>;
+
+    /// Takes a batch; they come in file order, and may have other rows as well.
+    fn rows(&mut self, rows: &FetchedRows) -> Result<()>;
+
+    /// True where [`Self::column`] may be called instead, when most rows are read: one column after the other.
+    fn is_by_column(&self) -> bool;
+
+    /// Takes values of a column, by its number; they come in file order, and may come again.
+    fn column(&mut self, column: usize, rows: &ColumnRows<'_>) -> Result<()>;
+
+    /// Told that so many rows were read column by column.
+    fn rows_done(&mut self, rows: u64) -> Result<()>;
 }
 
-/// What takes the rows of a unit, batch by batch in file order.
-pub(crate) type TakeRows<'a> = Box<dyn FnMut(FetchedRows) -> Result<()> + 'a>;
+/// Values of one column of a unit.
+#[derive(Clone, Copy)]
+pub(crate) struct ColumnRows<'a> {
+    /// The number of the first row in its file.
+    pub first: u32,
+    /// How many rows.
+    pub count: usize,
+    /// What they have.
+    pub values: ColumnValues<'a>,
+}
+
+/// Values of one column.
+#[derive(Clone, Copy)]
+pub(crate) enum ColumnValues<'a> {
+    /// As they are in memory, none of them null.
+    Plain(&'a [u8]),
+    /// As an array.
+    Array(&'a ArrayRef),
+}
 
 /// Does jobs `0..count` on up to `threads` threads; the first error stops the others.
 pub(crate) fn in_parallel(
@@ -531,8 +570,10 @@ pub(crate) fn in_parallel(
         return work();
     }
     std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        handles.into_iter().try_for_each(join)
+        // This thread works too.
+        let handles: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let here = work();
+        handles.into_iter().map(join).fold(here, Result::and)
     })
 }
 

@@ -34,7 +34,8 @@ pub(crate) struct FeatureCounts {
 #[derive(Clone, Debug)]
 struct FeatureChunk {
     values: ArrayRef,
-    statuses: Vec<u8>,
+    /// Those of the row that has the values, where no feature has its own.
+    statuses: Arc<Vec<u8>>,
 }
 
 /// Assembles the chunks of a training set.
@@ -97,13 +98,21 @@ impl Assembler<'_> {
             Slot::Stored { view, feature } => &stored[view][feature],
             Slot::Request { view, feature } => &requested[view][feature],
         };
-        let mut counts = self.counts.lock();
-        for ((count, output), column) in counts.iter_mut().zip(&self.plan.outputs).zip(columns) {
+        let mut added = vec![FeatureCounts::default(); self.plan.outputs.len()];
+        let mut last: Option<(&FeatureChunk, [u64; STATUS_COUNT])> = None;
+        for ((added, output), column) in added.iter_mut().zip(&self.plan.outputs).zip(columns) {
             if output.stale_is_default == stale_is_default {
-                count.add(of(output.slot), stale_is_default);
-                *column = Some(Arc::clone(&of(output.slot).values));
+                let chunk = of(output.slot);
+                let by_status = match last {
+                    Some((last, counted)) if Arc::ptr_eq(&last.statuses, &chunk.statuses) => counted,
+                    _ => counted(&chunk.statuses),
+                };
+                last = Some((chunk, by_status));
+                *added = FeatureCounts::new(by_status, chunk, stale_is_default);
+                *column = Some(Arc::clone(&chunk.values));
             }
         }
+        self.counts.lock().iter_mut().zip(&added).for_each(|(all, more)| all.merge(more));
         Ok(())
     }
 
@@ -148,7 +157,7 @@ impl Assembler<'_> {
                     },
                 )
                 .collect();
-            features.push(FeatureChunk { values, statuses });
+            features.push(FeatureChunk { values, statuses: Arc::new(statuses) });
         }
         Ok(features)
     }
@@ -188,19 +197,33 @@ impl FeatureCounts {
         self.defaults += other.defaults;
     }
 
-    fn add(&mut self, feature: &FeatureChunk, stale_is_default: bool) {
-        for status in 0..STATUS_COUNT {
-            // Looked through for one after the other: counting one byte after the other takes much longer.
-            let count = feature.statuses.iter().filter(|found| **found == status as u8).count() as u64;
-            self.by_status[status] += count;
-            self.defaults += if is_replaced(status as u8, stale_is_default) { count } else { 0 };
-        }
-        self.nulls += feature.values.null_count() as u64;
+    fn new(by_status: [u64; STATUS_COUNT], feature: &FeatureChunk, stale_is_default: bool) -> Self {
+        let replaced = by_status.iter().zip(0..).filter(|(_, status)| is_replaced(*status, stale_is_default));
+        let defaults = replaced.map(|(count, _)| count).sum();
+        Self { by_status, nulls: feature.values.null_count() as u64, defaults }
     }
+}
+
+/// How many there are of each status.
+fn counted(statuses: &[u8]) -> [u64; STATUS_COUNT] {
+    let (mut counts, mut left) = ([0; STATUS_COUNT], statuses.len() as u64);
+    for (status, count) in counts.iter_mut().enumerate() {
+        if left > 0 {
+            // Looked through for one after the other: counting one byte after the other takes much longer.
+            *count = statuses.iter().filter(|found| **found == status as u8).count() as u64;
+            left -= *count;
+        }
+    }
+    counts
 }
 
 /// One view's answers for the labels `first_row..first_row + rows`, in label order.
 fn in_label_order(answers: &Answers, chunk: usize, first_row: u64, rows: usize) -> Result<Vec<FeatureChunk>> {
+    if let Some(dense) = &answers.dense
+        && let Some((columns, of_row)) = dense.take(chunk)?
+    {
+        return Ok(of_one_row(columns, of_row));
+    }
     let batches = answers.chunks.take(chunk)?;
     // Where each label's answer is among all of them; a label without one takes the null behind the last.
     let count: usize = batches.iter().map(RecordBatch::num_rows).sum();
@@ -225,19 +248,31 @@ fn in_label_order(answers: &Answers, chunk: usize, first_row: u64, rows: usize) 
     let first_status = 1 + answers.features;
     let schema = answers.chunks.schema();
     let has_one = schema.fields().len() == first_status + 1;
-    let of_row = has_one.then(|| statuses_of(first_status)).transpose()?;
-    let without_row = of_row.iter().flatten().filter(|status| !is_usable(**status)).count();
-    let mut features = Vec::with_capacity(answers.features);
-    for feature in 0..answers.features {
-        let values = in_order(1 + feature, &new_null_array(schema.field(1 + feature).data_type(), 1))?;
-        let statuses = match &of_row {
-            Some(of_row) if values.null_count() == without_row => of_row.clone(),
-            Some(of_row) => with_nulls(of_row.clone(), &values),
-            None => statuses_of(first_status + feature)?,
-        };
-        features.push(FeatureChunk { values, statuses });
+    let values_of =
+        |feature: usize| in_order(1 + feature, &new_null_array(schema.field(1 + feature).data_type(), 1));
+    if has_one {
+        let columns = (0..answers.features).map(values_of).collect::<Result<_, _>>()?;
+        return Ok(of_one_row(columns, statuses_of(first_status)?));
     }
-    Ok(features)
+    let of_feature = |feature: usize| -> Result<FeatureChunk> {
+        let statuses = Arc::new(statuses_of(first_status + feature)?);
+        Ok(FeatureChunk { values: values_of(feature)?, statuses })
+    };
+    (0..answers.features).map(of_feature).collect()
+}
+
+/// Features whose values are those of one row, with the statuses of that.
+fn of_one_row(columns: Vec<ArrayRef>, of_row: Vec<u8>) -> Vec<FeatureChunk> {
+    let of_row = Arc::new(of_row);
+    let without_row = of_row.iter().filter(|status| !is_usable(**status)).count();
+    let feature = |values: ArrayRef| {
+        let statuses = match values.null_count() == without_row {
+            true => Arc::clone(&of_row),
+            false => Arc::new(with_nulls(of_row.to_vec(), &values)),
+        };
+        FeatureChunk { values, statuses }
+    };
+    columns.into_iter().map(feature).collect()
 }
 
 fn is_usable(status: u8) -> bool {

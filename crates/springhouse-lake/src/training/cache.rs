@@ -429,6 +429,7 @@ fn make(
         &counts,
         making.report,
         &partitions,
+        None,
     )?;
     let ordinal: HashMap<i64, i64> =
         numbers.iter().enumerate().map(|(ordinal, number)| (*number as i64, ordinal as i64)).collect();

@@ -1,9 +1,10 @@
 //! The events of one source and entity, scanned once and put aside by partition of the entity.
 
 use crate::error::Result;
-use crate::identity::{Presence, for_each_identity, for_each_key, mix};
+use crate::identity::{Identity, Presence, for_each_identity, for_each_key, mix};
 use crate::source::scan::{ScanCounts, ScanFile, ScanSpec, SourceFiles, SourceRows};
 use crate::spill::{Partitions, partition_of};
+use crate::training::latest::Meeting;
 use crate::training::plan::ViewJob;
 use arrow::array::{ArrayRef, BinaryBuilder, BooleanArray, Decimal128Array, Int64Array, UInt32Array};
 use arrow::compute::{nullif, take};
@@ -11,6 +12,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use springhouse_core::definition::Entity;
 use springhouse_expr::{ProjectedRows, ViewProjection};
 use springhouse_kernel::{ViewInput, ViewPlan, arrow_type};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -189,7 +191,7 @@ impl<'a> EventGroup<'a> {
     }
 
     /// Scans the source and puts aside the events of entities that may be in `present` (all, when None) and that `keep`
-    /// wants.
+    /// wants. Those that come entity by entity are not put aside where they can meet the labels at once.
     #[expect(
         clippy::too_many_arguments,
         reason = "one call from each of three jobs; a struct would only rename them"
@@ -205,17 +207,23 @@ impl<'a> EventGroup<'a> {
         counts: &ScanCounts,
         report: &(dyn Fn(u64) -> Result<()> + Sync),
         partitions: &Partitions,
+        meeting: Option<&Meeting<'_>>,
     ) -> Result<()> {
         let before = counts.kept.load(Ordering::Relaxed);
         files.for_each(spec, threads, wanted, counts, &|rows: SourceRows| {
-            self.put_aside(&rows, present, keep, counts, partitions, &|_| false)?;
+            let projected = self.projections[0].project(&rows.batch);
+            let kept = self.kept(&rows, &projected, present, keep, counts);
+            match meeting.filter(|_| kept.is_by_entity()) {
+                Some(meeting) => meeting.offer_runs(&rows, &kept),
+                None => self.put_aside(&rows, projected, &kept, partitions, &|_| false)?,
+            }
             report(counts.rows_read.load(Ordering::Relaxed))
         })?;
         files.note_kept(counts.kept.load(Ordering::Relaxed) - before);
         Ok(())
     }
 
-    /// The rows that count, as (entity, position among the projected rows, position in the batch).
+    /// The rows that count.
     fn kept(
         &self,
         rows: &SourceRows,
@@ -223,21 +231,39 @@ impl<'a> EventGroup<'a> {
         present: Option<&Presence>,
         keep: &(dyn Fn(&SourceRows, usize) -> bool + Sync),
         counts: &ScanCounts,
-        mut each: impl FnMut(i128, u32, u32),
-    ) {
+    ) -> KeptRows {
+        let length = projected.rows.len();
+        let mut kept = KeptRows {
+            runs: Vec::new(),
+            projected: Vec::with_capacity(length),
+            source: Vec::with_capacity(length),
+        };
         let mut no_key = 0;
         let keys = (&projected.key_columns, &self.entity.keys);
-        for_each_identity(keys.0, keys.1, projected.rows.len(), |position, found| {
-            let row = projected.rows[position];
+        // Of the entity that came last: whether its rows are wanted, and whether they have a run.
+        let (mut last, mut is_present, mut has_run) = (None, false, false);
+        for_each_identity(keys.0, keys.1, length, |position, found| {
             let Some(found) = found else {
                 no_key += 1;
                 return;
             };
-            if present.is_none_or(|present| present.may_hold(found)) && keep(rows, row as usize) {
-                each(found as i128, position as u32, row);
+            if last != Some(found) {
+                (last, has_run) = (Some(found), false);
+                is_present = present.is_none_or(|present| present.may_hold(found));
+            }
+            let row = projected.rows[position];
+            if is_present && keep(rows, row as usize) {
+                if !has_run {
+                    has_run = true;
+                    kept.runs.push(Run { identity: found, start: kept.source.len() as u32 });
+                }
+                kept.projected.push(position as u32);
+                kept.source.push(row);
             }
         });
         counts.no_key.fetch_add(no_key, Ordering::Relaxed);
+        counts.kept.fetch_add(kept.source.len() as u64, Ordering::Relaxed);
+        kept
     }
 
     /// Puts aside rows with their keys; those that `mark` names get a null key.
@@ -249,39 +275,34 @@ impl<'a> EventGroup<'a> {
         partitions: &Partitions,
         mark: &dyn Fn(usize) -> bool,
     ) -> Result<()> {
-        self.put_aside(rows, None, keep, counts, partitions, mark)
+        let projected = self.projections[0].project(&rows.batch);
+        let kept = self.kept(rows, &projected, None, keep, counts);
+        self.put_aside(rows, projected, &kept, partitions, mark)
     }
 
     fn put_aside(
         &self,
         rows: &SourceRows,
-        present: Option<&Presence>,
-        keep: &(dyn Fn(&SourceRows, usize) -> bool + Sync),
-        counts: &ScanCounts,
+        first: ProjectedRows,
+        kept: &KeptRows,
         partitions: &Partitions,
         mark: &dyn Fn(usize) -> bool,
     ) -> Result<()> {
-        let first = self.projections[0].project(&rows.batch);
         let length = first.rows.len();
-        let mut identity = Vec::with_capacity(length);
-        // Positions among the projected rows, and among the rows of the batch.
-        let (mut projected, mut source) = (Vec::with_capacity(length), Vec::with_capacity(length));
-        let mut partition = Vec::with_capacity(length);
-        let count = partitions.count();
-        self.kept(rows, &first, present, keep, counts, |found, position, row| {
-            identity.push(found);
-            projected.push(position);
-            source.push(row);
-            partition.push(partition_of(mix(found as u128), count));
-        });
-        counts.kept.fetch_add(projected.len() as u64, Ordering::Relaxed);
-        if projected.is_empty() {
+        if kept.source.is_empty() {
             return Ok(());
+        }
+        let mut identity = Vec::with_capacity(kept.source.len());
+        let mut partition = Vec::with_capacity(kept.source.len());
+        for (number, run) in kept.runs.iter().enumerate() {
+            let count = kept.positions(number).len();
+            identity.extend(std::iter::repeat_n(run.identity as i128, count));
+            partition.extend(std::iter::repeat_n(partition_of(mix(run.identity), partitions.count()), count));
         }
         let grouping = partitions.grouping(&partition);
         let order_of =
             |rows: &[u32]| -> Vec<u32> { grouping.order.iter().map(|i| rows[*i as usize]).collect() };
-        let (source, projected) = (order_of(&source), UInt32Array::from(order_of(&projected)));
+        let (source, projected) = (order_of(&kept.source), UInt32Array::from(order_of(&kept.projected)));
         let stamp = |values: &[i64]| -> ArrayRef {
             Arc::new(source.iter().map(|row| values[*row as usize]).collect::<Int64Array>())
         };
@@ -354,6 +375,37 @@ impl<'a> EventGroup<'a> {
             }
         }
         Ok(())
+    }
+}
+
+/// Rows of a batch that count.
+pub(crate) struct KeptRows {
+    /// Neighbours of one entity.
+    pub runs: Vec<Run>,
+    /// Positions among the projected rows.
+    projected: Vec<u32>,
+    /// Positions in the batch.
+    pub source: Vec<u32>,
+}
+
+/// Rows of one entity, up to the next run.
+pub(crate) struct Run {
+    pub identity: Identity,
+    start: u32,
+}
+
+/// Rows come entity by entity where runs have at least so many on average.
+const RUN_ROWS: usize = 3;
+
+impl KeptRows {
+    /// Which rows are of a run.
+    pub(crate) fn positions(&self, run: usize) -> Range<usize> {
+        let end = self.runs.get(run + 1).map_or(self.source.len(), |next| next.start as usize);
+        self.runs[run].start as usize..end
+    }
+
+    fn is_by_entity(&self) -> bool {
+        self.runs.len() * RUN_ROWS <= self.source.len()
     }
 }
 

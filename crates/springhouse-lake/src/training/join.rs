@@ -1,8 +1,10 @@
 //! Labels and events of one partition meet: the kernel answers, the answers go to the chunk of the output they belong to.
 
 use crate::error::Result;
+use crate::identity::Identity;
 use crate::source::scan::in_parallel;
 use crate::spill::{Budget, Grouping, Partitions, SpillFile};
+use crate::training::dense::{DenseAnswers, is_dense};
 use crate::training::gather::{EVENT_TIME, EventGroup, IDENTITY, Payload};
 use crate::training::payload_of;
 use crate::training::plan::ViewJob;
@@ -26,6 +28,8 @@ pub(crate) struct Answers {
     pub features: usize,
     /// Rows in a chunk.
     pub chunk_rows: u64,
+    /// In place of `chunks`, where all answers of a range are in memory and each has its place.
+    pub dense: Option<DenseAnswers>,
 }
 
 impl Answers {
@@ -38,7 +42,21 @@ impl Answers {
     ) -> Self {
         let count = rows.div_ceil(chunk_rows) as usize;
         let chunks = Partitions::new(count, answer_schema(job), budget, file);
-        Self { chunks, features: job.plan.features().len(), chunk_rows }
+        Self { chunks, features: job.plan.features().len(), chunk_rows, dense: None }
+    }
+
+    /// Holds them where the output has them, if their values have one width: what there is at a time fits in memory.
+    pub(crate) fn hold_dense(&mut self, job: &ViewJob<'_>, rows: u64, budget: &Arc<Budget>) {
+        let dense = dense_features(job);
+        self.dense = dense.map(|features| DenseAnswers::new(features, rows, self.chunk_rows, budget));
+    }
+
+    /// Forgets what is left of a range.
+    pub(crate) fn clear(&self) -> Result<()> {
+        if let Some(dense) = &self.dense {
+            dense.clear();
+        }
+        self.chunks.drain().map(drop)
     }
 
     /// The chunk of the output that a label's row is in.
@@ -67,11 +85,25 @@ impl Answers {
         statuses: Vec<ValueStatus>,
         grouping: &Grouping,
     ) -> Result<()> {
-        self.chunks.push_grouped(arrays(label_rows, values, &[statuses]), grouping)
+        let Some(dense) = &self.dense else {
+            return self.chunks.push_grouped(arrays(label_rows, values, &[statuses]), grouping);
+        };
+        for (chunk, positions) in grouping.ranges() {
+            let (rows, statuses) = (&label_rows[positions.clone()], &statuses[positions.clone()]);
+            dense.put(chunk, rows, values, positions, statuses);
+        }
+        Ok(())
     }
 
     /// Labels that see a row with a status and without values.
     pub(crate) fn push_absent(&self, rows: &[u64], plan: &ViewPlan, status: ValueStatus) -> Result<()> {
+        if let Some(dense) = &self.dense {
+            let chunk: Vec<u32> = rows.iter().map(|row| self.chunk_of(*row)).collect();
+            let grouping = self.chunks.grouping(&chunk);
+            let rows: Vec<u64> = grouping.order.iter().map(|position| rows[*position as usize]).collect();
+            grouping.ranges().for_each(|(chunk, range)| dense.put_absent(chunk, &rows[range], status));
+            return Ok(());
+        }
         let values =
             plan.features().iter().map(|(_, t)| new_null_array(&arrow_type(t), rows.len())).collect();
         let statuses = vec![vec![status; rows.len()]];
@@ -90,9 +122,19 @@ fn arrays(rows: Vec<u64>, values: &[ArrayRef], statuses: &[Vec<ValueStatus>]) ->
     arrays
 }
 
+/// The types of a latest view's features, where all have values of one width.
+fn dense_features(job: &ViewJob<'_>) -> Option<Vec<DataType>> {
+    let types: Vec<DataType> = job.plan.features().iter().map(|(_, t)| arrow_type(t)).collect();
+    (payload_of(job) == Payload::RowReference && types.iter().all(is_dense)).then_some(types)
+}
+
 /// Bytes of one row of a view's answers, about.
 pub(crate) fn answer_bytes(job: &ViewJob<'_>) -> u64 {
-    answer_schema(job).fields().iter().map(|field| crate::training::gather::width(field.data_type())).sum()
+    let row_number = u64::from(dense_features(job).is_none()) * 8;
+    let fields = answer_schema(job);
+    let widths =
+        fields.fields().iter().skip(1).map(|field| crate::training::gather::width(field.data_type()));
+    row_number + widths.sum::<u64>()
 }
 
 fn answer_schema(job: &ViewJob<'_>) -> SchemaRef {
@@ -142,6 +184,22 @@ impl EntityNumbers {
         (Self(numbers), entities)
     }
 
+    /// The same in the order of their identities, which for most keys is that of the keys: what comes sorted by key then goes
+    /// through memory from one end to the other.
+    pub(crate) fn sorted(identities: &[i128]) -> (Self, Vec<u32>) {
+        let (mut numbers, mut entities) = Self::of(identities);
+        let mut found: Vec<(i128, u32)> =
+            numbers.0.iter().map(|(identity, number)| (*identity, *number)).collect();
+        found.sort_unstable_by_key(|(identity, _)| *identity as Identity);
+        let mut renamed = vec![0; found.len()];
+        for (new, (identity, old)) in found.into_iter().enumerate() {
+            renamed[old as usize] = new as u32;
+            numbers.0.insert(identity, new as u32);
+        }
+        entities.iter_mut().for_each(|entity| *entity = renamed[*entity as usize]);
+        (numbers, entities)
+    }
+
     /// Of events those whose entity has a label: their entities, and their rows.
     pub(crate) fn find(&self, identities: &[i128]) -> (Vec<u32>, Vec<u32>) {
         let (mut entities, mut rows) =
@@ -160,6 +218,13 @@ impl EntityNumbers {
             }
         }
         (entities, rows)
+    }
+
+    /// The identities by number.
+    pub(crate) fn identities(&self) -> Vec<Identity> {
+        let mut identities = vec![0; self.0.len()];
+        self.0.iter().for_each(|(identity, number)| identities[*number as usize] = *identity as Identity);
+        identities
     }
 
     /// An entity's number, if it has a label.

@@ -3,9 +3,12 @@
 
 use crate::error::{LakeError, Result};
 use crate::identity::{Identity, mix};
-use crate::source::scan::{FetchedRows, SourceFiles, TakeRows, Taking, Unit, in_parallel};
-use crate::spill::{Budget, Partitions, SpillFile, partition_of};
-use crate::training::gather::{EVENT_TIME, EventGroup, IDENTITY, reference_plan};
+use crate::source::scan::{
+    ColumnRows, ColumnValues, FetchedRows, SourceFiles, SourceRows, TakeRows, Unit, in_parallel,
+};
+use crate::spill::{Budget, Grouping, Partitions, SpillFile, partition_of};
+use crate::training::dense::{DenseAnswers, DenseRow};
+use crate::training::gather::{EVENT_TIME, EventGroup, IDENTITY, KeptRows, reference_plan};
 use crate::training::join::{Answers, EntityNumbers, load_partition, with_staleness};
 use crate::training::plan::ViewJob;
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, UInt8Array, UInt32Array, UInt64Array};
@@ -16,7 +19,7 @@ use arrow::datatypes::{
 use parking_lot::Mutex;
 use springhouse_core::{Micros, ValueStatus};
 use springhouse_expr::ViewProjection;
-use springhouse_kernel::{LabelColumns, LabelOrder, LatestSearch, Stamp, StampParts};
+use springhouse_kernel::{LabelColumns, LabelOrder, LatestSearch, Stamp, StampParts, nan_as_null};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -31,6 +34,8 @@ pub(crate) struct LabelIndex {
 struct LabelPartition {
     /// From an entity's identity to its number.
     numbers: EntityNumbers,
+    /// From its number to its identity, ascending.
+    identities: Vec<Identity>,
     order: LabelOrder,
     /// The row of each label in the label table.
     rows: Vec<u32>,
@@ -51,7 +56,9 @@ impl LabelIndex {
 
     /// Bytes held, about.
     pub(crate) fn bytes(&self) -> u64 {
-        let of = |part: &LabelPartition| part.order.bytes() + 4 * part.rows.len() + part.numbers.bytes();
+        let of = |part: &LabelPartition| {
+            part.order.bytes() + 4 * part.rows.len() + 16 * part.identities.len() + part.numbers.bytes()
+        };
         self.partitions.iter().map(|part| of(part) as u64).sum()
     }
 }
@@ -59,11 +66,29 @@ impl LabelIndex {
 impl LabelPartition {
     fn new(labels: &RecordBatch) -> Self {
         let identities = labels.column(0).as_primitive::<Decimal128Type>().values();
-        let (numbers, entities) = EntityNumbers::of(identities);
+        let (numbers, entities) = EntityNumbers::sorted(identities);
         let at: &[Micros] = labels.column(2).as_primitive::<Int64Type>().values();
         let order = LabelOrder::new(numbers.count(), &LabelColumns { entities: &entities, at });
         let rows = labels.column(1).as_primitive::<UInt64Type>().values();
-        Self { numbers, order, rows: rows.iter().map(|row| *row as u32).collect() }
+        Self {
+            identities: numbers.identities(),
+            numbers,
+            order,
+            rows: rows.iter().map(|row| *row as u32).collect(),
+        }
+    }
+
+    /// Where an identity is, or would be: near a place where a lesser one was, mostly.
+    fn place(&self, identity: Identity, from: usize) -> usize {
+        let after =
+            self.identities.get(from..).filter(|after| after.first().is_some_and(|first| *first <= identity));
+        let Some(after) = after else { return self.identities.partition_point(|known| *known < identity) };
+        let mut step = 1;
+        while after.get(step).is_some_and(|known| *known < identity) {
+            step *= 2;
+        }
+        let near = &after[step / 2..after.len().min(step + 1)];
+        from + step / 2 + near.partition_point(|known| *known < identity)
     }
 }
 
@@ -121,6 +146,54 @@ impl<'a> Meeting<'a> {
         search.offer_entity(&part.order, entity, rows, times_of, stamp_of, reference_of);
     }
 
+    /// Offers rows that come entity by entity, without putting them aside.
+    pub(crate) fn offer_runs(&self, rows: &SourceRows, kept: &KeptRows) {
+        let base = (rows.file as i64) << 32;
+        let row_of = |position: usize| kept.source[position] as usize;
+        let times_of = |position: usize| {
+            let row = row_of(position);
+            (rows.event_time[row], rows.event_time[row].max(rows.known_at[row]))
+        };
+        let reference_of = |position: usize| base | i64::from(rows.row[row_of(position)]);
+        let stamp_of = |position: usize| {
+            let row = row_of(position);
+            Stamp { event_time: rows.event_time[row], known_at: rows.known_at[row], seq: rows.seq[row] }
+        };
+        let partitions: Vec<u32> =
+            kept.runs.iter().map(|run| partition_of(mix(run.identity), self.searches.len())).collect();
+        let grouping = Grouping::new(&partitions, self.searches.len());
+        let meet = |partition: usize, runs: Range<usize>, search: &mut LatestSearch| {
+            let part = &self.index.partitions[partition];
+            let mut from = 0;
+            for run in &grouping.order[runs] {
+                from = part.place(kept.runs[*run as usize].identity, from);
+                // The filter before let through some that no label is about.
+                if part.identities.get(from) == Some(&kept.runs[*run as usize].identity) {
+                    let positions = kept.positions(*run as usize);
+                    search.offer_entity(
+                        &part.order,
+                        from as u32,
+                        positions,
+                        times_of,
+                        stamp_of,
+                        reference_of,
+                    );
+                }
+            }
+        };
+        // What another thread is at comes last.
+        let mut later = Vec::new();
+        for (partition, runs) in grouping.ranges() {
+            match self.searches[partition].try_lock() {
+                Some(mut search) => meet(partition, runs, &mut search),
+                None => later.push((partition, runs)),
+            }
+        }
+        for (partition, runs) in later {
+            meet(partition, runs, &mut self.searches[partition].lock());
+        }
+    }
+
     /// Offers all that was put aside so far, and forgets it.
     pub(crate) fn take_up(
         &self,
@@ -152,20 +225,31 @@ pub(crate) struct SeenRows {
     ranges: Ranges,
 }
 
-/// The labels in ranges of so many rows each, so that the answers of one fit in memory.
+/// The labels in ranges of so many rows each; the answers of some fit in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ranges {
     /// Labels in a range; a multiple of a chunk's rows.
     pub rows: u64,
     /// How many ranges.
     pub count: usize,
+    /// The answers of how many fit.
+    pub fitting: usize,
 }
 
 impl Ranges {
-    /// Ranges of so many chunks that their answers have about `bytes`.
+    /// Most ranges: what labels of each see is noted by part of the files.
+    const COUNT_MAX: u64 = 512;
+
+    /// Ranges of few chunks each, for answers of `row_bytes` of which `bytes` fit.
     pub(crate) fn new(rows: u64, chunk_rows: u64, row_bytes: u64, bytes: u64) -> Self {
-        let chunks = (bytes / row_bytes.max(1) / chunk_rows).clamp(1, rows.div_ceil(chunk_rows).max(1));
-        Self { rows: chunks * chunk_rows, count: rows.div_ceil(chunks * chunk_rows).max(1) as usize }
+        let chunks = rows.div_ceil(chunk_rows).max(1);
+        let fitting = (bytes / row_bytes.max(1) / chunk_rows).max(1);
+        let in_range = chunks.div_ceil(Self::COUNT_MAX).min(fitting);
+        Self {
+            rows: in_range * chunk_rows,
+            count: chunks.div_ceil(in_range) as usize,
+            fitting: (fitting / in_range) as usize,
+        }
     }
 }
 
@@ -185,11 +269,15 @@ impl SeenRows {
         }
     }
 
-    /// How many parts of files are read when it is done range by range, and how many at once.
-    pub(crate) fn units_read(&self) -> (usize, usize) {
-        let (touched, units) = (self.touched.lock(), self.index.units.len());
-        let at_once = (0..units).filter(|unit| touched.iter().skip(*unit).step_by(units).any(|is| *is));
-        (touched.iter().filter(|is| **is).count(), at_once.count())
+    /// How many parts of files are read, one read twice counted twice, when so many ranges are answered at a time.
+    pub(crate) fn units_read(&self, per_round: usize) -> usize {
+        let (touched, units) = (self.touched.lock(), self.index.units.len().max(1));
+        let of_round = |round: &[bool]| {
+            let is_read =
+                |unit: &usize| round.iter().skip(*unit).step_by(units).any(|is_touched| *is_touched);
+            (0..units).filter(is_read).count()
+        };
+        touched.chunks(per_round * units).map(of_round).sum()
     }
 }
 
@@ -396,14 +484,7 @@ pub(crate) fn read_rows(
         .map(|(number, unit)| (number, unit.clone()))
         .collect();
     files.fetch(inputs.source_columns(), threads, &wanted, &|number| {
-        let mut fetch = Fetch::new(job, &inputs, &by_unit.load_one(number)?, answers);
-        let mut rows: Vec<u32> = fetch.wanted.iter().map(|wanted| wanted.row).collect();
-        rows.dedup();
-        let take: TakeRows<'_> = Box::new(move |rows| {
-            report(rows.row.len() as u64)?;
-            fetch.take(&rows)
-        });
-        Ok(Taking { rows, take })
+        Ok(Box::new(Fetch::new(job, &inputs, &by_unit.load_one(number)?, answers, report)))
     })
 }
 
@@ -430,9 +511,11 @@ struct Fetch<'a> {
     job: &'a ViewJob<'a>,
     inputs: &'a ViewProjection,
     answers: &'a Answers,
-    /// Ascending by row.
+    report: &'a (dyn Fn(u64) -> Result<()> + Sync),
     wanted: Vec<Wanted>,
     next: usize,
+    /// The same by chunk of the answers and ascending by row, made when columns come one by one.
+    by_chunk: Vec<(usize, Vec<DenseRow>)>,
 }
 
 impl<'a> Fetch<'a> {
@@ -441,12 +524,13 @@ impl<'a> Fetch<'a> {
         inputs: &'a ViewProjection,
         winners: &RecordBatch,
         answers: &'a Answers,
+        report: &'a (dyn Fn(u64) -> Result<()> + Sync),
     ) -> Self {
         let references = winners.column(0).as_primitive::<Int64Type>().values();
         let rows = winners.column(1).as_primitive::<UInt64Type>().values();
         let statuses = winners.column(2).as_primitive::<UInt8Type>().values();
         let stale = ValueStatus::Stale as u8;
-        let mut wanted: Vec<Wanted> = references
+        let wanted: Vec<Wanted> = references
             .iter()
             .zip(rows.iter().zip(statuses))
             .map(|(reference, (label_row, status))| Wanted {
@@ -455,11 +539,72 @@ impl<'a> Fetch<'a> {
                 status: if *status == stale { ValueStatus::Stale } else { ValueStatus::Fresh },
             })
             .collect();
-        wanted.sort_unstable_by_key(|wanted| (wanted.row, wanted.label_row));
-        Self { job, inputs, answers, wanted, next: 0 }
+        Self { job, inputs, answers, report, wanted, next: 0, by_chunk: Vec::new() }
     }
 
-    fn take(&mut self, rows: &FetchedRows) -> Result<()> {
+    /// Notes the rows' statuses, and where their values go.
+    fn begin_columns(&mut self, dense: &DenseAnswers) {
+        let chunk: Vec<u32> =
+            self.wanted.iter().map(|wanted| self.answers.chunk_of(wanted.label_row)).collect();
+        let grouping = self.answers.chunks.grouping(&chunk);
+        for (chunk, range) in grouping.ranges() {
+            let wanted = || grouping.order[range.clone()].iter().map(|i| &self.wanted[*i as usize]);
+            let row = |wanted: &Wanted| dense.row(chunk, wanted.row, wanted.label_row);
+            let mut rows: Vec<DenseRow> = wanted().map(row).collect();
+            dense.put_statuses(chunk, &rows, wanted().map(|wanted| wanted.status));
+            rows.sort_unstable_by_key(|row| row.row);
+            self.by_chunk.push((chunk, rows));
+        }
+    }
+}
+
+impl TakeRows for Fetch<'_> {
+    fn count(&self) -> usize {
+        self.wanted.len()
+    }
+
+    fn wanted(&mut self) -> Vec<u32> {
+        self.wanted.sort_unstable_by_key(|wanted| (wanted.row, wanted.label_row));
+        let mut rows: Vec<u32> = self.wanted.iter().map(|wanted| wanted.row).collect();
+        rows.dedup();
+        rows
+    }
+
+    fn is_by_column(&self) -> bool {
+        self.answers.dense.is_some() && self.job.has_plain_inputs()
+    }
+
+    fn column(&mut self, column: usize, rows: &ColumnRows<'_>) -> Result<()> {
+        let Some(dense) = &self.answers.dense else {
+            return Err(LakeError::internal("answers have no places for columns"));
+        };
+        if self.by_chunk.is_empty() {
+            self.begin_columns(dense);
+        }
+        let features = self.job.features_of(&self.inputs.source_columns()[column]);
+        let numbers = match rows.values {
+            ColumnValues::Array(values) => Some(nan_as_null(Arc::clone(values))),
+            ColumnValues::Plain(_) => None,
+        };
+        let values = numbers.as_ref().map_or(rows.values, ColumnValues::Array);
+        let rows = &ColumnRows { values, ..*rows };
+        for (chunk, wanted) in &self.by_chunk {
+            let (first, end) = (rows.first, u64::from(rows.first) + rows.count as u64);
+            let wanted = &wanted[wanted.partition_point(|row| row.row < first)..];
+            let wanted = &wanted[..wanted.partition_point(|row| u64::from(row.row) < end)];
+            if !wanted.is_empty() {
+                dense.put_column(*chunk, &features, rows, wanted);
+            }
+        }
+        Ok(())
+    }
+
+    fn rows_done(&mut self, rows: u64) -> Result<()> {
+        (self.report)(rows)
+    }
+
+    fn rows(&mut self, rows: &FetchedRows) -> Result<()> {
+        (self.report)(rows.row.len() as u64)?;
         let first = self.next;
         let mut positions = Vec::new();
         let mut position = 0;

@@ -8,7 +8,7 @@ use springhouse_core::definition::{
 };
 use springhouse_core::{Definitions, ValueType};
 use springhouse_expr::{RequestPlan, ViewProjection};
-use springhouse_kernel::ViewPlan;
+use springhouse_kernel::{ViewInput, ViewPlan};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
@@ -65,6 +65,25 @@ pub(crate) struct OutputFeature {
 pub(crate) struct ServiceColumns {
     pub service: String,
     pub columns: Vec<(String, String)>,
+}
+
+impl ViewJob<'_> {
+    /// True for a latest view whose features are columns of its source as they are.
+    pub(crate) fn has_plain_inputs(&self) -> bool {
+        let is_column = |input: &ViewInput| match input {
+            ViewInput::Column { name, .. } => self.source.columns.iter().any(|column| column.name == *name),
+            ViewInput::Predicate { .. } => false,
+        };
+        is_latest(&self.view) && self.plan.inputs().iter().all(is_column)
+    }
+
+    /// The features of a latest view that are a column.
+    pub(crate) fn features_of(&self, column: &str) -> Vec<usize> {
+        let inputs = self.plan.inputs();
+        let is_it = |input: usize| matches!(&inputs[input], ViewInput::Column { name, .. } if name == column);
+        let features = self.plan.inputs_of_rows().iter().enumerate();
+        features.filter(|(_, input)| is_it(**input)).map(|(feature, _)| feature).collect()
+    }
 }
 
 /// Everything that a training set needs.

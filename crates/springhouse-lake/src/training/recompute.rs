@@ -71,6 +71,7 @@ impl Lake {
                 &source.counts,
                 &|_| Ok(()),
                 &events,
+                None,
             )?;
             let joined = load_partition(&labels, &events, 0)?;
             let columns = joined.answer(&job.plan, &group, group.inputs_of(0));

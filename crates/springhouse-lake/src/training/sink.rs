@@ -118,8 +118,9 @@ fn parquet<'a>(file: OutputFile, schema: &SchemaRef) -> ParquetResult<(Encoder, 
         .set_compression(Compression::SNAPPY)
         .set_created_by(format!("springhouse {}", env!("CARGO_PKG_VERSION")))
         .set_key_value_metadata(Some(vec![arrow_schema_entry(schema)]));
-    for field in schema.fields().iter().filter(|f| f.data_type().is_floating()) {
-        // Measured numbers seldom repeat: a dictionary of them is built only to be given up.
+    let is_measured = |t: &DataType| t.is_floating() || matches!(t, DataType::Timestamp(..));
+    for field in schema.fields().iter().filter(|f| is_measured(f.data_type())) {
+        // Measured numbers and moments seldom repeat: a dictionary of them is built only to be given up.
         properties = properties.set_column_dictionary_enabled(ColumnPath::from(field.name().as_str()), false);
     }
     let properties = Arc::new(properties.build());

@@ -46,7 +46,7 @@ feature_views:
     source: parts
     ttl: 2d
     where: shop >= 0
-    features: {v_amount: amount}
+    features: {v_amount: amount, v_id: id, v_at: at, v_shop: shop}
   parts_windows:
     entity: user
     source: parts
@@ -123,6 +123,15 @@ fn in_slices(events: &[TestEvent], count: usize) -> Vec<Vec<TestEvent>> {
     (0..count).map(|part| events.iter().skip(part).step_by(count).cloned().collect()).collect()
 }
 
+/// In order of arrival, or entity by entity as a compacted table has them, by time or not.
+fn by_entity_or_not(random: &mut Random, events: &mut [TestEvent]) {
+    match random.below(4) {
+        0 => events.sort_by_key(|event| (event.user.clone(), event.event_time)),
+        1 => events.sort_by_key(|event| event.user.clone()),
+        _ => {}
+    }
+}
+
 /// Times as text with an offset, and no bits lost in numbers.
 fn csv_batch(events: &[TestEvent]) -> RecordBatch {
     let texts: StringArray =
@@ -144,14 +153,12 @@ pub(crate) async fn world(random: &mut Random, count: usize) -> World {
     let mut events: BTreeMap<&'static str, Vec<NaiveEvent>> = BTreeMap::new();
     // A Parquet glob of three files with small row groups.
     let parts = random_events(random, count);
-    for (number, part) in in_slices(&parts, 3).into_iter().enumerate() {
+    for (number, mut part) in in_slices(&parts, 3).into_iter().enumerate() {
+        by_entity_or_not(random, &mut part);
         // Of large row groups few rows are read on their own.
         let group_rows = if random.chance(50) { 17 } else { 1_000 };
-        write_parquet(
-            &project.path(&format!("data/parts/{number}.parquet")),
-            &event_batch(&part),
-            group_rows,
-        );
+        let write = if random.chance(50) { write_parquet } else { write_plain_parquet };
+        write(&project.path(&format!("data/parts/{number}.parquet")), &event_batch(&part), group_rows);
         for (row, event) in part.iter().enumerate() {
             // The true sequence has a hash of the file's name in it; among rows of equal times the order of files is that of
             // the hashes, so the naive way asks for it.
@@ -174,7 +181,8 @@ pub(crate) async fn world(random: &mut Random, count: usize) -> World {
         ));
     }
     // A Delta table, made as one by another lake.
-    let delta = random_events(random, count);
+    let mut delta = random_events(random, count);
+    by_entity_or_not(random, &mut delta);
     write_delta(&project, &delta).await;
     for file in delta_files(&project.path("data/delta")) {
         let stored = read_parquet(&project.path(&format!("data/delta/{file}")));

@@ -1,14 +1,15 @@
 //! How the rows of one file are read: which of its columns, as which types, and which rows can be used.
 
 use super::{
-    FetchedRows, FileFormat, Origin, ScanCounts, ScanFile, ScanSpec, SourceFiles, SourceRows, Unit, pages,
+    ColumnRows, ColumnValues, FetchedRows, FileFormat, Origin, ScanCounts, ScanFile, ScanSpec, SourceFiles,
+    SourceRows, Unit, pages,
 };
 use crate::error::{LakeError, Result, did_you_mean};
 use crate::event_id::{event_ids, stored_ids};
 use crate::source::conform::{Place, conform};
 use crate::source::keys::KeySet;
 use crate::source::zone::Zone;
-use crate::source::{csv, parquet};
+use crate::source::{csv, parquet, plain};
 use crate::stream::{EVENT_ID_COLUMN, KNOWN_AT_COLUMN, OFFSET_COLUMN};
 use crate::training::Availability;
 use ::parquet::arrow::arrow_reader::{ArrowReaderMetadata, RowSelection};
@@ -139,7 +140,9 @@ impl<'a> FileReader<'a> {
         let mut reader = Self::without_columns(files, file);
         reader.event_time = Some(reader.add(&source.event_time, &ValueType::Timestamp)?);
         if stream {
-            reader.known_at = Some(reader.add(KNOWN_AT_COLUMN, &ValueType::Timestamp)?);
+            if spec.availability == Availability::Known {
+                reader.known_at = Some(reader.add(KNOWN_AT_COLUMN, &ValueType::Timestamp)?);
+            }
             reader.offset = Some(reader.add(OFFSET_COLUMN, &ValueType::Int64)?);
             if spec.with_ids {
                 reader.stored_id = Some(reader.add(EVENT_ID_COLUMN, &ValueType::Bytes)?);
@@ -379,6 +382,53 @@ impl<'a> FileReader<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Gives the values of the only column asked for, of all rows of a unit.
+    pub(super) fn read_column(
+        &self,
+        unit: &Unit,
+        buffer: &mut Vec<u8>,
+        each: &mut dyn FnMut(ColumnRows<'_>) -> Result<()>,
+    ) -> Result<()> {
+        if self.read_plain(unit, buffer, each)? {
+            return Ok(());
+        }
+        self.read(unit, None, &mut |batch, roots, numbers| {
+            let rows = self.fetched(batch, roots, numbers)?;
+            let Some(first) = rows.row.first() else { return Ok(()) };
+            let values = ColumnValues::Array(rows.batch.column(0));
+            each(ColumnRows { first: *first, count: rows.row.len(), values })
+        })
+    }
+
+    /// The same where they are stored as they are in memory, and of the type that they are declared as.
+    fn read_plain(
+        &self,
+        unit: &Unit,
+        buffer: &mut Vec<u8>,
+        each: &mut dyn FnMut(ColumnRows<'_>) -> Result<()>,
+    ) -> Result<bool> {
+        let column = &self.columns[self.output[0]];
+        let (FileFormat::Parquet(metadata), Some(group), Some(root)) =
+            (&self.file.format, unit.row_group, column.root())
+        else {
+            return Ok(false);
+        };
+        let data_type = self.file.schema.field(root).data_type();
+        let (Some(width), Some(leaf)) = (data_type.primitive_width(), parquet::leaf_of(metadata, root))
+        else {
+            return Ok(false);
+        };
+        if *data_type != arrow_type(&column.value_type) {
+            return Ok(false);
+        }
+        plain::for_each_page(&self.file.file, metadata, group, leaf, width, buffer, &mut |place, values| {
+            let first = u32::try_from(unit.first_row + place as u64);
+            let first = first.map_err(|_| too_many_rows(&self.file.file.name))?;
+            let count = values.len() / width;
+            each(ColumnRows { first, count, values: ColumnValues::Plain(values) })
+        })
     }
 
     /// The columns of a batch, with their declared types.

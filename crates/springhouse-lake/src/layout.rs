@@ -1,0 +1,132 @@
+//! How the columns of the Parquet files that Springhouse keeps are written: each as a sample of it says.
+//!
+//! Measured numbers seldom repeat, so that a dictionary of them and compressing them only cost time when they are read; numbers
+//! that rise are short as differences; what repeats is short in a dictionary.
+
+use crate::error::{LakeError, Result};
+use arrow::array::RecordBatch;
+use parquet::arrow::arrow_writer::{ArrowWriter, ArrowWriterOptions};
+use parquet::basic::{Compression, Encoding, Type, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
+use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
+
+/// Rows of a row group: few enough that statistics of a sorted file leave most of it out for few entities.
+const ROW_GROUP_ROWS: usize = 65_536;
+
+/// Rows of the sample; smaller files are put together with others before it matters how they are written.
+const SAMPLE_ROWS: usize = 8_192;
+
+/// Compressing is worth it where it leaves at most so much.
+const WORTH_IT: f64 = 0.9;
+
+/// Rows as a Parquet file.
+pub(crate) fn parquet_bytes(rows: &RecordBatch) -> Result<Vec<u8>> {
+    let written = properties(rows).and_then(|properties| write(rows, properties));
+    Ok(written.map_err(|e| LakeError::internal(format!("encoding Parquet failed: {e}")))?.0)
+}
+
+fn write(
+    rows: &RecordBatch,
+    properties: WriterProperties,
+) -> Result<(Vec<u8>, ParquetMetaData), ParquetError> {
+    // Without the Arrow schema in the file, readers see Parquet's own types: those of the Delta schema.
+    let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
+    let mut bytes = Vec::new();
+    let mut writer = ArrowWriter::try_new_with_options(&mut bytes, rows.schema(), options)?;
+    writer.write(rows)?;
+    let metadata = writer.close()?;
+    Ok((bytes, metadata))
+}
+
+fn common() -> WriterPropertiesBuilder {
+    WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_created_by("springhouse".to_owned())
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+}
+
+/// How to write each column of these rows.
+fn properties(rows: &RecordBatch) -> Result<WriterProperties, ParquetError> {
+    let mut properties = common();
+    if rows.num_rows() < SAMPLE_ROWS {
+        return Ok(properties.build());
+    }
+    let sample = rows.slice((rows.num_rows() - SAMPLE_ROWS) / 2, SAMPLE_ROWS);
+    let (_, repeating) = write(&sample, common().build())?;
+    let plain = common().set_dictionary_enabled(false);
+    let integers = repeating.row_group(0).columns().iter().filter(|column| is_integer(column));
+    let plain = integers.fold(plain, |plain, column| {
+        plain.set_column_encoding(column.column_path().clone(), Encoding::DELTA_BINARY_PACKED)
+    });
+    let (_, different) = write(&sample, plain.build())?;
+    let columns = |metadata: &ParquetMetaData| metadata.row_group(0).columns().to_vec();
+    for (repeating, different) in columns(&repeating).iter().zip(columns(&different)) {
+        let path = || different.column_path().clone();
+        let smallest = repeating.compressed_size().min(different.compressed_size());
+        let is_worth_it = smallest as f64 <= different.uncompressed_size() as f64 * WORTH_IT;
+        if is_worth_it && repeating.compressed_size() == smallest {
+            continue;
+        }
+        properties = properties.set_column_dictionary_enabled(path(), false);
+        if is_integer(&different) {
+            properties = properties.set_column_encoding(path(), Encoding::DELTA_BINARY_PACKED);
+        }
+        if !is_worth_it {
+            properties = properties.set_column_compression(path(), Compression::UNCOMPRESSED);
+        }
+    }
+    Ok(properties.build())
+}
+
+fn is_integer(column: &ColumnChunkMetaData) -> bool {
+    [Type::INT32, Type::INT64].contains(&column.column_type())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, StringArray};
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+    use std::sync::Arc;
+
+    #[test]
+    fn columns_are_written_as_they_are_best_read() {
+        let mut state = 5u64;
+        let mut random = || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            state >> 11
+        };
+        let rows = 100_000u64;
+        let measured: Float64Array = (0..rows).map(|_| Some(random() as f64 / 1e9)).collect();
+        let price: Float64Array = (0..rows).map(|_| Some((random() % 50) as f64 / 4.0)).collect();
+        let rising: Int64Array = (0..rows).map(|row| Some((row * 1000 + random() % 500) as i64)).collect();
+        let count: Int32Array = (0..rows).map(|row| (row % 7 > 0).then(|| (random() % 20) as i32)).collect();
+        let name: StringArray = (0..rows).map(|_| Some(format!("n{}", random() % 100))).collect();
+        let flag: BooleanArray = (0..rows).map(|_| Some(random() % 2 == 0)).collect();
+        let columns: [(&str, ArrayRef); 6] = [
+            ("measured", Arc::new(measured)),
+            ("price", Arc::new(price)),
+            ("rising", Arc::new(rising)),
+            ("count", Arc::new(count)),
+            ("name", Arc::new(name)),
+            ("flag", Arc::new(flag)),
+        ];
+        let batch =
+            RecordBatch::try_from_iter_with_nullable(columns.map(|(name, c)| (name, c, true))).unwrap();
+        let bytes = bytes::Bytes::from(parquet_bytes(&batch).unwrap());
+        let reader = ParquetRecordBatchReaderBuilder::try_new(bytes.clone()).unwrap();
+        let group = reader.metadata().row_group(0).clone();
+        let is_compressed = |column: usize| group.column(column).compression() != Compression::UNCOMPRESSED;
+        let has = |column: usize, wanted| group.column(column).encodings().any(|found| found == wanted);
+        assert!(!is_compressed(0) && has(0, Encoding::PLAIN) && !has(0, Encoding::RLE_DICTIONARY));
+        assert!(has(1, Encoding::RLE_DICTIONARY));
+        assert!(has(2, Encoding::DELTA_BINARY_PACKED));
+        assert!(has(4, Encoding::RLE_DICTIONARY));
+        let batches: Vec<RecordBatch> = reader.build().unwrap().map(Result::unwrap).collect();
+        let read = arrow::compute::concat_batches(&batches[0].schema(), &batches).unwrap();
+        assert_eq!(read.columns(), batch.columns());
+        // And no larger than all the same way.
+        assert!(bytes.len() <= write(&batch, common().build()).unwrap().0.len());
+    }
+}

@@ -1,0 +1,397 @@
+//! Answers of a latest view whose features all have values of one width: every value is written once, to the place where the
+//! output has it, so that nothing is put together or brought in order afterwards.
+
+use crate::error::Result;
+use crate::source::scan::{ColumnRows, ColumnValues};
+use crate::spill::Budget;
+use arrow::array::{Array, ArrayData, ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, make_array};
+use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer};
+use arrow::datatypes::{ArrowNativeType, DataType};
+use parking_lot::Mutex;
+use springhouse_core::ValueStatus;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+/// The answers of one view, for the labels of one range at a time.
+#[derive(Debug)]
+pub(crate) struct DenseAnswers {
+    features: Vec<DataType>,
+    chunks: Vec<Mutex<Option<Chunk>>>,
+    chunk_rows: u64,
+    /// Labels in all.
+    rows: u64,
+    budget: Arc<Budget>,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    columns: Vec<Column>,
+    /// Of the row that has the label's values.
+    statuses: Vec<u8>,
+    bytes: u64,
+}
+
+#[derive(Debug)]
+struct Column {
+    values: Values,
+    /// Labels whose row has no value.
+    absent: Vec<u32>,
+}
+
+/// Values by their width in bytes; what they are is known elsewhere.
+#[derive(Debug)]
+enum Values {
+    Bool(Vec<bool>),
+    Four(Vec<u32>),
+    Eight(Vec<u64>),
+    Sixteen(Vec<i128>),
+}
+
+/// A row, and the place in a chunk of a label that sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DenseRow {
+    pub row: u32,
+    place: u32,
+}
+
+/// True for what [`DenseAnswers`] can hold.
+pub(crate) fn is_dense(data_type: &DataType) -> bool {
+    *data_type == DataType::Boolean || matches!(data_type.primitive_width(), Some(4 | 8 | 16))
+}
+
+impl DenseAnswers {
+    /// Of so many labels; all features must be [`is_dense`].
+    pub(crate) fn new(features: Vec<DataType>, rows: u64, chunk_rows: u64, budget: &Arc<Budget>) -> Self {
+        let chunks = (0..rows.div_ceil(chunk_rows)).map(|_| Mutex::default()).collect();
+        Self { features, chunks, chunk_rows, rows, budget: Arc::clone(budget) }
+    }
+
+    /// Writes the answers of some labels of a chunk: `values` are of the features, of which these `positions` are in the labels'
+    /// order.
+    pub(crate) fn put(
+        &self,
+        chunk: usize,
+        label_rows: &[u64],
+        values: &[ArrayRef],
+        positions: Range<usize>,
+        statuses: &[ValueStatus],
+    ) {
+        let rows = positions.zip(label_rows).map(|(position, row)| self.row(chunk, position as u32, *row));
+        let rows: Vec<DenseRow> = rows.collect();
+        self.put_statuses(chunk, &rows, statuses.iter().copied());
+        self.within(chunk, |chunk| {
+            for (column, values) in chunk.columns.iter_mut().zip(values) {
+                column.put_array(values, 0, &rows);
+            }
+        });
+    }
+
+    /// Writes a status without values for some labels of a chunk.
+    pub(crate) fn put_absent(&self, chunk: usize, label_rows: &[u64], status: ValueStatus) {
+        let rows: Vec<DenseRow> = label_rows.iter().map(|row| self.row(chunk, 0, *row)).collect();
+        self.put_statuses(chunk, &rows, std::iter::repeat(status));
+    }
+
+    /// With a chunk, which is made if it was not.
+    fn within(&self, chunk: usize, write: impl FnOnce(&mut Chunk)) {
+        let first = chunk as u64 * self.chunk_rows;
+        let mut chunk = self.chunks[chunk].lock();
+        write(chunk.get_or_insert_with(|| {
+            let chunk = Chunk::new(&self.features, (self.rows - first).min(self.chunk_rows) as usize);
+            self.budget.add(chunk.bytes);
+            chunk
+        }));
+    }
+
+    /// A label's place in a chunk, and the row that it sees.
+    pub(crate) fn row(&self, chunk: usize, row: u32, label_row: u64) -> DenseRow {
+        DenseRow { row, place: (label_row - chunk as u64 * self.chunk_rows) as u32 }
+    }
+
+    /// Writes the statuses of some rows, before their values.
+    pub(crate) fn put_statuses(
+        &self,
+        chunk: usize,
+        rows: &[DenseRow],
+        statuses: impl Iterator<Item = ValueStatus>,
+    ) {
+        self.within(chunk, |chunk| {
+            for (row, status) in rows.iter().zip(statuses) {
+                chunk.statuses[row.place as usize] = status as u8;
+            }
+        });
+    }
+
+    /// Writes the values of a column that are among these, as those of some features.
+    pub(crate) fn put_column(
+        &self,
+        chunk: usize,
+        features: &[usize],
+        from: &ColumnRows<'_>,
+        rows: &[DenseRow],
+    ) {
+        self.within(chunk, |chunk| {
+            for feature in features {
+                let column = &mut chunk.columns[*feature];
+                match from.values {
+                    ColumnValues::Plain(bytes) => {
+                        column.put_plain(&self.features[*feature], bytes, from.first, rows);
+                    }
+                    ColumnValues::Array(values) => column.put_array(values, from.first, rows),
+                }
+            }
+        });
+    }
+
+    /// Forgets all chunks.
+    pub(crate) fn clear(&self) {
+        for chunk in &self.chunks {
+            if let Some(chunk) = chunk.lock().take() {
+                self.budget.subtract(chunk.bytes);
+            }
+        }
+    }
+
+    /// Takes a chunk out: a column per feature, and the status of each label's row; none where no label sees a row.
+    pub(crate) fn take(&self, chunk: usize) -> Result<Option<(Vec<ArrayRef>, Vec<u8>)>> {
+        let Some(chunk) = self.chunks[chunk].lock().take() else { return Ok(None) };
+        self.budget.subtract(chunk.bytes);
+        let is_there = |status: &u8| [ValueStatus::Fresh as u8, ValueStatus::Stale as u8].contains(status);
+        let present = BooleanBuffer::from_iter(chunk.statuses.iter().map(is_there));
+        let columns = self.features.iter().zip(chunk.columns).map(|(t, column)| column.finish(t, &present));
+        Ok(Some((columns.collect::<Result<_>>()?, chunk.statuses)))
+    }
+}
+
+impl Chunk {
+    fn new(features: &[DataType], rows: usize) -> Self {
+        let columns: Vec<Column> = features.iter().map(|feature| Column::new(feature, rows)).collect();
+        let width: usize = 1 + columns.iter().map(|column| column.values.width()).sum::<usize>();
+        let bytes = (rows * width) as u64;
+        Self { columns, statuses: vec![ValueStatus::Missing as u8; rows], bytes }
+    }
+}
+
+impl Column {
+    fn new(data_type: &DataType, rows: usize) -> Self {
+        let values = match data_type.primitive_width() {
+            None => Values::Bool(vec![false; rows]),
+            Some(4) => Values::Four(vec![0; rows]),
+            Some(8) => Values::Eight(vec![0; rows]),
+            Some(_) => Values::Sixteen(vec![0; rows]),
+        };
+        Self { values, absent: Vec::new() }
+    }
+
+    /// Takes rows of an array whose first has the number `first`.
+    fn put_array(&mut self, values: &ArrayRef, first: u32, rows: &[DenseRow]) {
+        if let Some(nulls) = values.nulls().filter(|nulls| nulls.null_count() > 0) {
+            let absent = rows.iter().filter(|row| nulls.is_null((row.row - first) as usize));
+            self.absent.extend(absent.map(|row| row.place));
+        }
+        match &mut self.values {
+            Values::Bool(target) => {
+                let values = values.as_boolean();
+                for row in rows {
+                    target[row.place as usize] = values.value((row.row - first) as usize);
+                }
+            }
+            Values::Four(target) => scatter(target, values, first, rows),
+            Values::Eight(target) => scatter(target, values, first, rows),
+            Values::Sixteen(target) => scatter(target, values, first, rows),
+        }
+    }
+
+    /// Takes values as they are in memory.
+    fn put_plain(&mut self, data_type: &DataType, bytes: &[u8], first: u32, rows: &[DenseRow]) {
+        let (values, absent) = (&mut self.values, &mut self.absent);
+        match (values, data_type) {
+            (Values::Four(target), DataType::Float32) => {
+                let is_nan = |bits: u32| f32::from_bits(bits).is_nan();
+                scatter_plain(target, bytes, first, rows, u32::from_le_bytes, is_nan, absent);
+            }
+            (Values::Eight(target), DataType::Float64) => {
+                let is_nan = |bits: u64| f64::from_bits(bits).is_nan();
+                scatter_plain(target, bytes, first, rows, u64::from_le_bytes, is_nan, absent);
+            }
+            (Values::Four(target), _) => {
+                scatter_plain(target, bytes, first, rows, u32::from_le_bytes, |_| false, absent);
+            }
+            (Values::Eight(target), _) => {
+                scatter_plain(target, bytes, first, rows, u64::from_le_bytes, |_| false, absent);
+            }
+            (Values::Bool(_) | Values::Sixteen(_), _) => unreachable!("they are not stored like that"),
+        }
+    }
+
+    fn finish(self, data_type: &DataType, present: &BooleanBuffer) -> Result<ArrayRef> {
+        let valid = if self.absent.is_empty() {
+            present.clone()
+        } else {
+            let mut valid = BooleanBufferBuilder::new(present.len());
+            valid.append_buffer(present);
+            self.absent.iter().for_each(|row| valid.set_bit(*row as usize, false));
+            valid.finish()
+        };
+        let nulls = Some(NullBuffer::new(valid)).filter(|nulls| nulls.null_count() > 0);
+        let buffer = match self.values {
+            Values::Bool(values) => {
+                return Ok(Arc::new(BooleanArray::new(BooleanBuffer::from(values), nulls)));
+            }
+            Values::Four(values) => Buffer::from_vec(values),
+            Values::Eight(values) => Buffer::from_vec(values),
+            Values::Sixteen(values) => Buffer::from_vec(values),
+        };
+        let data = ArrayData::builder(data_type.clone()).len(present.len()).add_buffer(buffer).nulls(nulls);
+        Ok(make_array(data.build()?))
+    }
+}
+
+impl Values {
+    fn width(&self) -> usize {
+        match self {
+            Self::Bool(_) => 1,
+            Self::Four(_) => 4,
+            Self::Eight(_) => 8,
+            Self::Sixteen(_) => 16,
+        }
+    }
+}
+
+fn scatter<T: ArrowNativeType>(target: &mut [T], values: &ArrayRef, first: u32, rows: &[DenseRow]) {
+    let data = values.to_data();
+    let values = &data.buffers()[0].typed_data::<T>()[data.offset()..];
+    rows.iter().for_each(|row| target[row.place as usize] = values[(row.row - first) as usize]);
+}
+
+/// The same from bytes; what `is_null` says is no value is noted as absent.
+fn scatter_plain<T: Copy, const N: usize>(
+    target: &mut [T],
+    bytes: &[u8],
+    first: u32,
+    rows: &[DenseRow],
+    value: fn([u8; N]) -> T,
+    is_null: impl Fn(T) -> bool,
+    absent: &mut Vec<u32>,
+) {
+    let (values, _) = bytes.as_chunks::<N>();
+    for row in rows {
+        let value = value(values[(row.row - first) as usize]);
+        target[row.place as usize] = value;
+        if is_null(value) {
+            absent.push(row.place);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{
+        Date32Array, Decimal128Array, Float32Array, Float64Array, Int64Array, TimestampMicrosecondArray,
+        new_null_array,
+    };
+    use arrow::compute::{concat, take};
+
+    #[test]
+    fn values_come_out_where_their_labels_are() {
+        let mut state = 3u64;
+        let mut below = |bound: u64| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) % bound
+        };
+        for round in 0..100 {
+            let (rows, labels, chunk_rows) = (1 + below(60) as usize, 1 + below(100), 1 + below(40));
+            let has_nulls = below(3) > 0;
+            let mut values = || -> Vec<Option<i64>> {
+                (0..rows).map(|_| (!has_nulls || below(5) > 0).then(|| below(1000) as i64 - 500)).collect()
+            };
+            let columns: Vec<ArrayRef> = vec![
+                Arc::new(Int64Array::from(values())),
+                Arc::new(values().iter().map(|v| v.map(|v| v as f64)).collect::<Float64Array>()),
+                Arc::new(values().iter().map(|v| v.map(|v| v as f32)).collect::<Float32Array>()),
+                Arc::new(values().iter().map(|v| v.map(|v| v as i32)).collect::<Date32Array>()),
+                Arc::new(values().iter().map(|v| v.map(|v| v > 0)).collect::<BooleanArray>()),
+                Arc::new(values().iter().map(|v| v.map(i128::from)).collect::<Decimal128Array>()),
+                Arc::new(TimestampMicrosecondArray::from(values()).with_timezone("UTC")),
+            ];
+            let types: Vec<DataType> = columns.iter().map(|column| column.data_type().clone()).collect();
+            assert!(types.iter().all(is_dense));
+            let budget = Arc::new(Budget::new(u64::MAX / 2));
+            let dense = DenseAnswers::new(types, labels, chunk_rows, &budget);
+            // What each label sees: a row and a status, a status alone, or nothing.
+            let seen: Vec<(Option<u32>, ValueStatus)> = (0..labels)
+                .map(|_| match below(5) {
+                    0 => (None, ValueStatus::Missing),
+                    1 => (None, ValueStatus::Expired),
+                    2 => (Some(below(rows as u64) as u32), ValueStatus::Stale),
+                    _ => (Some(below(rows as u64) as u32), ValueStatus::Fresh),
+                })
+                .collect();
+            let by_column = below(2) == 0;
+            for chunk in 0..labels.div_ceil(chunk_rows) {
+                let here = chunk * chunk_rows..((chunk + 1) * chunk_rows).min(labels);
+                let chunk = chunk as usize;
+                let expired = here.clone().filter(|label| seen[*label as usize].1 == ValueStatus::Expired);
+                let expired: Vec<u64> = expired.collect();
+                if !expired.is_empty() {
+                    dense.put_absent(chunk, &expired, ValueStatus::Expired);
+                }
+                let with_row: Vec<u64> = here.filter(|label| seen[*label as usize].0.is_some()).collect();
+                let row_of = |label: &u64| seen[*label as usize].0.unwrap();
+                let statuses: Vec<ValueStatus> =
+                    with_row.iter().map(|label| seen[*label as usize].1).collect();
+                if with_row.is_empty() {
+                    continue;
+                }
+                if !by_column {
+                    let places = arrow::array::UInt32Array::from_iter_values(with_row.iter().map(row_of));
+                    let taken: Vec<ArrayRef> =
+                        columns.iter().map(|column| take(column, &places, None).unwrap()).collect();
+                    dense.put(chunk, &with_row, &taken, 0..with_row.len(), &statuses);
+                    continue;
+                }
+                // From two parts, whose rows have other numbers in their file; plain where they can be.
+                let (first, half) = (1000, rows / 2);
+                let row = |label: &u64| dense.row(chunk, first + row_of(label), *label);
+                let wanted: Vec<DenseRow> = with_row.iter().map(row).collect();
+                dense.put_statuses(chunk, &wanted, statuses.into_iter());
+                for (feature, column) in columns.iter().enumerate() {
+                    for part in [0..half, half..rows] {
+                        let array = column.slice(part.start, part.len());
+                        let range = first + part.start as u32..first + part.end as u32;
+                        let wanted: Vec<DenseRow> =
+                            wanted.iter().filter(|row| range.contains(&row.row)).copied().collect();
+                        let data = array.to_data();
+                        let width = array.data_type().primitive_width().filter(|width| *width <= 8);
+                        let bytes = width.filter(|_| array.null_count() == 0).map(|width| {
+                            &data.buffers()[0].as_slice()[data.offset() * width..][..part.len() * width]
+                        });
+                        let values = bytes.map_or(ColumnValues::Array(&array), ColumnValues::Plain);
+                        let from = ColumnRows { first: range.start, count: part.len(), values };
+                        dense.put_column(chunk, &[feature], &from, &wanted);
+                    }
+                }
+            }
+            let places: arrow::array::UInt32Array = seen.iter().map(|(row, _)| *row).collect();
+            let mut found: Vec<Vec<ArrayRef>> = vec![Vec::new(); columns.len()];
+            let mut statuses = Vec::new();
+            for chunk in 0..labels.div_ceil(chunk_rows) {
+                let rows = (labels - chunk * chunk_rows).min(chunk_rows) as usize;
+                let (made, of_chunk) = dense.take(chunk as usize).unwrap().unwrap_or_else(|| {
+                    let nulls = columns.iter().map(|column| new_null_array(column.data_type(), rows));
+                    (nulls.collect(), vec![ValueStatus::Missing as u8; rows])
+                });
+                made.into_iter().zip(&mut found).for_each(|(made, found)| found.push(made));
+                statuses.extend(of_chunk);
+            }
+            assert_eq!(statuses, seen.iter().map(|(_, status)| *status as u8).collect::<Vec<_>>());
+            for (column, found) in columns.iter().zip(&found) {
+                let found = concat(&found.iter().map(AsRef::as_ref).collect::<Vec<_>>()).unwrap();
+                assert_eq!(found.as_ref(), take(column, &places, None).unwrap().as_ref(), "round {round}");
+            }
+            assert!(budget.add(0), "all was given back");
+        }
+    }
+}

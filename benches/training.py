@@ -4,9 +4,11 @@
 join: point-in-time join of labels with three views of ten features. 100,000 entities of uneven popularity, 90 days, rows in
 order of arrival, 1 % corrections (same entity and event time, a later row), 5 % nulls in one column, TTL 7 days.
 windows: count, sum, mean and max over 1 h, 24 h, 7 d and 30 d, distinct merchants of 7 d, exact tails.
+join, own tables: the same rows as they are kept after they were pushed and `springhouse optimize` has compacted them.
 All answers are compared, value by value as a hash; an engine whose answer differs ends the run.
 """
 import argparse
+import contextlib
 import importlib.util
 import multiprocessing
 import os
@@ -17,6 +19,7 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 
+import pyarrow.parquet as pq
 import training_data
 import training_peers
 from bench import Project, Results, arguments
@@ -58,16 +61,23 @@ def run(workload, peers, options, results):
     runs = 1 if options.smoke else options.runs
     definitions = {"join": training_data.join_definitions, "windows": training_data.window_definitions}[workload]()
     generate = {"join": training_data.join_data, "windows": training_data.window_data}[workload]
-    with Project(options.program, definitions, keep=options.keep) as project:
+    with contextlib.ExitStack() as projects:
+        project = projects.enter_context(Project(options.program, definitions, keep=options.keep))
         apart(generate, project.folder, labels, rows, entities, options.hot, options.seed)
         project.run("apply")
-        ours, theirs = [], {peer: [] for peer in peers if workload in training_peers.PEERS[peer]}
+        has_own = options.own if options.own is not None else options.size != "M"
+        own = projects.enter_context(compacted(project, options, results)) if has_own and workload == "join" else None
+        ours, from_own = [], []
+        theirs = {peer: [] for peer in peers if workload in training_peers.PEERS[peer]}
         out = project.folder / "ours.parquet"
         expected = None
         for _ in range(runs):      # in turn, so that a busy machine is busy for all
-            ours.append(project.run("train", "--service", "training", "--labels", project.folder / "labels.parquet", "--out", out,
-                                    "--availability", "event")[1:])
+            ours.append(train(project, "labels.parquet", out))
             expected = expected or apart(training_data.fingerprint, out)
+            if own:
+                from_own.append(train(own, "labels.parquet", own_out := own.folder / "ours.parquet"))
+                if len(from_own) == 1 and (found := apart(training_data.fingerprint, own_out)) != expected:
+                    sys.exit(f"{workload}: from its own tables {found}, else {expected}")
             for peer, times in theirs.items():
                 answer = project.folder / f"{peer}.parquet"
                 if (measured := measure(peer, workload, project.folder, answer, options.threads, options.limit)) is None:
@@ -90,7 +100,34 @@ def run(workload, peers, options, results):
         if not theirs:
             results.add(f"training {workload}: {size}", wall, "s", cpu_s=round(cpu, 2), peak_mib=round(peak / 2**20), runs=runs)
         results.add(f"training {workload}: peak memory", peak / 2**20, "MiB")
+        if from_own:
+            own_wall, own_cpu, own_peak = (statistics.median(column) for column in zip(*from_own))
+            more = {"cpu_s": round(own_cpu, 2), "peak_mib": round(own_peak / 2**20), "runs": runs}
+            results.add(f"training {workload}, own tables: {size}", own_wall, "s", "files by arrival", wall, wall / own_wall, **more)
+            for peer, times in theirs.items():
+                their_wall = statistics.median(seconds for seconds, *_ in times)
+                results.add(f"training {workload}, own tables: {size}", own_wall, "s", f"{NAMES[peer]}, files by arrival",
+                            their_wall, their_wall / own_wall, **more)
         again(workload, size, project, out, (wall, runs, options.cache_mb), results)
+
+
+def train(project, labels, out):
+    """(seconds, CPU seconds, peak bytes) of making a training set."""
+    words = ["--service", "training", "--labels", project.folder / labels, "--out", out, "--availability", "event"]
+    return project.run("train", *words)[1:]
+
+
+@contextlib.contextmanager
+def compacted(project, options, results):
+    """A project with the same rows in tables that Springhouse keeps, as compaction leaves them."""
+    with Project(options.program, training_data.join_definitions(pushed=True), keep=options.keep) as own:
+        apart(training_data.pushed_join, project.folder, own.folder, 50 if options.smoke else 100_000)
+        own.run("apply")
+        _, seconds, cpu, peak = own.run("optimize", "--vacuum", "0s")
+        tables = own.folder / ".springhouse" / "lake"
+        rows = sum(pq.ParquetFile(file).metadata.num_rows for file in tables.rglob("*.parquet"))
+        results.add("compacting", rows / seconds, "rows/s", cpu_s=round(cpu, 2), peak_mib=round(peak / 2**20))
+        yield own
 
 
 def again(workload, size, project, out, ours, results):
@@ -104,8 +141,7 @@ def again(workload, size, project, out, ours, results):
         apart(training_data.every, labels, path, part)
 
     def measured(labels):
-        words = ["--service", "training", "--labels", labels, "--out", out, "--availability", "event"]
-        return project.run("train", *words)[1]
+        return train(project, labels, out)[0]
     of_fewer = [statistics.median(measured(path) for _ in range(runs)) for _, path in fewer]
     expected = apart(training_data.fingerprint, out)
     # Files that were written just now are not cached.
@@ -137,6 +173,8 @@ def main():
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count()))
     parser.add_argument("--limit", type=float, default=600, help="seconds after which a peer is stopped")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--own", action=argparse.BooleanOptionalAction,
+                        help="also from tables that Springhouse keeps, compacted; when left out: not of size M")
     parser.add_argument("--cache-mb", type=int, default=8192, help="size of the event cache of the runs that have one")
     parser.add_argument("--seed", type=int, default=7)
     options = arguments(parser)

@@ -1,4 +1,7 @@
 """Data of the training benchmarks, from a seed: point-in-time joins and windows."""
+import json
+import shutil
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,12 +26,13 @@ def sampler(entities, hot, rng):
     return draw
 
 
-def join_definitions():
+def join_definitions(pushed=False):
+    """`pushed`: the rows are in the tables of streams."""
     text = "entities:\n  entity: {keys: {entity_id: int64}}\nsources:\n"
     columns = ", ".join(f"f{i}: float64" for i in range(COLUMNS))
     for k in range(VIEWS):
-        text += (f"  table{k}: {{table: data/view{k}.parquet, event_time: event_timestamp, sequence: arrival, columns: "
-                 f"{{event_timestamp: timestamp!, entity_id: int64!, arrival: int64!, {columns}}}}}\n")
+        rows = "stream: push" if pushed else f"table: data/view{k}.parquet, sequence: arrival"
+        text += (f"  table{k}: {{{rows}, event_time: event_timestamp, columns: {{event_timestamp: timestamp!, entity_id: int64!, arrival: int64!, {columns}}}}}\n")
     text += "feature_views:\n"
     for k in range(VIEWS):
         names = ", ".join(f"v{k}_f{i}: f{i}" for i in range(COLUMNS))
@@ -90,6 +94,38 @@ def join_data(folder, labels, rows, entities, hot, seed):
                     mask = rng.random(b - a) < 0.05 if i == COLUMNS - 1 else None
                     columns.append(pa.array(rng.standard_normal(b - a), mask=mask))
                 writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+
+
+def pushed_join(folder, out, flush_rows):
+    """The labels and rows of `join_data` in `folder` as another project has them to whom they were pushed, `flush_rows` at a
+    time: tables as the server writes them, before they are compacted."""
+    shutil.copy(folder / "labels.parquet", out / "labels.parquet")
+    for k in range(VIEWS):
+        table = out / ".springhouse" / "lake" / f"table{k}"
+        (table / "_delta_log").mkdir(parents=True)
+        with pq.ParquetFile(folder / "data" / f"view{k}.parquet") as file:
+            rest, first, actions, schema = None, 0, [], None
+            for batch in file.iter_batches(flush_rows):
+                rest = pa.Table.from_batches([batch]) if rest is None else pa.concat_tables([rest, pa.Table.from_batches([batch])])
+                if len(rest) < flush_rows and first + len(rest) < file.metadata.num_rows:
+                    continue
+                rows, rest = rest.slice(0, flush_rows), rest.slice(flush_rows)
+                last = first + len(rows) - 1
+                rows = (rows.append_column("_known_at", rows["event_timestamp"])
+                        .append_column("_offset", pa.array(np.arange(first, last + 1)))
+                        .append_column("_event_id", pa.nulls(len(rows), pa.binary())))
+                path = table / f"part-{first:020}-{last:020}-{k:016x}.parquet"
+                pq.write_table(rows, path, compression="zstd", store_schema=False)
+                statistics = {"numRecords": len(rows), "minValues": {"_offset": first}, "maxValues": {"_offset": last}}
+                actions.append({"add": {"path": path.name, "partitionValues": {}, "size": path.stat().st_size, "dataChange": True,
+                                        "modificationTime": int(path.stat().st_mtime * 1000), "stats": json.dumps(statistics)}})
+                first, schema = last + 1, rows.schema
+        names = {"int64": "long", "double": "double", "binary": "binary", str(STAMP): "timestamp"}
+        fields = [{"name": field.name, "type": names[str(field.type)], "nullable": True, "metadata": {}} for field in schema]
+        metadata = {"id": f"table{k}", "format": {"provider": "parquet", "options": {}}, "partitionColumns": [],
+                    "configuration": {}, "createdTime": 0, "schemaString": json.dumps({"type": "struct", "fields": fields})}
+        actions = [{"protocol": {"minReaderVersion": 1, "minWriterVersion": 2}}, {"metaData": metadata}, *actions]
+        (table / "_delta_log" / f"{0:020}.json").write_text("\n".join(map(json.dumps, actions)) + "\n")
 
 
 def window_data(folder, labels, events, users, hot, seed):

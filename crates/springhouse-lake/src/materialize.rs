@@ -18,7 +18,7 @@ use crate::lake::Lake;
 use crate::progress::Progress;
 use crate::source::scan::{Origin, ScanCounts, ScanFile, ScanSpec, SourceFiles, SourceRows, join};
 use crate::spill::{Budget, Partitions, SpillFile};
-use crate::training::gather::{EventGroup, Extras, Payload};
+use crate::training::gather::{EventGroup, Extras, Keep, Payload};
 use crate::training::plan::{ViewJob, view_job};
 use crate::training::{blocking, threads};
 use cursor::{JobNote, Note};
@@ -382,7 +382,8 @@ impl Run<'_> {
                 let slot = &mut last_visible[rows.file];
                 *slot = (*slot).max(newest.unwrap_or(Micros::MIN));
             }
-            group.put_aside_marked(&rows, &keep, counts, partitions, &|row| {
+            let keep = Keep { admits: Some(&keep), ..Keep::ALL };
+            group.put_aside_marked(&rows, keep, counts, partitions, &|row| {
                 let visible = rows.event_time[row].max(rows.known_at[row]);
                 let was_loaded = if is_table[rows.file] {
                     loaded_before[rows.file] && visible <= plan.until_before

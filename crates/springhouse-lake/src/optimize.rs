@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// A file is small, and worth putting together with others, below half of this.
-const FILE_BYTES: u64 = 64 << 20;
+const FILE_BYTES: u64 = 128 << 20;
 /// Most rows of one file; they are sorted in memory.
 const FILE_ROWS_MAX: u64 = 1_000_000;
 
@@ -160,6 +160,8 @@ fn sorted_rows(source: &Source, files: &[FileRef], cluster_by: &[String]) -> Res
         RecordBatch::try_new(Arc::clone(&schema), columns)
     });
     let rows = concat_batches(&schema, &whole.collect::<Result<Vec<_>, _>>()?)?;
+    // They are held twice at most.
+    drop(batches);
     let names = cluster_by.iter().map(String::as_str).chain([source.event_time.as_str(), OFFSET_COLUMN]);
     let columns: Vec<SortColumn> = names
         .filter_map(|name| rows.column_by_name(name))

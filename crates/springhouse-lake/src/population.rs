@@ -9,7 +9,7 @@ use crate::identity::{Identity, Presence, for_each_identity, mix};
 use crate::lake::Lake;
 use crate::source::scan::{ScanCounts, ScanSpec, SourceFiles};
 use crate::spill::{Budget, Partitions, SpillFile, partition_count, partition_of};
-use crate::training::gather::{EventGroup, Extras, Payload};
+use crate::training::gather::{EventGroup, Extras, Keep, Payload};
 use crate::training::join::{label_schema, load_partition};
 use crate::training::plan::{ViewJob, view_job};
 use crate::training::{blocking, threads};
@@ -95,7 +95,7 @@ impl Lake {
             threads(),
             Some(&present),
             &|_, _| true,
-            &|rows, row| rows.event_time[row].max(rows.known_at[row]) <= as_of,
+            Keep { visible_by: as_of, admits: None },
             &ScanCounts::default(),
             &|_| Ok(()),
             &events,

@@ -51,7 +51,7 @@ use arrow::array::{ArrayRef, Decimal128Array, Int64Array, UInt64Array};
 use arrow::datatypes::SchemaRef;
 use assemble::{Assembler, FeatureCounts, output_field, request_fields};
 use cache::{CachedEvents, LabelBuckets, Making, Reading, Wanted, cached_events};
-use gather::{EventGroup, Extras, Payload, group_views};
+use gather::{EventGroup, Extras, Keep, Payload, group_views};
 use join::{Answers, answer_bytes, join_inputs, label_schema};
 use label_table::{changed, empty};
 use labels::Labels;
@@ -102,7 +102,7 @@ const ROWS_SHARE: u64 = 64;
 /// The answers of latest views are made for at most as many labels at a time as fit one part in this many.
 const ROUND_SHARE: u64 = 4;
 /// Fewer are taken at a time while that reads feature columns at most so many times: memory is slower to get than to read.
-const REREAD_WORTH_IT: f64 = 1.25;
+const REREAD_WORTH_IT: f64 = 1.5;
 /// At most so many times is it read for the answers to fit; over it, all answers are made at once and spilled.
 const REREAD_MAX: f64 = 3.0;
 
@@ -123,7 +123,9 @@ impl LabelSet<'_> {
     /// Puts labels with these keys and moments aside.
     fn add(&mut self, keys: &[ArrayRef], at: &[Micros], first_row: u64) -> Result<()> {
         Arc::make_mut(&mut self.keys).add(&keys[0]);
-        let (mut identity, mut rows, mut moments, mut partition) = (vec![], vec![], vec![], vec![]);
+        let mut identity = Vec::with_capacity(at.len());
+        let (mut rows, mut moments) = (Vec::with_capacity(at.len()), Vec::with_capacity(at.len()));
+        let mut partition = Vec::with_capacity(at.len());
         for_each_identity(keys, &self.entity.keys, at.len(), |row, found| {
             // A label without a key is kept; its features are missing.
             let Some(found) = found else { return };
@@ -376,12 +378,8 @@ impl Lake {
                 })?,
             };
             let is_wanted = |number: usize, file: &ScanFile| source.is_read(number, file, cached.as_ref());
-            let is_kept = |rows: &SourceRows, row: usize| {
-                let visible_at = rows.event_time[row].max(rows.known_at[row]);
-                visible_at <= facts.last
-                    && (source.files.files[rows.file].origin == Origin::Stream
-                        || source.cursor.as_ref().is_none_or(|cursor| cursor.admits(rows, row)))
-            };
+            let admits = |rows: &SourceRows, row: usize| source.admits(rows, row);
+            let keep = Keep { visible_by: facts.last, admits: source.cursor.is_some().then_some(&admits) };
             let wanted = Wanted {
                 present: &set.present,
                 buckets: &set.buckets,
@@ -403,7 +401,7 @@ impl Lake {
                     threads,
                     Some(&set.present),
                     &is_wanted,
-                    &is_kept,
+                    keep,
                     &source.counts,
                     report,
                     events,
@@ -645,6 +643,12 @@ impl OpenSource {
     /// True for a file that is wanted and not cached.
     fn is_read(&self, number: usize, file: &ScanFile, cached: Option<&CachedEvents>) -> bool {
         self.wants(file) && cached.is_none_or(|cached| !cached.covers(number))
+    }
+
+    /// False for a row that came after the cut.
+    fn admits(&self, rows: &SourceRows, row: usize) -> bool {
+        self.files.files[rows.file].origin == Origin::Stream
+            || self.cursor.as_ref().is_none_or(|cursor| cursor.admits(rows, row))
     }
 
     /// False for a file that came after the cut.

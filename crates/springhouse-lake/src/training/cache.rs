@@ -13,7 +13,7 @@ use crate::lake::Lake;
 use crate::source::scan::{Origin, ScanCounts, ScanFile, ScanSpec, SourceFiles, in_parallel};
 use crate::source::selected::{Pass, PassKind, Selected};
 use crate::spill::{Budget, Partitions, SpillFile, partition_of};
-use crate::training::gather::{EVENT_TIME, EventGroup, Extras, Payload, group_views};
+use crate::training::gather::{EVENT_TIME, EventGroup, Extras, Keep, Payload, group_views};
 use crate::training::latest::Meeting;
 use crate::training::plan::{ViewJob, view_job};
 use arrow::array::{ArrayRef, AsArray, Decimal128Array, Int64Array, RecordBatch, UInt32Array};
@@ -425,7 +425,7 @@ fn make(
         making.threads,
         None,
         &is_wanted,
-        &|_, _| true,
+        Keep::ALL,
         &counts,
         making.report,
         &partitions,

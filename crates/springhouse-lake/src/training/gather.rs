@@ -9,6 +9,7 @@ use crate::training::plan::ViewJob;
 use arrow::array::{ArrayRef, BinaryBuilder, BooleanArray, Decimal128Array, Int64Array, UInt32Array};
 use arrow::compute::{nullif, take};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use springhouse_core::Micros;
 use springhouse_core::definition::Entity;
 use springhouse_expr::{ProjectedRows, ViewProjection};
 use springhouse_kernel::{ViewInput, ViewPlan, arrow_type};
@@ -203,7 +204,7 @@ impl<'a> EventGroup<'a> {
         threads: usize,
         present: Option<&Presence>,
         wanted: &(dyn Fn(usize, &ScanFile) -> bool + Sync),
-        keep: &(dyn Fn(&SourceRows, usize) -> bool + Sync),
+        keep: Keep<'_>,
         counts: &ScanCounts,
         report: &(dyn Fn(u64) -> Result<()> + Sync),
         partitions: &Partitions,
@@ -229,12 +230,12 @@ impl<'a> EventGroup<'a> {
         rows: &SourceRows,
         projected: &ProjectedRows,
         present: Option<&Presence>,
-        keep: &(dyn Fn(&SourceRows, usize) -> bool + Sync),
+        keep: Keep<'_>,
         counts: &ScanCounts,
     ) -> KeptRows {
         let length = projected.rows.len();
         let mut kept = KeptRows {
-            runs: Vec::new(),
+            runs: Vec::with_capacity(length / RUN_ROWS),
             projected: Vec::with_capacity(length),
             source: Vec::with_capacity(length),
         };
@@ -252,7 +253,7 @@ impl<'a> EventGroup<'a> {
                 is_present = present.is_none_or(|present| present.may_hold(found));
             }
             let row = projected.rows[position];
-            if is_present && keep(rows, row as usize) {
+            if is_present && keep.wants(rows, row as usize) {
                 if !has_run {
                     has_run = true;
                     kept.runs.push(Run { identity: found, start: kept.source.len() as u32 });
@@ -270,7 +271,7 @@ impl<'a> EventGroup<'a> {
     pub(crate) fn put_aside_marked(
         &self,
         rows: &SourceRows,
-        keep: &(dyn Fn(&SourceRows, usize) -> bool + Sync),
+        keep: Keep<'_>,
         counts: &ScanCounts,
         partitions: &Partitions,
         mark: &dyn Fn(usize) -> bool,
@@ -375,6 +376,25 @@ impl<'a> EventGroup<'a> {
             }
         }
         Ok(())
+    }
+}
+
+/// Which rows of a scan count.
+#[derive(Clone, Copy)]
+pub(crate) struct Keep<'a> {
+    /// Those that are visible by then.
+    pub visible_by: Micros,
+    /// And of which this says so.
+    pub admits: Option<&'a (dyn Fn(&SourceRows, usize) -> bool + Sync)>,
+}
+
+impl Keep<'_> {
+    /// All.
+    pub(crate) const ALL: Self = Self { visible_by: Micros::MAX, admits: None };
+
+    fn wants(&self, rows: &SourceRows, row: usize) -> bool {
+        rows.event_time[row].max(rows.known_at[row]) <= self.visible_by
+            && self.admits.is_none_or(|admits| admits(rows, row))
     }
 }
 

@@ -305,7 +305,7 @@ pub(crate) fn find_rows(
             // One search answers every view of the group; they differ in their TTLs.
             let is_last = position + 1 == group.views.len();
             let this = if is_last { std::mem::take(&mut search) } else { search.clone() };
-            let mut winning = Winning::default();
+            let mut winning = Winning::with_capacity(part.rows.len());
             for seen in this.finish(&job.plan, &part.order, job.view.soft_ttl) {
                 let row = u64::from(part.rows[seen.label as usize]);
                 winning.push(seen.reference, row, seen.status, ranges);
@@ -345,7 +345,7 @@ pub(crate) fn find_rows_put_aside(
             let mut answer = joined.answer(plan, group, &[column]);
             let statuses = with_staleness(job, &mut answer, &joined.label_at).swap_remove(0);
             let references = answer.values[0].as_primitive::<Int64Type>();
-            let mut winning = Winning::default();
+            let mut winning = Winning::with_capacity(statuses.len());
             for (label, status) in statuses.into_iter().enumerate() {
                 let row = joined.label_rows[label];
                 // Of an expired row nothing is read, and the answer has no reference either.
@@ -364,7 +364,6 @@ pub(crate) fn find_rows_put_aside(
 const EXPIRED: u8 = ValueStatus::Expired as u8;
 
 /// The rows that labels of one partition see.
-#[derive(Default)]
 struct Winning {
     references: Vec<i64>,
     /// Counted from the first label of their range.
@@ -374,6 +373,15 @@ struct Winning {
 }
 
 impl Winning {
+    fn with_capacity(labels: usize) -> Self {
+        Self {
+            references: Vec::with_capacity(labels),
+            rows: Vec::with_capacity(labels),
+            statuses: Vec::with_capacity(labels),
+            ranges: Vec::with_capacity(labels),
+        }
+    }
+
     fn push(&mut self, reference: i64, row: u64, status: ValueStatus, ranges: Ranges) {
         self.references.push(reference);
         self.rows.push((row % ranges.rows) as u32);
@@ -453,7 +461,8 @@ pub(crate) fn read_rows(
             let references = found.column(0).as_primitive::<Int64Type>().values();
             let rows = found.column(1).as_primitive::<UInt32Type>().values();
             let statuses = found.column(2).as_primitive::<UInt8Type>().values();
-            let (mut kept, mut label_rows, mut unit) = (Vec::new(), Vec::new(), Vec::new());
+            let (mut kept, mut label_rows) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
+            let mut unit = Vec::with_capacity(rows.len());
             let mut expired = Vec::new();
             for (position, row) in rows.iter().enumerate() {
                 let label_row = first + u64::from(*row);

@@ -3,9 +3,9 @@
 use crate::error::{LakeError, Result};
 use crate::identity::{Presence, identity_of};
 use crate::lake::Lake;
-use crate::source::scan::{Origin, ScanSpec};
+use crate::source::scan::{Origin, ScanSpec, SourceRows};
 use crate::spill::{Budget, Partitions, SpillFile};
-use crate::training::gather::{EventGroup, Extras, Payload};
+use crate::training::gather::{EventGroup, Extras, Keep, Payload};
 use crate::training::join::{label_schema, load_partition};
 use crate::training::plan::view_job;
 use crate::training::{Cut, blocking, threads};
@@ -56,6 +56,7 @@ impl Lake {
             };
             let events = Partitions::new(1, Arc::clone(group.schema()), &budget, &file);
             let present = Presence::of(keys);
+            let admits = |rows: &SourceRows, row: usize| source.admits(rows, row);
             group.gather(
                 &source.files,
                 &spec,
@@ -64,10 +65,7 @@ impl Lake {
                 &|_, file| {
                     file.origin == Origin::Stream || source.cursor.as_ref().is_none_or(|c| c.knows(file))
                 },
-                &|rows, row| {
-                    source.files.files[rows.file].origin == Origin::Stream
-                        || source.cursor.as_ref().is_none_or(|c| c.admits(rows, row))
-                },
+                Keep { admits: source.cursor.is_some().then_some(&admits), ..Keep::ALL },
                 &source.counts,
                 &|_| Ok(()),
                 &events,

@@ -4,6 +4,7 @@ use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{Date32Type, Int32Type, Int64Type, TimestampMicrosecondType};
 use springhouse_core::key::{ENTITY_KEY_BYTES_MAX, push_bool, push_bytes, push_i32, push_i64};
 use springhouse_core::{EntityKey, ValueType};
+use std::ops::Range;
 
 /// An entity's identity.
 pub(crate) type Identity = u128;
@@ -54,19 +55,44 @@ pub(crate) fn for_each_identity(
         let of = |v: i64| identity_of(&(v as u64 ^ (1 << 63)).to_be_bytes());
         let column = column.as_primitive::<Int64Type>();
         if column.null_count() == 0 {
-            let mut last = (0, of(0));
-            for (row, v) in column.values().iter().enumerate() {
-                if *v != last.0 {
-                    last = (*v, of(*v));
-                }
-                each(row, Some(last.1));
-            }
+            column.values().iter().enumerate().for_each(|(row, v)| each(row, Some(of(*v))));
         } else {
             column.iter().enumerate().for_each(|(row, v)| each(row, v.map(of)));
         }
         return;
     }
     for_each_key(columns, keys, rows, |row, key| each(row, key.map(identity_of)));
+}
+
+/// The identities of rows, where neighbours have the same told once for all of them.
+pub(crate) fn for_each_run(
+    columns: &[ArrayRef],
+    keys: &[(String, ValueType)],
+    rows: usize,
+    mut each: impl FnMut(Range<usize>, Option<Identity>),
+) {
+    if let ([column], [(_, ValueType::Int64)]) = (columns, keys)
+        && column.null_count() == 0
+    {
+        let mut start = 0;
+        for run in column.as_primitive::<Int64Type>().values().chunk_by(|a, b| a == b) {
+            each(start..start + run.len(), Some(identity_of(&(run[0] as u64 ^ (1 << 63)).to_be_bytes())));
+            start += run.len();
+        }
+        return;
+    }
+    let mut run: Option<(usize, Option<Identity>)> = None;
+    for_each_identity(columns, keys, rows, |row, found| match run {
+        Some((_, same)) if same == found => {}
+        _ => {
+            if let Some((start, identity)) = run.replace((row, found)) {
+                each(start..row, identity);
+            }
+        }
+    });
+    if let Some((start, identity)) = run {
+        each(start..rows, identity);
+    }
 }
 
 /// A set of identities that may say yes too often, never no: one bit per hash.
@@ -132,6 +158,34 @@ mod tests {
         ];
         let all: HashSet<Identity> = keys.iter().map(|k| identity_of(k)).collect();
         assert_eq!(all.len(), keys.len());
+    }
+
+    #[test]
+    fn runs_are_the_rows_in_order() {
+        use arrow::array::{Int64Array, StringArray};
+        use std::sync::Arc;
+        let numbers = [Some(1), Some(1), None, None, Some(-5), Some(1), Some(i64::MIN), Some(i64::MIN)];
+        let whole: Vec<Option<i64>> = numbers.iter().copied().filter(Option::is_some).collect();
+        let texts = numbers.map(|n| n.map(|n| format!("a key that is {n}")));
+        let cases: [(ArrayRef, ValueType); 4] = [
+            (Arc::new(Int64Array::from(numbers.to_vec())), ValueType::Int64),
+            (Arc::new(Int64Array::from(whole)), ValueType::Int64),
+            (Arc::new(StringArray::from(texts.to_vec())), ValueType::String),
+            (Arc::new(Int64Array::from(Vec::<i64>::new())), ValueType::Int64),
+        ];
+        for (column, value_type) in cases {
+            let (rows, keys) = (column.len(), [("k".to_owned(), value_type)]);
+            let columns = [column];
+            let (mut expected, mut found, mut runs) = (Vec::new(), Vec::new(), Vec::new());
+            for_each_identity(&columns, &keys, rows, |_, identity| expected.push(identity));
+            for_each_run(&columns, &keys, rows, |range, identity| {
+                assert_eq!(range.start, found.len());
+                found.extend(range.map(|_| identity));
+                runs.push(identity);
+            });
+            assert_eq!(found, expected);
+            assert!(runs.windows(2).all(|pair| pair[0] != pair[1]));
+        }
     }
 
     #[test]

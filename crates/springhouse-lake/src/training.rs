@@ -424,7 +424,8 @@ impl Lake {
                 let index = set.index.get().ok_or_else(|| LakeError::internal("labels have no order"))?;
                 // With one file its rows are in the order of their references.
                 let seq = extras.seq || source.files.files.len() > 1;
-                let meeting = Meeting::new(index, StampParts { known_at: extras.known_at, seq });
+                let parts = StampParts { known_at: extras.known_at, seq };
+                let meeting = stages.time("scan rows", name, || Meeting::new(index, parts, threads))?;
                 let meeting_bytes = meeting.bytes();
                 budget.add(meeting_bytes);
                 // What waits is taken up before it has a reason to be spilled.

@@ -440,9 +440,8 @@ impl SourceFiles {
             let is_sparse = take.count() as u64 * SPARSE_SHARE <= cost.0;
             if !is_sparse && take.is_by_column() {
                 let mut buffer = Vec::new();
-                for (number, column) in columns.iter().enumerate() {
-                    let reader = FileReader::of_columns(self, reader.file, std::slice::from_ref(column))?;
-                    reader.read_column(unit, &mut buffer, &mut |rows| take.column(number, &rows))?;
+                for number in 0..columns.len() {
+                    reader.read_column(unit, number, &mut buffer, &mut |rows| take.column(number, &rows))?;
                 }
                 return take.rows_done(cost.0);
             }

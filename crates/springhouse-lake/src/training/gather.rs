@@ -1,7 +1,7 @@
 //! The events of one source and entity, scanned once and put aside by partition of the entity.
 
 use crate::error::Result;
-use crate::identity::{Identity, Presence, for_each_identity, for_each_key, mix};
+use crate::identity::{Identity, Presence, for_each_key, for_each_run, mix};
 use crate::source::scan::{ScanCounts, ScanFile, ScanSpec, SourceFiles, SourceRows};
 use crate::spill::{Partitions, partition_of};
 use crate::training::latest::Meeting;
@@ -241,25 +241,24 @@ impl<'a> EventGroup<'a> {
         };
         let mut no_key = 0;
         let keys = (&projected.key_columns, &self.entity.keys);
-        // Of the entity that came last: whether its rows are wanted, and whether they have a run.
-        let (mut last, mut is_present, mut has_run) = (None, false, false);
-        for_each_identity(keys.0, keys.1, length, |position, found| {
-            let Some(found) = found else {
-                no_key += 1;
+        for_each_run(keys.0, keys.1, length, |positions, found| {
+            let Some(identity) = found else {
+                no_key += positions.len() as u64;
                 return;
             };
-            if last != Some(found) {
-                (last, has_run) = (Some(found), false);
-                is_present = present.is_none_or(|present| present.may_hold(found));
+            if present.is_some_and(|present| !present.may_hold(identity)) {
+                return;
             }
-            let row = projected.rows[position];
-            if is_present && keep.wants(rows, row as usize) {
-                if !has_run {
-                    has_run = true;
-                    kept.runs.push(Run { identity: found, start: kept.source.len() as u32 });
+            let start = kept.source.len() as u32;
+            for position in positions {
+                let row = projected.rows[position];
+                if keep.wants(rows, row as usize) {
+                    kept.projected.push(position as u32);
+                    kept.source.push(row);
                 }
-                kept.projected.push(position as u32);
-                kept.source.push(row);
+            }
+            if kept.source.len() as u32 > start {
+                kept.runs.push(Run { identity, start });
             }
         });
         counts.no_key.fetch_add(no_key, Ordering::Relaxed);

@@ -99,9 +99,14 @@ pub(crate) struct Meeting<'a> {
 }
 
 impl<'a> Meeting<'a> {
-    pub(crate) fn new(index: &'a LabelIndex, parts: StampParts) -> Self {
-        let search = |part: &LabelPartition| Mutex::new(LatestSearch::new(&part.order, parts));
-        Self { index, searches: index.partitions.iter().map(search).collect() }
+    pub(crate) fn new(index: &'a LabelIndex, parts: StampParts, threads: usize) -> Result<Self> {
+        let searches: Vec<Mutex<LatestSearch>> = index.partitions.iter().map(|_| Mutex::default()).collect();
+        // Most of it is getting memory.
+        in_parallel(threads, searches.len(), &|partition| {
+            *searches[partition].lock() = LatestSearch::new(&index.partitions[partition].order, parts);
+            Ok(())
+        })?;
+        Ok(Self { index, searches })
     }
 
     /// Bytes held, about.

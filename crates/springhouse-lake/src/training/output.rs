@@ -12,6 +12,7 @@ use crate::training::stages::Stages;
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use parking_lot::{Condvar, Mutex};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -122,7 +123,11 @@ pub(crate) fn write(
     let Some(path) = out.path() else { return write_to(None) };
     let partial = partial_path(path);
     let unwritable = |e: &dyn std::fmt::Display| LakeError::unwritable(path, e);
+    remove_abandoned(path);
     let file = OutputFile::create(&partial).map_err(|e| unwritable(&e))?;
+    // Says that somebody is at it. Where files can't be locked, nothing is removed either.
+    let held = File::open(&partial).map_err(|e| unwritable(&e))?;
+    let _ = held.try_lock();
     match write_to(Some(file)) {
         Ok(rows) => {
             std::fs::rename(&partial, path).map_err(|e| unwritable(&e))?;
@@ -137,8 +142,34 @@ pub(crate) fn write(
 }
 
 fn partial_path(out: &Path) -> PathBuf {
-    let name = out.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    out.with_file_name(format!(".{name}.{}.partial", std::process::id()))
+    out.with_file_name(format!("{}{}{PARTIAL}", partial_prefix(out), std::process::id()))
+}
+
+fn partial_prefix(out: &Path) -> String {
+    format!(".{}.", out.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default())
+}
+
+const PARTIAL: &str = ".partial";
+
+/// A half-written file that nobody has written to for so long, and nobody holds, is of a process that was killed. Seconds.
+const ABANDONED_AFTER: u64 = 60;
+
+/// Removes what processes that were killed have left of the same output.
+fn remove_abandoned(out: &Path) {
+    let directory = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|at| at.elapsed().ok());
+        if name.starts_with(&partial_prefix(out))
+            && name.ends_with(PARTIAL)
+            && age.is_some_and(|age| age.as_secs() >= ABANDONED_AFTER)
+            && File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok())
+            && let Err(error) = std::fs::remove_file(entry.path())
+        {
+            tracing::debug!(%error, "a half-written output can't be removed");
+        }
+    }
 }
 
 #[expect(clippy::too_many_arguments, reason = "the body of `write`, apart only for its cleaning up")]

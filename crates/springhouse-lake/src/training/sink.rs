@@ -5,7 +5,7 @@ use crate::frames::{plain, plain_schema};
 use crate::training::output_file::OutputFile;
 use crate::training::request::{OutputFormat, TrainingOutput, TrainingSink};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::ipc::writer::{FileWriter, StreamWriter};
 use base64::Engine;
@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Encodes chunks; shared by all threads.
 pub(crate) enum Encoder {
-    Parquet(ArrowRowGroupWriterFactory, SchemaRef),
+    Parquet(ParquetEncoder),
     /// Arrow batches without layouts that a stream can't go on with (dictionaries).
     Batch(SchemaRef),
     Csv(SchemaRef),
@@ -114,20 +114,28 @@ pub(crate) fn open<'a>(
 type ParquetResult<T> = Result<T, ParquetError>;
 
 fn parquet<'a>(file: OutputFile, schema: &SchemaRef) -> ParquetResult<(Encoder, Taker<'a>)> {
-    let mut properties = WriterProperties::builder()
-        .set_compression(Compression::SNAPPY)
-        .set_created_by(format!("springhouse {}", env!("CARGO_PKG_VERSION")))
-        .set_key_value_metadata(Some(vec![arrow_schema_entry(schema)]));
-    let is_measured = |t: &DataType| t.is_floating() || matches!(t, DataType::Timestamp(..));
-    for field in schema.fields().iter().filter(|f| is_measured(f.data_type())) {
-        // Measured numbers and moments seldom repeat: a dictionary of them is built only to be given up.
-        properties = properties.set_column_dictionary_enabled(ColumnPath::from(field.name().as_str()), false);
-    }
-    let properties = Arc::new(properties.build());
-    let parquet_schema = ArrowSchemaConverter::new().convert(schema)?;
-    let writer = SerializedFileWriter::new(file, parquet_schema.root_schema_ptr(), properties)?;
-    let factory = ArrowRowGroupWriterFactory::new(&writer, Arc::clone(schema));
-    Ok((Encoder::Parquet(factory, Arc::clone(schema)), Taker::Parquet(writer)))
+    let properties = |compression: Compression| {
+        let mut properties = WriterProperties::builder()
+            .set_compression(compression)
+            .set_created_by(format!("springhouse {}", env!("CARGO_PKG_VERSION")))
+            .set_key_value_metadata(Some(vec![arrow_schema_entry(schema)]));
+        let is_measured = |t: &DataType| t.is_floating() || matches!(t, DataType::Timestamp(..));
+        for field in schema.fields().iter().filter(|f| is_measured(f.data_type())) {
+            // Measured numbers and moments seldom repeat: a dictionary of them is built only to be given up.
+            let column = ColumnPath::from(field.name().as_str());
+            properties = properties.set_column_dictionary_enabled(column, false);
+        }
+        Arc::new(properties.build())
+    };
+    let parquet_schema = ArrowSchemaConverter::new().convert(schema)?.root_schema_ptr();
+    let other = Arc::clone(&parquet_schema);
+    // Only for what it makes of its properties; nothing is written to it.
+    let plain = SerializedFileWriter::new(std::io::sink(), other, properties(Compression::UNCOMPRESSED))?;
+    let plain = ArrowRowGroupWriterFactory::new(&plain, Arc::clone(schema));
+    let writer = SerializedFileWriter::new(file, parquet_schema, properties(Compression::SNAPPY))?;
+    let packed = ArrowRowGroupWriterFactory::new(&writer, Arc::clone(schema));
+    let encoder = ParquetEncoder { packed, plain, schema: Arc::clone(schema) };
+    Ok((Encoder::Parquet(encoder), Taker::Parquet(writer)))
 }
 
 fn arrow_schema_entry(schema: &Schema) -> parquet::file::metadata::KeyValue {
@@ -139,8 +147,8 @@ impl Encoder {
     /// Encodes the columns of a chunk.
     pub(crate) fn encode(&self, chunk: usize, columns: Vec<ArrayRef>, fail: Fail<'_>) -> Result<Encoded> {
         match self {
-            Self::Parquet(factory, schema) => {
-                encode_parquet(factory, schema, chunk, &columns).map(Encoded::Parquet).map_err(|e| fail(&e))
+            Self::Parquet(encoder) => {
+                encoder.encode(chunk, &columns).map(Encoded::Parquet).map_err(|e| fail(&e))
             }
             Self::Batch(schema) => {
                 let columns = columns.into_iter().map(without_idle_nulls).collect::<Result<_, _>>()?;
@@ -159,22 +167,53 @@ fn without_idle_nulls(column: ArrayRef) -> Result<ArrayRef, ArrowError> {
     Ok(arrow::array::make_array(column.to_data().into_builder().nulls(None).build()?))
 }
 
-fn encode_parquet(
-    factory: &ArrowRowGroupWriterFactory,
-    schema: &SchemaRef,
-    chunk: usize,
-    columns: &[ArrayRef],
-) -> ParquetResult<Vec<ArrowColumnChunk>> {
-    let mut writers = factory.create_column_writers(chunk)?.into_iter();
-    let mut chunks = Vec::new();
-    for (field, column) in schema.fields().iter().zip(columns) {
-        for leaf in compute_leaves(field, column)? {
-            let mut writer = writers.next().expect("the factory makes one writer per leaf");
-            writer.write(&leaf)?;
-            chunks.push(writer.close()?);
+/// Encodes row groups.
+pub(crate) struct ParquetEncoder {
+    packed: ArrowRowGroupWriterFactory,
+    /// For columns that compression does not make shorter.
+    plain: ArrowRowGroupWriterFactory,
+    schema: SchemaRef,
+}
+
+impl ParquetEncoder {
+    fn encode(&self, group: usize, columns: &[ArrayRef]) -> ParquetResult<Vec<ArrowColumnChunk>> {
+        let (packed, plain) =
+            (self.packed.create_column_writers(group)?, self.plain.create_column_writers(group)?);
+        let mut writers = packed.into_iter().zip(plain);
+        let mut chunks = Vec::new();
+        for (field, column) in self.schema.fields().iter().zip(columns) {
+            let is_plain = is_noise(column);
+            for leaf in compute_leaves(field, column)? {
+                let (packed, plain) = writers.next().expect("the factory makes one writer per leaf");
+                let mut writer = if is_plain { plain } else { packed };
+                writer.write(&leaf)?;
+                chunks.push(writer.close()?);
+            }
         }
+        Ok(chunks)
     }
-    Ok(chunks)
+}
+
+/// True for numbers whose less significant halves hardly repeat: there is nothing to find for a compression by repetition.
+fn is_noise(column: &ArrayRef) -> bool {
+    /// Values that are looked at.
+    const SAMPLE: usize = 256;
+    let step = column.len().div_ceil(SAMPLE).max(1);
+    let mut low: Vec<u32> = match column.data_type() {
+        DataType::Float64 => {
+            let values = column.as_primitive::<Float64Type>().iter().step_by(step).flatten();
+            values.map(|value| value.to_bits() as u32).collect()
+        }
+        DataType::Float32 => {
+            let values = column.as_primitive::<Float32Type>().iter().step_by(step).flatten();
+            values.map(|value| value.to_bits() & 0xffff).collect()
+        }
+        _ => return false,
+    };
+    let count = low.len();
+    low.sort_unstable();
+    low.dedup();
+    low.len() * 10 > count * 9
 }
 
 /// Lines of a CSV file: lists and maps as JSON, bytes as base64 (as CSV sources are read), null as nothing.
@@ -262,5 +301,25 @@ impl Taker<'_> {
             Target::File(file) => file.finish().map_err(|e| fail(&e)),
             mut writer @ Target::Writer(_) => writer.flush().map_err(|e| fail(&e)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::Float64Array;
+
+    #[test]
+    fn numbers_are_noise_when_they_do_not_repeat() {
+        let noise =
+            |n: u64| f64::from_bits(0x4000_0000_0000_0000 | n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 12);
+        let of = |values: Vec<Option<f64>>| -> ArrayRef { Arc::new(Float64Array::from(values)) };
+        assert!(is_noise(&of((0..10_000).map(|n| Some(noise(n))).collect())));
+        assert!(is_noise(&of((0..10_000).map(|n| (n % 3 > 0).then(|| noise(n))).collect())));
+        assert!(!is_noise(&of((0..10_000).map(|n| Some(noise(n % 50))).collect())));
+        assert!(!is_noise(&of((0..10_000).map(|n| Some(n as f64 / 4.0)).collect())));
+        assert!(!is_noise(&of(vec![None; 1000])));
+        let texts: ArrayRef = Arc::new(StringArray::from(vec!["a"; 10]));
+        assert!(!is_noise(&texts));
     }
 }

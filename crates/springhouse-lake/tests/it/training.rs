@@ -541,6 +541,31 @@ async fn answers_made_range_by_range_are_those_made_at_once() {
     }
 }
 
+#[tokio::test]
+async fn what_a_killed_process_left_of_an_output_is_removed() {
+    let mut random = Random::new("what_a_killed_process_left_of_an_output_is_removed");
+    let world = world(&mut random, 40).await;
+    let labels = random_labels(&mut random, &world.all, 5);
+    write_parquet(&world.project.path("labels.parquet"), &label_batch(&labels), 23);
+    let out = world.project.path("train.parquet");
+    let names = ["old", "held", "new", "other"];
+    let left = |name: &str| match name {
+        "other" => world.project.path(".other.parquet.1.partial"),
+        _ => world.project.path(&format!(".train.parquet.{name}.partial")),
+    };
+    for name in names {
+        std::fs::write(left(name), "half").unwrap();
+        if name != "new" {
+            settle(&left(name), 0);
+        }
+    }
+    let held = std::fs::File::open(left("held")).unwrap();
+    held.lock().unwrap();
+    world.project.lake.training_set(&world.project.request("labels.parquet", &out), &Silent).await.unwrap();
+    let found: Vec<&str> = names.into_iter().filter(|name| left(name).exists()).collect();
+    assert_eq!(found, ["held", "new", "other"]);
+}
+
 /// Writes a file's time long ago, as of one that was not written just now.
 fn settle(path: &std::path::Path, seconds: u64) {
     let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000 + seconds);

@@ -384,18 +384,21 @@ impl<'a> FileReader<'a> {
         Ok(())
     }
 
-    /// Gives the values of the only column asked for, of all rows of a unit.
+    /// Gives the values of one of the columns asked for, of all rows of a unit.
     pub(super) fn read_column(
         &self,
         unit: &Unit,
+        number: usize,
         buffer: &mut Vec<u8>,
         each: &mut dyn FnMut(ColumnRows<'_>) -> Result<()>,
     ) -> Result<()> {
-        if self.read_plain(unit, buffer, each)? {
+        let column = &self.columns[self.output[number]];
+        if self.read_plain(unit, column, buffer, each)? {
             return Ok(());
         }
-        self.read(unit, None, &mut |batch, roots, numbers| {
-            let rows = self.fetched(batch, roots, numbers)?;
+        let alone = Self::of_columns(self.files, self.file, std::slice::from_ref(&column.name))?;
+        alone.read(unit, None, &mut |batch, roots, numbers| {
+            let rows = alone.fetched(batch, roots, numbers)?;
             let Some(first) = rows.row.first() else { return Ok(()) };
             let values = ColumnValues::Array(rows.batch.column(0));
             each(ColumnRows { first: *first, count: rows.row.len(), values })
@@ -406,10 +409,10 @@ impl<'a> FileReader<'a> {
     fn read_plain(
         &self,
         unit: &Unit,
+        column: &FileColumn,
         buffer: &mut Vec<u8>,
         each: &mut dyn FnMut(ColumnRows<'_>) -> Result<()>,
     ) -> Result<bool> {
-        let column = &self.columns[self.output[0]];
         let (FileFormat::Parquet(metadata), Some(group), Some(root)) =
             (&self.file.format, unit.row_group, column.root())
         else {

@@ -98,7 +98,7 @@ pub(crate) fn blocking<T>(work: impl FnOnce() -> T) -> T {
 }
 
 /// Rows of latest views wait for the labels in one part in this many of the memory budget.
-const ROWS_SHARE: u64 = 64;
+const ROWS_SHARE: u64 = 32;
 /// The answers of latest views are made for at most as many labels at a time as fit one part in this many.
 const ROUND_SHARE: u64 = 4;
 /// Fewer are taken at a time while that reads feature columns at most so many times: memory is slower to get than to read.
@@ -486,7 +486,7 @@ impl Lake {
         drop(sets);
 
         let chunk_count = facts.rows.div_ceil(chunk_rows) as usize;
-        let per_round = ranges_per_round(&seen, ranges);
+        let per_round = ranges_per_round(&seen, ranges, threads);
         if per_round <= ranges.fitting {
             for (rows, _) in &seen {
                 answers[rows.view].hold_dense(&plan.views[rows.view], facts.rows, &budget);
@@ -764,13 +764,18 @@ fn label_keys(labels: &Labels, entity: &Entity) -> Result<Vec<usize>> {
     Ok(columns)
 }
 
-/// How many ranges of labels are answered at a time.
-fn ranges_per_round(seen: &[(SeenRows, &OpenSource)], ranges: Ranges) -> usize {
+/// How many ranges of labels are answered, and written, at a time.
+fn ranges_per_round(seen: &[(SeenRows, &OpenSource)], ranges: Ranges, threads: usize) -> usize {
+    /// Fewer for each thread would leave some waiting for others.
+    const RANGES_PER_THREAD: usize = 4;
+    if seen.is_empty() {
+        return ranges.count;
+    }
     let read =
         |per_round: usize| seen.iter().map(|(rows, _)| rows.units_read(per_round)).sum::<usize>() as f64;
     let at_once = read(ranges.count);
     let most = ranges.fitting.min(ranges.count);
-    let few = (0..).map(|power| 1 << power).take_while(|few| *few < most);
+    let few = (0..).map(|power| (RANGES_PER_THREAD * threads) << power).take_while(|few| *few < most);
     let few = few.chain([most]).find(|few| read(*few) <= at_once * REREAD_WORTH_IT);
     few.unwrap_or(if read(most) <= at_once * REREAD_MAX { most } else { ranges.count })
 }

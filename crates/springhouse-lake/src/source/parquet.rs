@@ -15,7 +15,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 /// Most rows in a batch.
-const BATCH_ROWS_MAX: usize = 16_384;
+const BATCH_ROWS_MAX: usize = 32_768;
 /// Fewest rows in a batch, however wide they are.
 const BATCH_ROWS_MIN: usize = 64;
 /// About how many bytes a batch may have.

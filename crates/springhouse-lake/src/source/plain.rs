@@ -17,16 +17,42 @@ use std::sync::Arc;
 /// Most stored bytes of a column in a row group; one with more is read in batches.
 const COLUMN_BYTES_MAX: u64 = 16 << 20;
 
+/// What is used again for the columns of a row group: memory that was just used is faster than other memory.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    file: Option<File>,
+    bytes: Vec<u8>,
+}
+
+impl Scratch {
+    /// Bytes of the file that all is read of, until they are given back.
+    fn read(&mut self, file: &FileRef, start: u64, length: u64) -> std::io::Result<Bytes> {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.resize(length as usize, 0);
+        let handle = match self.file.take() {
+            Some(handle) => handle,
+            None => File::open(&file.path)?,
+        };
+        self.file.insert(handle).read_exact_at(&mut bytes, start)?;
+        Ok(bytes.into())
+    }
+
+    fn give_back(&mut self, bytes: Bytes) {
+        if let Ok(bytes) = bytes.try_into_mut() {
+            self.bytes = bytes.into();
+        }
+    }
+}
+
 /// Gives the pages of a column in a row group: the place of its first row among the row group's, and its values. False when
-/// the column is not stored like that, which may turn out after some pages. What is in `buffer` does not matter; it is used again
-/// and again, for memory that was just used is faster than other memory.
+/// the column is not stored like that, which may turn out after some pages.
 pub(crate) fn for_each_page(
     file: &FileRef,
     metadata: &ArrowReaderMetadata,
     group: usize,
     leaf: usize,
     width: usize,
-    buffer: &mut Vec<u8>,
+    scratch: &mut Scratch,
     each: &mut dyn FnMut(usize, &[u8]) -> Result<()>,
 ) -> Result<bool> {
     let rows = metadata.metadata().row_group(group).num_rows();
@@ -49,11 +75,7 @@ pub(crate) fn for_each_page(
         return Ok(false);
     }
     let corrupt = |e: &dyn std::fmt::Display| LakeError::corrupt(&file.name, "Parquet", e);
-    let handle = File::open(&file.path).map_err(|e| LakeError::unreadable(&file.path, &e))?;
-    let mut bytes = std::mem::take(buffer);
-    bytes.resize(length as usize, 0);
-    handle.read_exact_at(&mut bytes, start).map_err(|e| LakeError::unreadable(&file.path, &e))?;
-    let bytes = Bytes::from(bytes);
+    let bytes = scratch.read(file, start, length).map_err(|e| LakeError::unreadable(&file.path, &e))?;
     let chunk = Arc::new(Chunk { start, bytes: bytes.clone() });
     let rows = usize::try_from(rows).map_err(|e| corrupt(&e))?;
     let mut pages = SerializedPageReader::new(chunk, column, rows, None).map_err(|e| corrupt(&e))?;
@@ -67,9 +89,7 @@ pub(crate) fn for_each_page(
         first_row += count;
     }
     drop(pages);
-    if let Ok(bytes) = bytes.try_into_mut() {
-        *buffer = bytes.into();
-    }
+    scratch.give_back(bytes);
     Ok(first_row == rows)
 }
 
@@ -194,7 +214,7 @@ mod tests {
             writer.close().unwrap();
             let file = crate::source::location::file_ref(directory.path(), path.clone()).unwrap();
             let metadata = open(&file).unwrap();
-            let mut buffer = vec![7; below(2000) as usize];
+            let mut scratch = Scratch { file: None, bytes: vec![7; below(2000) as usize] };
             let mut row = 0;
             for group in 0..metadata.metadata().num_row_groups() {
                 let in_group = metadata.metadata().row_group(group).num_rows() as usize;
@@ -208,7 +228,7 @@ mod tests {
                         group,
                         leaf,
                         width,
-                        &mut buffer,
+                        &mut scratch,
                         &mut |first, bytes| {
                             assert_eq!(found.len(), first * width);
                             found.extend(bytes);

@@ -9,6 +9,7 @@ use crate::lake::Lake;
 use crate::source::conform::plain_name;
 use crate::source::keys::KeySet;
 use crate::source::location::{FileRef, list_files, resolve};
+use crate::source::plain::Scratch;
 use crate::source::selected::{Pass, PassKind, Selected};
 use crate::source::zone::Zone;
 use crate::source::{csv, parquet};
@@ -438,10 +439,10 @@ impl SourceFiles {
             let mut take = start(*name)?;
             let cost = reader.cost(unit);
             let is_sparse = take.count() as u64 * SPARSE_SHARE <= cost.0;
-            if !is_sparse && take.is_by_column() {
-                let mut buffer = Vec::new();
+            if !is_sparse && unit.row_group.is_some() && take.is_by_column() {
+                let mut scratch = Scratch::default();
                 for number in 0..columns.len() {
-                    reader.read_column(unit, number, &mut buffer, &mut |rows| take.column(number, &rows))?;
+                    reader.read_column(unit, number, &mut scratch, &mut |rows| take.column(number, &rows))?;
                 }
                 return take.rows_done(cost.0);
             }

@@ -292,12 +292,13 @@ impl<'a> EventGroup<'a> {
         if kept.source.is_empty() {
             return Ok(());
         }
-        let mut identity = Vec::with_capacity(kept.source.len());
-        let mut partition = Vec::with_capacity(kept.source.len());
+        let mut partition = vec![0; kept.source.len()];
+        let mut identity = vec![0; kept.source.len()];
         for (number, run) in kept.runs.iter().enumerate() {
-            let count = kept.positions(number).len();
-            identity.extend(std::iter::repeat_n(run.identity as i128, count));
-            partition.extend(std::iter::repeat_n(partition_of(mix(run.identity), partitions.count()), count));
+            let positions = kept.positions(number);
+            let of_run = partition_of(mix(run.identity), partitions.count());
+            partition[positions.clone()].fill(of_run);
+            identity[positions].fill(run.identity as i128);
         }
         let grouping = partitions.grouping(&partition);
         let order_of =
@@ -378,13 +379,16 @@ impl<'a> EventGroup<'a> {
     }
 }
 
+/// Says of a row by its place whether it counts.
+pub(crate) type Admits<'a> = dyn Fn(&SourceRows, usize) -> bool + Sync + 'a;
+
 /// Which rows of a scan count.
 #[derive(Clone, Copy)]
 pub(crate) struct Keep<'a> {
     /// Those that are visible by then.
     pub visible_by: Micros,
     /// And of which this says so.
-    pub admits: Option<&'a (dyn Fn(&SourceRows, usize) -> bool + Sync)>,
+    pub admits: Option<&'a Admits<'a>>,
 }
 
 impl Keep<'_> {

@@ -8,6 +8,7 @@ use crate::error::{LakeError, Result, did_you_mean};
 use crate::event_id::{event_ids, stored_ids};
 use crate::source::conform::{Place, conform};
 use crate::source::keys::KeySet;
+use crate::source::plain::Scratch;
 use crate::source::zone::Zone;
 use crate::source::{csv, parquet, plain};
 use crate::stream::{EVENT_ID_COLUMN, KNOWN_AT_COLUMN, OFFSET_COLUMN};
@@ -389,11 +390,11 @@ impl<'a> FileReader<'a> {
         &self,
         unit: &Unit,
         number: usize,
-        buffer: &mut Vec<u8>,
+        scratch: &mut Scratch,
         each: &mut dyn FnMut(ColumnRows<'_>) -> Result<()>,
     ) -> Result<()> {
         let column = &self.columns[self.output[number]];
-        if self.read_plain(unit, column, buffer, each)? {
+        if self.read_plain(unit, column, scratch, each)? {
             return Ok(());
         }
         let alone = Self::of_columns(self.files, self.file, std::slice::from_ref(&column.name))?;
@@ -410,7 +411,7 @@ impl<'a> FileReader<'a> {
         &self,
         unit: &Unit,
         column: &FileColumn,
-        buffer: &mut Vec<u8>,
+        scratch: &mut Scratch,
         each: &mut dyn FnMut(ColumnRows<'_>) -> Result<()>,
     ) -> Result<bool> {
         let (FileFormat::Parquet(metadata), Some(group), Some(root)) =
@@ -426,7 +427,7 @@ impl<'a> FileReader<'a> {
         if *data_type != arrow_type(&column.value_type) {
             return Ok(false);
         }
-        plain::for_each_page(&self.file.file, metadata, group, leaf, width, buffer, &mut |place, values| {
+        plain::for_each_page(&self.file.file, metadata, group, leaf, width, scratch, &mut |place, values| {
             let first = u32::try_from(unit.first_row + place as u64);
             let first = first.map_err(|_| too_many_rows(&self.file.file.name))?;
             let count = values.len() / width;

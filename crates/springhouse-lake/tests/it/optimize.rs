@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use crate::training::{label_batch, random_labels, stream_append};
-use springhouse_lake::{Lake, OptimizeOutcome, OptimizeRequest};
+use springhouse_lake::{Availability, Lake, OptimizeOutcome, OptimizeRequest};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,7 +22,8 @@ feature_views:
     aggregate:
       items: {fn: [count, sum, last], column: items, windows: [1h, 1d]}
       amount: {fn: [sum, max], column: amount, windows: [1d], hop: exact}
-feature_services: {all: {features: [latest, windows]}}
+  numbers: {entity: user, source: pushed, ttl: 1d, features: {n_id: id, n_at: at, n_shop: shop, n_amount: amount}}
+feature_services: {all: {features: [latest, numbers, windows]}}
 ";
 
 fn by_user() -> OptimizeRequest {
@@ -101,6 +102,37 @@ async fn a_compacted_table_gives_the_same_bytes_in_fewer_files() {
     assert!(optimized(&project, &vacuum).await.files_deleted > 20);
     assert_eq!(data_files(&project).len(), 1);
     assert!(trained(&project).await == after);
+}
+
+/// In a file of many rows each column is written as it is best read, and read another way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_compacted_table_gives_the_same_bytes() {
+    let mut random = Random::new("a_large_compacted_table_gives_the_same_bytes");
+    let project = Project::new(YAML);
+    let events = random_events(&mut random, 12_000);
+    for (part, chunk) in events.chunks(2_000).enumerate() {
+        let append = stream_append(chunk, (part * 2_000) as i64);
+        project.lake.append_stream(project.source("pushed"), append).await.unwrap();
+    }
+    let labels = label_batch(&random_labels(&mut random, &events, 3_000));
+    write_parquet(&project.path("labels.parquet"), &labels, 700);
+    let mut made = Vec::new();
+    for is_compacted in [false, true] {
+        if is_compacted {
+            assert_eq!(optimized(&project, &by_user()).await.files_after, 1);
+        }
+        for (availability, memory) in
+            [(Availability::Known, 512), (Availability::Known, 1), (Availability::Event, 512)]
+        {
+            let out = project.path("train.parquet");
+            let mut request = project.request("labels.parquet", &out);
+            (request.availability, request.memory_budget) = (availability, memory << 20);
+            project.lake.training_set(&request, &Silent).await.unwrap();
+            made.push(std::fs::read(&out).unwrap());
+        }
+    }
+    assert!(made[0] == made[1] && made[0] == made[3] && made[0] == made[4], "other bytes of what was known");
+    assert!(made[2] == made[5], "other bytes of what had happened");
 }
 
 #[tokio::test]

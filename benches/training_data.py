@@ -32,7 +32,8 @@ def join_definitions(pushed=False):
     columns = ", ".join(f"f{i}: float64" for i in range(COLUMNS))
     for k in range(VIEWS):
         rows = "stream: push" if pushed else f"table: data/view{k}.parquet, sequence: arrival"
-        text += (f"  table{k}: {{{rows}, event_time: event_timestamp, columns: {{event_timestamp: timestamp!, entity_id: int64!, arrival: int64!, {columns}}}}}\n")
+        text += (f"  table{k}: {{{rows}, event_time: event_timestamp, columns: "
+                 f"{{event_timestamp: timestamp!, entity_id: int64!, arrival: int64!, {columns}}}}}\n")
     text += "feature_views:\n"
     for k in range(VIEWS):
         names = ", ".join(f"v{k}_f{i}: f{i}" for i in range(COLUMNS))
@@ -104,12 +105,9 @@ def pushed_join(folder, out, flush_rows):
         table = out / ".springhouse" / "lake" / f"table{k}"
         (table / "_delta_log").mkdir(parents=True)
         with pq.ParquetFile(folder / "data" / f"view{k}.parquet") as file:
-            rest, first, actions, schema = None, 0, [], None
+            first, actions, schema = 0, [], None
             for batch in file.iter_batches(flush_rows):
-                rest = pa.Table.from_batches([batch]) if rest is None else pa.concat_tables([rest, pa.Table.from_batches([batch])])
-                if len(rest) < flush_rows and first + len(rest) < file.metadata.num_rows:
-                    continue
-                rows, rest = rest.slice(0, flush_rows), rest.slice(flush_rows)
+                rows = pa.Table.from_batches([batch])
                 last = first + len(rows) - 1
                 rows = (rows.append_column("_known_at", rows["event_timestamp"])
                         .append_column("_offset", pa.array(np.arange(first, last + 1)))

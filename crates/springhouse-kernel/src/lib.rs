@@ -16,7 +16,7 @@ pub use arrow_values::{array_from_values, arrow_type, encode_keys, value_at, val
 pub use plan::{Event, PlanError, READ_BACK, ViewInput, ViewPlan};
 pub use point_in_time::{
     EventColumns, LabelColumns, LabelOrder, LatestSearch, Seen, StampParts, TrainingColumns, nan_as_null,
-    training_values,
+    partition_point_near, training_values,
 };
 pub use stamp::{Stamp, Window, WindowBounds};
 pub use state::{CodecError, EntityState};

@@ -9,7 +9,7 @@ mod timeline;
 mod windows;
 
 pub use latest::nan_as_null;
-pub use search::{LabelOrder, LatestSearch, Seen, StampParts};
+pub use search::{LabelOrder, LatestSearch, Seen, StampParts, partition_point_near};
 
 use crate::plan::{PlanKind, ViewPlan};
 use crate::stamp::Stamp;

@@ -64,8 +64,8 @@ fn properties(rows: &RecordBatch) -> Result<WriterProperties, ParquetError> {
         plain.set_column_encoding(column.column_path().clone(), Encoding::DELTA_BINARY_PACKED)
     });
     let (_, different) = write(&sample, plain.build())?;
-    let columns = |metadata: &ParquetMetaData| metadata.row_group(0).columns().to_vec();
-    for (repeating, different) in columns(&repeating).iter().zip(columns(&different)) {
+    let (repeating, different) = (repeating.row_group(0).columns(), different.row_group(0).columns());
+    for (repeating, different) in repeating.iter().zip(different) {
         let path = || different.column_path().clone();
         let smallest = repeating.compressed_size().min(different.compressed_size());
         let is_worth_it = smallest as f64 <= different.uncompressed_size() as f64 * WORTH_IT;
@@ -73,7 +73,7 @@ fn properties(rows: &RecordBatch) -> Result<WriterProperties, ParquetError> {
             continue;
         }
         properties = properties.set_column_dictionary_enabled(path(), false);
-        if is_integer(&different) {
+        if is_integer(different) {
             properties = properties.set_column_encoding(path(), Encoding::DELTA_BINARY_PACKED);
         }
         if !is_worth_it {

@@ -162,7 +162,6 @@ pub(super) fn with_nulls_as_statuses(
 }
 
 /// NaN counts as null.
-/// Numbers that are none are null.
 pub fn nan_as_null(column: ArrayRef) -> ArrayRef {
     match column.data_type() {
         DataType::Float64 => without_nan::<Float64Type>(&column, f64::is_nan),

@@ -59,13 +59,7 @@ impl LabelOrder {
 
     /// The first label of `from..end` that is not before a moment: near `from`, mostly.
     fn first_at(&self, from: usize, end: usize, at: Micros) -> usize {
-        let labels = &self.at[from..end];
-        let mut step = 1;
-        while labels.get(step).is_some_and(|label| *label < at) {
-            step *= 2;
-        }
-        let near = &labels[step / 2..labels.len().min(step + 1)];
-        from + step / 2 + near.partition_point(|label| *label < at)
+        partition_point_near(from..end, |label| self.at[label] < at)
     }
 
     fn of(&self, entity: u32) -> Range<usize> {
@@ -236,7 +230,7 @@ impl LatestSearch {
             if place == end {
                 return;
             }
-            let after = first_after(next..rows.end, order.at[place], &time_of);
+            let after = partition_point_near(next..rows.end, |row| time_of(row) <= order.at[place]);
             // The rest of their stamps decides among those of one time.
             let time = time_of(after - 1);
             for row in (next..after).rev().take_while(|row| time_of(*row) == time) {
@@ -314,16 +308,17 @@ impl LatestSearch {
     }
 }
 
-/// The first of some rows in the order of their times that is after a moment: near the first, mostly.
-fn first_after(rows: Range<usize>, at: Micros, time_of: &impl Fn(usize) -> Micros) -> usize {
+/// The first place of `range` that is not before something, where those that are come first: looked for near the start, in time
+/// by the logarithm of how far from it.
+pub fn partition_point_near(range: Range<usize>, is_before: impl Fn(usize) -> bool) -> usize {
     let mut step = 1;
-    while rows.start + step < rows.end && time_of(rows.start + step) <= at {
+    while range.start + step < range.end && is_before(range.start + step) {
         step *= 2;
     }
-    let (mut low, mut high) = (rows.start + step / 2, rows.end.min(rows.start + step));
+    let (mut low, mut high) = (range.start + step / 2, range.end.min(range.start + step));
     while low < high {
         let middle = low.midpoint(high);
-        match time_of(middle) <= at {
+        match is_before(middle) {
             true => low = middle + 1,
             false => high = middle,
         }

@@ -3,6 +3,7 @@
 
 use crate::error::{LakeError, Result};
 use crate::source::location::FileRef;
+use crate::source::parquet::null_count;
 use bytes::{Buf, Bytes};
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use parquet::basic::{Encoding, Type};
@@ -55,8 +56,8 @@ pub(crate) fn for_each_page(
     scratch: &mut Scratch,
     each: &mut dyn FnMut(usize, &[u8]) -> Result<()>,
 ) -> Result<bool> {
-    let rows = metadata.metadata().row_group(group).num_rows();
-    let column = metadata.metadata().row_group(group).column(leaf);
+    let row_group = metadata.metadata().row_group(group);
+    let column = row_group.column(leaf);
     let descriptor = column.column_descr();
     let stored_width = match column.column_type() {
         Type::INT32 | Type::FLOAT => 4,
@@ -69,6 +70,7 @@ pub(crate) fn for_each_page(
         || column.dictionary_page_offset().is_some()
         || descriptor.max_rep_level() > 0
         || descriptor.max_def_level() > 1
+        || null_count(row_group, leaf).is_some_and(|nulls| nulls > 0)
         || length > COLUMN_BYTES_MAX
         || start.checked_add(length).is_none_or(|end| end > file.size)
     {
@@ -77,20 +79,21 @@ pub(crate) fn for_each_page(
     let corrupt = |e: &dyn std::fmt::Display| LakeError::corrupt(&file.name, "Parquet", e);
     let bytes = scratch.read(file, start, length).map_err(|e| LakeError::unreadable(&file.path, &e))?;
     let chunk = Arc::new(Chunk { start, bytes: bytes.clone() });
-    let rows = usize::try_from(rows).map_err(|e| corrupt(&e))?;
+    let rows = usize::try_from(row_group.num_rows()).map_err(|e| corrupt(&e))?;
     let mut pages = SerializedPageReader::new(chunk, column, rows, None).map_err(|e| corrupt(&e))?;
     let mut first_row = 0;
-    while let Some(page) = pages.get_next_page().map_err(|e| corrupt(&e))? {
-        let Some((values, count)) = values(&page, is_optional, width) else { return Ok(false) };
-        if first_row + count > rows {
-            return Ok(false);
+    let mut is_plain = true;
+    while is_plain && let Some(page) = pages.get_next_page().map_err(|e| corrupt(&e))? {
+        let found = values(&page, is_optional, width).filter(|(_, count)| first_row + count <= rows);
+        is_plain = found.is_some();
+        if let Some((values, count)) = found {
+            each(first_row, values)?;
+            first_row += count;
         }
-        each(first_row, values)?;
-        first_row += count;
     }
     drop(pages);
     scratch.give_back(bytes);
-    Ok(first_row == rows)
+    Ok(is_plain && first_row == rows)
 }
 
 /// The values of a page, and how many there are; none where some are null, or are not stored one after the other.
@@ -161,7 +164,7 @@ mod tests {
     use arrow::datatypes::{Field, Schema};
     use parquet::arrow::ArrowWriter;
     use parquet::basic::{Compression, ZstdLevel};
-    use parquet::file::properties::{WriterProperties, WriterVersion};
+    use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 
     #[test]
     fn pages_are_the_values_or_there_are_none() {
@@ -198,12 +201,15 @@ mod tests {
             let compression =
                 [Compression::UNCOMPRESSED, Compression::SNAPPY, Compression::ZSTD(ZstdLevel::default())]
                     [below(3) as usize];
+            let statistics = if below(2) == 0 { EnabledStatistics::None } else { EnabledStatistics::Page };
             let page_rows = 1 + below(100) as usize;
             let properties = WriterProperties::builder()
                 .set_dictionary_enabled(has_dictionary)
                 .set_encoding(Encoding::PLAIN)
                 .set_writer_version(version)
                 .set_compression(compression)
+                // Whether there are nulls may be known before a page is read, or not.
+                .set_statistics_enabled(statistics)
                 .set_data_page_row_count_limit(page_rows)
                 .set_write_batch_size(page_rows)
                 .set_max_row_group_row_count(Some(1 + below(400) as usize))

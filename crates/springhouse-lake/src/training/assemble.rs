@@ -275,7 +275,8 @@ fn of_one_row(columns: Vec<ArrayRef>, of_row: Vec<u8>) -> Vec<FeatureChunk> {
     columns.into_iter().map(feature).collect()
 }
 
-fn is_usable(status: u8) -> bool {
+/// True for the status of a row whose values are shown.
+pub(crate) fn is_usable(status: u8) -> bool {
     [ValueStatus::Fresh as u8, ValueStatus::Stale as u8].contains(&status)
 }
 

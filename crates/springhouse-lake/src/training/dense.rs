@@ -4,6 +4,7 @@
 use crate::error::Result;
 use crate::source::scan::{ColumnRows, ColumnValues};
 use crate::spill::Budget;
+use crate::training::assemble::is_usable;
 use arrow::array::{Array, ArrayData, ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, make_array};
 use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer};
 use arrow::datatypes::{ArrowNativeType, DataType};
@@ -157,8 +158,7 @@ impl DenseAnswers {
     pub(crate) fn take(&self, chunk: usize) -> Result<Option<(Vec<ArrayRef>, Vec<u8>)>> {
         let Some(chunk) = self.chunks[chunk].lock().take() else { return Ok(None) };
         self.budget.subtract(chunk.bytes);
-        let is_there = |status: &u8| [ValueStatus::Fresh as u8, ValueStatus::Stale as u8].contains(status);
-        let present = BooleanBuffer::from_iter(chunk.statuses.iter().map(is_there));
+        let present = BooleanBuffer::from_iter(chunk.statuses.iter().map(|status| is_usable(*status)));
         let columns = self.features.iter().zip(chunk.columns).map(|(t, column)| column.finish(t, &present));
         Ok(Some((columns.collect::<Result<_>>()?, chunk.statuses)))
     }

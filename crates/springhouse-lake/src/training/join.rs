@@ -185,19 +185,19 @@ impl EntityNumbers {
     }
 
     /// The same in the order of their identities, which for most keys is that of the keys: what comes sorted by key then goes
-    /// through memory from one end to the other.
-    pub(crate) fn sorted(identities: &[i128]) -> (Self, Vec<u32>) {
+    /// through memory from one end to the other. And the identities by number.
+    pub(crate) fn sorted(identities: &[i128]) -> (Self, Vec<u32>, Vec<Identity>) {
         let (mut numbers, mut entities) = Self::of(identities);
-        let mut found: Vec<(i128, u32)> =
-            numbers.0.iter().map(|(identity, number)| (*identity, *number)).collect();
-        found.sort_unstable_by_key(|(identity, _)| *identity as Identity);
-        let mut renamed = vec![0; found.len()];
-        for (new, (identity, old)) in found.into_iter().enumerate() {
-            renamed[old as usize] = new as u32;
-            numbers.0.insert(identity, new as u32);
+        let mut sorted: Vec<Identity> = numbers.0.keys().map(|identity| *identity as Identity).collect();
+        sorted.sort_unstable();
+        let mut renamed = vec![0; sorted.len()];
+        for (new, identity) in (0..).zip(&sorted) {
+            if let Some(number) = numbers.0.get_mut(&(*identity as i128)) {
+                renamed[std::mem::replace(number, new) as usize] = new;
+            }
         }
         entities.iter_mut().for_each(|entity| *entity = renamed[*entity as usize]);
-        (numbers, entities)
+        (numbers, entities, sorted)
     }
 
     /// Of events those whose entity has a label: their entities, and their rows.
@@ -218,13 +218,6 @@ impl EntityNumbers {
             }
         }
         (entities, rows)
-    }
-
-    /// The identities by number.
-    pub(crate) fn identities(&self) -> Vec<Identity> {
-        let mut identities = vec![0; self.0.len()];
-        self.0.iter().for_each(|(identity, number)| identities[*number as usize] = *identity as Identity);
-        identities
     }
 
     /// An entity's number, if it has a label.

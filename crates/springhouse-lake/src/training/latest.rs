@@ -19,7 +19,9 @@ use arrow::datatypes::{
 use parking_lot::Mutex;
 use springhouse_core::{Micros, ValueStatus};
 use springhouse_expr::ViewProjection;
-use springhouse_kernel::{LabelColumns, LabelOrder, LatestSearch, Stamp, StampParts, nan_as_null};
+use springhouse_kernel::{
+    LabelColumns, LabelOrder, LatestSearch, Stamp, StampParts, nan_as_null, partition_point_near,
+};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -66,29 +68,18 @@ impl LabelIndex {
 impl LabelPartition {
     fn new(labels: &RecordBatch) -> Self {
         let identities = labels.column(0).as_primitive::<Decimal128Type>().values();
-        let (numbers, entities) = EntityNumbers::sorted(identities);
+        let (numbers, entities, identities) = EntityNumbers::sorted(identities);
         let at: &[Micros] = labels.column(2).as_primitive::<Int64Type>().values();
         let order = LabelOrder::new(numbers.count(), &LabelColumns { entities: &entities, at });
         let rows = labels.column(1).as_primitive::<UInt64Type>().values();
-        Self {
-            identities: numbers.identities(),
-            numbers,
-            order,
-            rows: rows.iter().map(|row| *row as u32).collect(),
-        }
+        Self { numbers, identities, order, rows: rows.iter().map(|row| *row as u32).collect() }
     }
 
     /// Where an identity is, or would be: near a place where a lesser one was, mostly.
     fn place(&self, identity: Identity, from: usize) -> usize {
-        let after =
-            self.identities.get(from..).filter(|after| after.first().is_some_and(|first| *first <= identity));
-        let Some(after) = after else { return self.identities.partition_point(|known| *known < identity) };
-        let mut step = 1;
-        while after.get(step).is_some_and(|known| *known < identity) {
-            step *= 2;
-        }
-        let near = &after[step / 2..after.len().min(step + 1)];
-        from + step / 2 + near.partition_point(|known| *known < identity)
+        let is_after = self.identities.get(from).is_some_and(|known| *known <= identity);
+        let start = if is_after { from } else { 0 };
+        partition_point_near(start..self.identities.len(), |place| self.identities[place] < identity)
     }
 }
 

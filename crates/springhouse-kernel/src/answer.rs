@@ -1,5 +1,7 @@
 //! What the kernel says about one entity at one moment, before and after defaults.
 
+use crate::plan::Event;
+use crate::state::latest_value;
 use springhouse_core::definition::DefaultValue;
 use springhouse_core::{Micros, Value, ValueStatus};
 
@@ -13,6 +15,41 @@ pub struct EntityAnswer {
     pub statuses: Vec<ValueStatus>,
     /// Latest views: the event time of the greatest visible row, also when it is expired.
     pub event_time: Option<Micros>,
+}
+
+/// What a state says at one moment, feature by feature: an [`EntityAnswer`] of which only what is asked for is made.
+#[derive(Debug)]
+pub struct Reading<'a> {
+    pub(crate) from: ReadFrom<'a>,
+}
+
+/// Where it is taken from.
+#[derive(Debug)]
+pub(crate) enum ReadFrom<'a> {
+    /// A row that is shown, and the input that each feature is.
+    Row(&'a Event, &'a [usize]),
+    /// Everything, made at once.
+    Answer(EntityAnswer),
+}
+
+impl Reading<'_> {
+    /// As [`EntityAnswer::event_time`].
+    pub fn event_time(&self) -> Option<Micros> {
+        match &self.from {
+            ReadFrom::Row(row, _) => Some(row.stamp.event_time),
+            ReadFrom::Answer(answer) => answer.event_time,
+        }
+    }
+
+    /// The value and the status of a feature; its value is taken out.
+    pub fn take(&mut self, feature: usize) -> (Value, ValueStatus) {
+        match &mut self.from {
+            ReadFrom::Row(row, columns) => latest_value(&row.values[columns[feature]]),
+            ReadFrom::Answer(answer) => {
+                (std::mem::take(&mut answer.values[feature]), answer.statuses[feature])
+            }
+        }
+    }
 }
 
 /// What lies behind an answer, for people (`get --explain`).

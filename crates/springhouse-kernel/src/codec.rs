@@ -141,8 +141,30 @@ impl<'a> Reader<'a> {
 
     /// An unsigned number.
     pub(crate) fn number(&mut self) -> Taken<u64> {
+        if let Some(number) = self.short_number() {
+            return Ok(number);
+        }
         let wide = self.wide_unsigned(64)?;
         u64::try_from(wide).or(malformed("a number is too large"))
+    }
+
+    /// One of at most 56 bits, looked at as a whole; none where it is longer, or near the end, or not as it should be.
+    fn short_number(&mut self) -> Option<u64> {
+        let word = u64::from_le_bytes(*self.rest.first_chunk()?);
+        let last = !word & 0x8080_8080_8080_8080;
+        if last == 0 {
+            return None;
+        }
+        let bits = last.trailing_zeros() + 1;
+        let bytes = word & (u64::MAX >> (64 - bits));
+        // One spelling per number: the last byte is not 0 where there are others.
+        if bits > 8 && bytes >> (bits - 8) == 0 {
+            return None;
+        }
+        self.rest = &self.rest[bits as usize / 8..];
+        let pairs = bytes & 0x007f_007f_007f_007f | (bytes & 0x7f00_7f00_7f00_7f00) >> 1;
+        let fours = pairs & 0x0000_3fff_0000_3fff | (pairs & 0x3fff_0000_3fff_0000) >> 2;
+        Some(fours & 0x0fff_ffff | (fours & 0x0fff_ffff_0000_0000) >> 4)
     }
 
     /// A signed number.
@@ -250,5 +272,37 @@ impl<'a> Reader<'a> {
 
     fn small(&mut self) -> Taken<i32> {
         i32::try_from(self.signed()?).or(malformed("a 32-bit number is too large"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_the_same_whole_and_byte_by_byte() {
+        let mut state = 17u64;
+        let mut random = || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            state ^ state >> 29
+        };
+        for round in 0..20_000 {
+            let mut bytes = Vec::new();
+            match round % 3 {
+                0 => put_number(&mut bytes, random() >> (random() % 64)),
+                1 => bytes.extend((0..1 + random() % 11).map(|_| random() as u8)),
+                // Padded, or nearly.
+                _ => bytes.extend((0..random() % 10).map(|_| 0x80).chain([random() as u8 & 1])),
+            }
+            bytes.extend((0..random() % 9).map(|_| random() as u8));
+            let (mut whole, mut slow) = (Reader::new(&bytes, 2), Reader::new(&bytes, 2));
+            let expected = slow
+                .wide_unsigned(64)
+                .and_then(|wide| u64::try_from(wide).or(malformed("a number is too large")));
+            assert_eq!(whole.number(), expected, "{bytes:02x?}");
+            if expected.is_ok() {
+                assert_eq!(whole.rest, slow.rest, "{bytes:02x?}");
+            }
+        }
     }
 }

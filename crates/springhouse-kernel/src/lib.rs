@@ -11,7 +11,7 @@ mod sketch;
 mod stamp;
 mod state;
 
-pub use answer::{EntityAnswer, EntityExplanation, fill_default, status_at_age};
+pub use answer::{EntityAnswer, EntityExplanation, Reading, fill_default, status_at_age};
 pub use arrow_values::{array_from_values, arrow_type, encode_keys, value_at, value_type_of};
 pub use plan::{Event, PlanError, READ_BACK, ViewInput, ViewPlan};
 pub use point_in_time::{

@@ -4,7 +4,7 @@ mod compile;
 
 use crate::Stamp;
 use crate::aggregate::{Kind, Slot};
-use crate::answer::{EntityAnswer, EntityExplanation};
+use crate::answer::{EntityAnswer, EntityExplanation, ReadFrom, Reading};
 use crate::codec::{Out, Reader};
 use crate::stamp::Window;
 use crate::state::{CODEC_VERSION, CODEC_VERSION_READ, EntityState, Inner, LatestState, SurvivingState};
@@ -290,6 +290,20 @@ impl ViewPlan {
             (PlanKind::Windows(plan), Inner::Windows(state)) => plan.read(state, at),
             _ => wrong_plan(),
         }
+    }
+
+    /// The same, to be asked for by feature.
+    ///
+    /// # Panics
+    /// When the state is of another kind of view.
+    pub fn reading<'a>(&'a self, state: &'a EntityState, at: Micros) -> Reading<'a> {
+        if let (PlanKind::Latest(plan), Inner::Latest(rows)) = (&self.kind, &state.inner)
+            && let Some(row) = rows.row_at(at)
+            && !plan.is_expired(row.stamp.event_time, at)
+        {
+            return Reading { from: ReadFrom::Row(row, &plan.columns) };
+        }
+        Reading { from: ReadFrom::Answer(self.read(state, at)) }
     }
 
     /// The answer for an entity without any state: the same at every moment.

@@ -103,7 +103,13 @@ fn an_answer_does_not_depend_on_how_its_state_came_about() {
             }
             for _ in 0..6 {
                 let at = random.moment(&events).max(now - READ_BACK);
-                compare(&view, &view.plan.read(&state, at), &inserted, at, "read");
+                let read = view.plan.read(&state, at);
+                compare(&view, &read, &inserted, at, "read");
+                let mut reading = view.plan.reading(&state, at);
+                assert_eq!(reading.event_time(), read.event_time);
+                for (feature, expected) in read.values.into_iter().zip(read.statuses).enumerate() {
+                    assert_eq!(reading.take(feature), expected, "read by feature");
+                }
             }
             let edge = now - READ_BACK;
             compare(&view, &view.plan.read(&state, edge), &inserted, edge, "read at the horizon");

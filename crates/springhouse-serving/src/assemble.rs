@@ -10,7 +10,7 @@ use arrow::array::{Array, ArrayRef};
 use springhouse_core::definition::{OnAbsent, OnStale};
 use springhouse_core::time::format_duration;
 use springhouse_core::{Micros, Value, ValueStatus};
-use springhouse_kernel::{EntityState, array_from_values, status_at_age, value_at};
+use springhouse_kernel::{EntityState, Reading, array_from_values, status_at_age, value_at};
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -72,14 +72,14 @@ impl Rows<'_> {
         read_from: Origin,
     ) -> Result<(), ServingError> {
         let plan = &self.view.handle.plan;
-        let mut answer = state.map(|state| plan.read(state, self.moment.at));
-        let event_time = answer.as_ref().and_then(|answer| answer.event_time);
+        let mut reading = state.map(|state| plan.reading(state, self.moment.at));
+        let event_time = reading.as_ref().and_then(Reading::event_time);
         let age = age_of(plan.is_latest(), event_time, frontier, self.moment.at);
         // A window over nothing loaded is no answer, whatever it counts to.
         let is_loaded = plan.is_latest() || age.is_some();
         for (feature, column) in &self.read.features {
-            let (mut value, raw) = match &mut answer {
-                Some(answer) => (std::mem::take(&mut answer.values[*feature]), answer.statuses[*feature]),
+            let (mut value, raw) = match &mut reading {
+                Some(reading) => reading.take(*feature),
                 None => (self.view.empty.values[*feature].clone(), self.view.empty.statuses[*feature]),
             };
             let mut status = match is_loaded {

@@ -147,6 +147,14 @@ impl Grouping {
         Self { order: order_by_partition(partition, &counts), counts }
     }
 
+    /// That of the rows of partitions from one on, when they are alone and in order.
+    pub(crate) fn from(&self, partition: usize) -> Self {
+        let counts = self.counts.iter().enumerate();
+        let counts: Vec<u32> =
+            counts.map(|(number, count)| if number < partition { 0 } else { *count }).collect();
+        Self { order: (0..counts.iter().sum()).collect(), counts }
+    }
+
     /// The partitions that have rows, with where those are in the order.
     pub(crate) fn ranges(&self) -> impl Iterator<Item = (usize, Range<usize>)> {
         let mut start = 0;

@@ -101,10 +101,8 @@ pub(crate) fn blocking<T>(work: impl FnOnce() -> T) -> T {
 const ROWS_SHARE: u64 = 32;
 /// The answers of latest views are made for at most as many labels at a time as fit one part in this many.
 const ROUND_SHARE: u64 = 4;
-/// Fewer are taken at a time while that reads feature columns at most so many times: memory is slower to get than to read.
-const REREAD_WORTH_IT: f64 = 1.5;
-/// At most so many times is it read for the answers to fit; over it, all answers are made at once and spilled.
-const REREAD_MAX: f64 = 3.0;
+/// Fewer are taken at a time while no more than this share of the answers is read before its labels are taken, and put aside.
+const EARLY_WORTH_IT: f64 = 0.25;
 
 /// Keys and moments of all labels, by partition of one entity.
 struct LabelSet<'a> {
@@ -487,10 +485,8 @@ impl Lake {
 
         let chunk_count = facts.rows.div_ceil(chunk_rows) as usize;
         let per_round = ranges_per_round(&seen, ranges, threads);
-        if per_round <= ranges.fitting {
-            for (rows, _) in &seen {
-                answers[rows.view].hold_dense(&plan.views[rows.view], facts.rows, &budget);
-            }
+        for (rows, _) in &seen {
+            answers[rows.view].hold_dense(&plan.views[rows.view], facts.rows, &budget);
         }
 
         // Label order again.
@@ -513,7 +509,6 @@ impl Lake {
                         rows,
                         round * per_round..((round + 1) * per_round).min(ranges.count),
                         &answers[rows.view],
-                        (&budget, &file),
                         threads,
                         &|more| {
                             let done = read.fetch_add(more, Ordering::Relaxed) + more;
@@ -525,11 +520,8 @@ impl Lake {
             Ok(())
         };
         let end = |round: usize| -> Result<()> {
-            if (round + 1) * per_round < ranges.count {
-                seen.iter().try_for_each(|(rows, _)| answers[rows.view].clear())
-            } else {
-                sources.values().try_for_each(|source| source.files.check_unchanged())
-            }
+            let is_last = (round + 1) * per_round >= ranges.count;
+            sources.values().filter(|_| is_last).try_for_each(|source| source.files.check_unchanged())
         };
         let chunks = (ranges.rows / chunk_rows) as usize * per_round;
         let rounds = output::Rounds { chunks, begin: &begin, end: &end, stages };
@@ -771,13 +763,14 @@ fn ranges_per_round(seen: &[(SeenRows, &OpenSource)], ranges: Ranges, threads: u
     if seen.is_empty() {
         return ranges.count;
     }
-    let read =
-        |per_round: usize| seen.iter().map(|(rows, _)| rows.units_read(per_round)).sum::<usize>() as f64;
-    let at_once = read(ranges.count);
+    let is_worth_it = |per_round: &usize| {
+        let of_view = seen.iter().map(|(rows, _)| rows.read_early(*per_round));
+        let (early, all) = of_view.fold((0, 0), |sum, view| (sum.0 + view.0, sum.1 + view.1));
+        early as f64 <= all as f64 * EARLY_WORTH_IT
+    };
     let most = ranges.fitting.min(ranges.count);
     let few = (0..).map(|power| (RANGES_PER_THREAD * threads) << power).take_while(|few| *few < most);
-    let few = few.chain([most]).find(|few| read(*few) <= at_once * REREAD_WORTH_IT);
-    few.unwrap_or(if read(most) <= at_once * REREAD_MAX { most } else { ranges.count })
+    few.into_iter().find(is_worth_it).unwrap_or(most)
 }
 
 /// Batches of labels that are read before they are divided up.

@@ -9,7 +9,7 @@ use crate::lake::Lake;
 use crate::source::conform::plain_name;
 use crate::source::keys::KeySet;
 use crate::source::location::{FileRef, list_files, resolve};
-use crate::source::plain::Scratch;
+use crate::source::plain::{PlainValues, Scratch};
 use crate::source::selected::{Pass, PassKind, Selected};
 use crate::source::zone::Zone;
 use crate::source::{csv, parquet};
@@ -33,6 +33,9 @@ use std::sync::{Arc, OnceLock};
 
 /// Rows of which fewer than one in so many are wanted are read on their own; else all are decoded, which is faster.
 const SPARSE_SHARE: u64 = 64;
+/// So many parts of a file are read one after the other for the same column: rows of one time are in many parts where a file is in
+/// the order of its keys, and what their values go to stays in the processor's cache.
+const SPAN_UNITS: usize = 16;
 
 /// Which rows and columns a scan gives.
 #[derive(Clone, Debug)]
@@ -424,7 +427,7 @@ impl SourceFiles {
     }
 
     /// Reads columns of rows that were found before, of some units. `start` says which of the unit with a number, and what takes
-    /// them; one thread reads a unit.
+    /// them.
     pub(crate) fn fetch<'t>(
         &self,
         columns: &[String],
@@ -433,18 +436,17 @@ impl SourceFiles {
         start: &(dyn Fn(usize) -> Result<Box<dyn TakeRows + 't>> + Sync),
     ) -> Result<()> {
         let selected = Mutex::new(self.selected_rows(columns, &mut units.iter().map(|(_, unit)| unit))?);
+        let by_column: Vec<Mutex<Option<ByColumn<'_, 't>>>> =
+            units.iter().map(|_| Mutex::default()).collect();
         in_parallel(threads, units.len(), &|number| {
             let (name, unit) = &units[number];
             let reader = FileReader::of_columns(self, &self.files[unit.file], columns)?;
             let mut take = start(*name)?;
             let cost = reader.cost(unit);
             let is_sparse = take.count() as u64 * SPARSE_SHARE <= cost.0;
-            if !is_sparse && unit.row_group.is_some() && take.is_by_column() {
-                let mut scratch = Scratch::default();
-                for number in 0..columns.len() {
-                    reader.read_column(unit, number, &mut scratch, &mut |rows| take.column(number, &rows))?;
-                }
-                return take.rows_done(cost.0);
+            if !is_sparse && unit.row_group.is_some() && take.begin_columns()? {
+                *by_column[number].lock() = Some(ByColumn { unit, reader, take });
+                return Ok(());
             }
             let rows = take.wanted();
             let only = is_sparse.then(|| pages::selection_of(&rows, unit));
@@ -455,6 +457,23 @@ impl SourceFiles {
                 take.rows(&reader.fetched(batch, roots, numbers)?)
             })
         })?;
+        let by_column: Vec<ByColumn<'_, 't>> = by_column.into_iter().filter_map(Mutex::into_inner).collect();
+        let spans: Vec<&[ByColumn<'_, 't>]> = by_column
+            .chunk_by(|a, b| a.unit.file == b.unit.file)
+            .flat_map(|of_file| of_file.chunks(SPAN_UNITS))
+            .collect();
+        in_parallel(threads, spans.len() * columns.len(), &|number| {
+            let (span, column) = (spans[number / columns.len()], number % columns.len());
+            let mut scratch = Scratch::default();
+            for ByColumn { unit, reader, take } in span {
+                reader.read_column(unit, column, &mut scratch, &mut |rows| take.column(column, &rows))?;
+                if column + 1 == columns.len() {
+                    take.rows_done(reader.cost(unit).0)?;
+                }
+            }
+            Ok(())
+        })?;
+        by_column.into_iter().try_for_each(|unit| unit.take.columns_done())?;
         let (columns, selected) = (columns.to_vec(), selected.into_inner());
         self.note(Pass { kind: PassKind::Rows, columns, selected, rows_kept: None });
         Ok(())
@@ -506,8 +525,15 @@ impl SourceFiles {
     }
 }
 
+/// A unit that is read column by column.
+struct ByColumn<'a, 't> {
+    unit: &'a Unit,
+    reader: FileReader<'a>,
+    take: Box<dyn TakeRows + 't>,
+}
+
 /// What takes the rows of a unit.
-pub(crate) trait TakeRows {
+pub(crate) trait TakeRows: Send + Sync {
     /// How many rows are wanted, one that is wanted twice counted twice.
     fn count(&self) -> usize;
 
@@ -517,14 +543,17 @@ pub(crate) trait TakeRows {
     /// Takes a batch; they come in file order, and may have other rows as well.
     fn rows(&mut self, rows: &FetchedRows) -> Result<()>;
 
-    /// True where [`Self::column`] may be called instead, when most rows are read: one column after the other.
-    fn is_by_column(&self) -> bool;
+    /// Makes ready for [`Self::column`], which is called instead when most rows are read; false where it can't be.
+    fn begin_columns(&mut self) -> Result<bool>;
 
-    /// Takes values of a column, by its number; they come in file order, and may come again.
-    fn column(&mut self, column: usize, rows: &ColumnRows<'_>) -> Result<()>;
+    /// Takes values of a column, by its number; those of one column come in file order, and may come again.
+    fn column(&self, column: usize, rows: &ColumnRows<'_>) -> Result<()>;
 
     /// Told that so many rows were read column by column.
-    fn rows_done(&mut self, rows: u64) -> Result<()>;
+    fn rows_done(&self, rows: u64) -> Result<()>;
+
+    /// Called when all columns were read.
+    fn columns_done(self: Box<Self>) -> Result<()>;
 }
 
 /// Values of one column of a unit.
@@ -541,8 +570,8 @@ pub(crate) struct ColumnRows<'a> {
 /// Values of one column.
 #[derive(Clone, Copy)]
 pub(crate) enum ColumnValues<'a> {
-    /// As they are in memory, none of them null.
-    Plain(&'a [u8]),
+    /// As they are in memory.
+    Plain(PlainValues<'a>),
     /// As an array.
     Array(&'a ArrayRef),
 }

@@ -219,10 +219,11 @@ fn counted(statuses: &[u8]) -> [u64; STATUS_COUNT] {
 
 /// One view's answers for the labels `first_row..first_row + rows`, in label order.
 fn in_label_order(answers: &Answers, chunk: usize, first_row: u64, rows: usize) -> Result<Vec<FeatureChunk>> {
-    if let Some(dense) = &answers.dense
-        && let Some((columns, of_row)) = dense.take(chunk)?
-    {
-        return Ok(of_one_row(columns, of_row));
+    if let Some(dense) = &answers.dense {
+        answers.recall(dense, chunk)?;
+        if let Some((columns, of_row)) = dense.take(chunk)? {
+            return Ok(of_one_row(columns, of_row));
+        }
     }
     let batches = answers.chunks.take(chunk)?;
     // Where each label's answer is among all of them; a label without one takes the null behind the last.

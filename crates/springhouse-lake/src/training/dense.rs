@@ -2,13 +2,16 @@
 //! output has it, so that nothing is put together or brought in order afterwards.
 
 use crate::error::Result;
+use crate::source::plain::PlainValues;
 use crate::source::scan::{ColumnRows, ColumnValues};
 use crate::spill::Budget;
 use crate::training::assemble::is_usable;
-use arrow::array::{Array, ArrayData, ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, make_array};
+use arrow::array::{
+    Array, ArrayData, ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, make_array, new_null_array,
+};
 use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer};
 use arrow::datatypes::{ArrowNativeType, DataType};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use springhouse_core::ValueStatus;
 
 use std::ops::Range;
@@ -18,18 +21,21 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(crate) struct DenseAnswers {
     features: Vec<DataType>,
-    chunks: Vec<Mutex<Option<Chunk>>>,
+    chunks: Vec<RwLock<Option<DenseRows>>>,
     chunk_rows: u64,
     /// Labels in all.
     rows: u64,
     budget: Arc<Budget>,
 }
 
+/// The answers of some labels, each at its place.
 #[derive(Debug)]
-struct Chunk {
-    columns: Vec<Column>,
+pub(crate) struct DenseRows {
+    /// None until it gets a value.
+    columns: Vec<Mutex<Option<Column>>>,
     /// Of the row that has the label's values.
-    statuses: Vec<u8>,
+    statuses: Mutex<Vec<u8>>,
+    rows: usize,
     bytes: u64,
 }
 
@@ -61,10 +67,16 @@ pub(crate) fn is_dense(data_type: &DataType) -> bool {
     *data_type == DataType::Boolean || matches!(data_type.primitive_width(), Some(4 | 8 | 16))
 }
 
+impl DenseRow {
+    pub(crate) fn new(row: u32, place: u32) -> Self {
+        Self { row, place }
+    }
+}
+
 impl DenseAnswers {
     /// Of so many labels; all features must be [`is_dense`].
     pub(crate) fn new(features: Vec<DataType>, rows: u64, chunk_rows: u64, budget: &Arc<Budget>) -> Self {
-        let chunks = (0..rows.div_ceil(chunk_rows)).map(|_| Mutex::default()).collect();
+        let chunks = (0..rows.div_ceil(chunk_rows)).map(|_| RwLock::default()).collect();
         Self { features, chunks, chunk_rows, rows, budget: Arc::clone(budget) }
     }
 
@@ -82,8 +94,8 @@ impl DenseAnswers {
         let rows: Vec<DenseRow> = rows.collect();
         self.put_statuses(chunk, &rows, statuses.iter().copied());
         self.within(chunk, |chunk| {
-            for (column, values) in chunk.columns.iter_mut().zip(values) {
-                column.put_array(values, 0, &rows);
+            for (feature, values) in values.iter().enumerate() {
+                self.within_column(chunk, feature, |column| column.put_array(values, 0, &rows));
             }
         });
     }
@@ -95,14 +107,31 @@ impl DenseAnswers {
     }
 
     /// With a chunk, which is made if it was not.
-    fn within(&self, chunk: usize, write: impl FnOnce(&mut Chunk)) {
-        let first = chunk as u64 * self.chunk_rows;
-        let mut chunk = self.chunks[chunk].lock();
-        write(chunk.get_or_insert_with(|| {
-            let chunk = Chunk::new(&self.features, (self.rows - first).min(self.chunk_rows) as usize);
-            self.budget.add(chunk.bytes);
-            chunk
-        }));
+    fn within(&self, number: usize, write: impl FnOnce(&DenseRows)) {
+        if let Some(chunk) = &*self.chunks[number].read() {
+            return write(chunk);
+        }
+        let mut chunk = self.chunks[number].write();
+        if chunk.is_none() {
+            let made = DenseRows::new(&self.features, self.rows_of(number));
+            self.budget.add(made.bytes);
+            *chunk = Some(made);
+        }
+        if let Some(chunk) = &*RwLockWriteGuard::downgrade(chunk) {
+            write(chunk);
+        }
+    }
+
+    /// With a column of a chunk, which is made if it was not.
+    fn within_column(&self, chunk: &DenseRows, feature: usize, write: impl FnOnce(&mut Column)) {
+        let rows = chunk.rows;
+        let mut column = chunk.columns[feature].lock();
+        write(column.get_or_insert_with(|| Column::new(&self.features[feature], rows)));
+    }
+
+    /// Labels of a chunk.
+    fn rows_of(&self, chunk: usize) -> usize {
+        (self.rows - chunk as u64 * self.chunk_rows).min(self.chunk_rows) as usize
     }
 
     /// A label's place in a chunk, and the row that it sees.
@@ -118,8 +147,9 @@ impl DenseAnswers {
         statuses: impl Iterator<Item = ValueStatus>,
     ) {
         self.within(chunk, |chunk| {
+            let mut known = chunk.statuses.lock();
             for (row, status) in rows.iter().zip(statuses) {
-                chunk.statuses[row.place as usize] = status as u8;
+                known[row.place as usize] = status as u8;
             }
         });
     }
@@ -132,44 +162,66 @@ impl DenseAnswers {
         from: &ColumnRows<'_>,
         rows: &[DenseRow],
     ) {
-        self.within(chunk, |chunk| {
-            for feature in features {
-                let column = &mut chunk.columns[*feature];
-                match from.values {
-                    ColumnValues::Plain(bytes) => {
-                        column.put_plain(&self.features[*feature], bytes, from.first, rows);
-                    }
-                    ColumnValues::Array(values) => column.put_array(values, from.first, rows),
-                }
-            }
-        });
+        self.within(chunk, |chunk| self.put_column_apart(chunk, features, from, rows));
     }
 
-    /// Forgets all chunks.
-    pub(crate) fn clear(&self) {
-        for chunk in &self.chunks {
-            if let Some(chunk) = chunk.lock().take() {
-                self.budget.subtract(chunk.bytes);
-            }
+    /// The same for rows apart.
+    pub(crate) fn put_column_apart(
+        &self,
+        to: &DenseRows,
+        features: &[usize],
+        from: &ColumnRows<'_>,
+        rows: &[DenseRow],
+    ) {
+        for feature in features {
+            self.within_column(to, *feature, |column| match from.values {
+                ColumnValues::Plain(values) => {
+                    column.put_plain(&self.features[*feature], values, from.first, rows);
+                }
+                ColumnValues::Array(values) => column.put_array(values, from.first, rows),
+            });
         }
+    }
+
+    /// Places for answers that are of no chunk yet.
+    pub(crate) fn rows_apart(&self, rows: usize) -> DenseRows {
+        DenseRows::new(&self.features, rows)
+    }
+
+    /// The columns of answers apart.
+    pub(crate) fn finish_apart(&self, rows: DenseRows, statuses: &[ValueStatus]) -> Result<Vec<ArrayRef>> {
+        let present = statuses.iter().map(|status| is_usable(*status as u8));
+        rows.finish(&self.features, &BooleanBuffer::from_iter(present))
     }
 
     /// Takes a chunk out: a column per feature, and the status of each label's row; none where no label sees a row.
     pub(crate) fn take(&self, chunk: usize) -> Result<Option<(Vec<ArrayRef>, Vec<u8>)>> {
-        let Some(chunk) = self.chunks[chunk].lock().take() else { return Ok(None) };
+        let Some(chunk) = self.chunks[chunk].write().take() else { return Ok(None) };
         self.budget.subtract(chunk.bytes);
-        let present = BooleanBuffer::from_iter(chunk.statuses.iter().map(|status| is_usable(*status)));
-        let columns = self.features.iter().zip(chunk.columns).map(|(t, column)| column.finish(t, &present));
-        Ok(Some((columns.collect::<Result<_>>()?, chunk.statuses)))
+        let statuses = std::mem::take(&mut *chunk.statuses.lock());
+        let present = BooleanBuffer::from_iter(statuses.iter().map(|status| is_usable(*status)));
+        Ok(Some((chunk.finish(&self.features, &present)?, statuses)))
     }
 }
 
-impl Chunk {
+impl DenseRows {
     fn new(features: &[DataType], rows: usize) -> Self {
-        let columns: Vec<Column> = features.iter().map(|feature| Column::new(feature, rows)).collect();
-        let width: usize = 1 + columns.iter().map(|column| column.values.width()).sum::<usize>();
-        let bytes = (rows * width) as u64;
-        Self { columns, statuses: vec![ValueStatus::Missing as u8; rows], bytes }
+        let width = |feature: &DataType| feature.primitive_width().unwrap_or(1);
+        Self {
+            columns: features.iter().map(|_| Mutex::default()).collect(),
+            statuses: Mutex::new(vec![ValueStatus::Missing as u8; rows]),
+            rows,
+            bytes: (rows * (1 + features.iter().map(width).sum::<usize>())) as u64,
+        }
+    }
+
+    /// A column per feature; `present`: which labels see a row.
+    fn finish(self, features: &[DataType], present: &BooleanBuffer) -> Result<Vec<ArrayRef>> {
+        let column = |(data_type, column): (&DataType, Mutex<Option<Column>>)| match column.into_inner() {
+            Some(column) => column.finish(data_type, present),
+            None => Ok(new_null_array(data_type, self.rows)),
+        };
+        features.iter().zip(self.columns).map(column).collect()
     }
 }
 
@@ -204,22 +256,22 @@ impl Column {
     }
 
     /// Takes values as they are in memory.
-    fn put_plain(&mut self, data_type: &DataType, bytes: &[u8], first: u32, rows: &[DenseRow]) {
-        let (values, absent) = (&mut self.values, &mut self.absent);
-        match (values, data_type) {
+    fn put_plain(&mut self, data_type: &DataType, values: PlainValues<'_>, first: u32, rows: &[DenseRow]) {
+        let absent = &mut self.absent;
+        match (&mut self.values, data_type) {
             (Values::Four(target), DataType::Float32) => {
                 let is_nan = |bits: u32| f32::from_bits(bits).is_nan();
-                scatter_plain(target, bytes, first, rows, u32::from_le_bytes, is_nan, absent);
+                scatter_plain(target, values, first, rows, u32::from_le_bytes, is_nan, absent);
             }
             (Values::Eight(target), DataType::Float64) => {
                 let is_nan = |bits: u64| f64::from_bits(bits).is_nan();
-                scatter_plain(target, bytes, first, rows, u64::from_le_bytes, is_nan, absent);
+                scatter_plain(target, values, first, rows, u64::from_le_bytes, is_nan, absent);
             }
             (Values::Four(target), _) => {
-                scatter_plain(target, bytes, first, rows, u32::from_le_bytes, |_| false, absent);
+                scatter_plain(target, values, first, rows, u32::from_le_bytes, |_| false, absent);
             }
             (Values::Eight(target), _) => {
-                scatter_plain(target, bytes, first, rows, u64::from_le_bytes, |_| false, absent);
+                scatter_plain(target, values, first, rows, u64::from_le_bytes, |_| false, absent);
             }
             (Values::Bool(_) | Values::Sixteen(_), _) => unreachable!("they are not stored like that"),
         }
@@ -248,17 +300,6 @@ impl Column {
     }
 }
 
-impl Values {
-    fn width(&self) -> usize {
-        match self {
-            Self::Bool(_) => 1,
-            Self::Four(_) => 4,
-            Self::Eight(_) => 8,
-            Self::Sixteen(_) => 16,
-        }
-    }
-}
-
 fn scatter<T: ArrowNativeType>(target: &mut [T], values: &ArrayRef, first: u32, rows: &[DenseRow]) {
     let data = values.to_data();
     let values = &data.buffers()[0].typed_data::<T>()[data.offset()..];
@@ -268,18 +309,22 @@ fn scatter<T: ArrowNativeType>(target: &mut [T], values: &ArrayRef, first: u32, 
 /// The same from bytes; what `is_null` says is no value is noted as absent.
 fn scatter_plain<T: Copy, const N: usize>(
     target: &mut [T],
-    bytes: &[u8],
+    values: PlainValues<'_>,
     first: u32,
     rows: &[DenseRow],
     value: fn([u8; N]) -> T,
     is_null: impl Fn(T) -> bool,
     absent: &mut Vec<u32>,
 ) {
-    let (values, _) = bytes.as_chunks::<N>();
+    let (found, _) = values.bytes.as_chunks::<N>();
     for row in rows {
-        let value = value(values[(row.row - first) as usize]);
-        target[row.place as usize] = value;
-        if is_null(value) {
+        let position = (row.row - first) as usize;
+        let position = values.present.map_or(Some(position), |present| present.place(position));
+        let value = position.map(|position| value(found[position]));
+        if let Some(value) = value {
+            target[row.place as usize] = value;
+        }
+        if value.is_none_or(&is_null) {
             absent.push(row.place);
         }
     }
@@ -290,7 +335,6 @@ mod tests {
     use super::*;
     use arrow::array::{
         Date32Array, Decimal128Array, Float32Array, Float64Array, Int64Array, TimestampMicrosecondArray,
-        new_null_array,
     };
     use arrow::compute::{concat, take};
 
@@ -368,7 +412,8 @@ mod tests {
                         let bytes = width.filter(|_| array.null_count() == 0).map(|width| {
                             &data.buffers()[0].as_slice()[data.offset() * width..][..part.len() * width]
                         });
-                        let values = bytes.map_or(ColumnValues::Array(&array), ColumnValues::Plain);
+                        let plain = |bytes| ColumnValues::Plain(PlainValues { bytes, present: None });
+                        let values = bytes.map_or(ColumnValues::Array(&array), plain);
                         let from = ColumnRows { first: range.start, count: part.len(), values };
                         dense.put_column(chunk, &[feature], &from, &wanted);
                     }

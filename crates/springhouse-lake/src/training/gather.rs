@@ -234,35 +234,24 @@ impl<'a> EventGroup<'a> {
         counts: &ScanCounts,
     ) -> KeptRows {
         let length = projected.rows.len();
-        let mut kept = KeptRows {
-            runs: Vec::with_capacity(length / RUN_ROWS),
-            projected: Vec::with_capacity(length),
-            source: Vec::with_capacity(length),
-        };
+        let mut runs = Vec::with_capacity(length / RUN_ROWS);
         let mut no_key = 0;
         let keys = (&projected.key_columns, &self.entity.keys);
-        for_each_run(keys.0, keys.1, length, |positions, found| {
-            let Some(identity) = found else {
-                no_key += positions.len() as u64;
-                return;
-            };
-            if present.is_some_and(|present| !present.may_hold(identity)) {
-                return;
+        for_each_run(keys.0, keys.1, length, |positions, found| match found {
+            None => no_key += positions.len() as u64,
+            Some(identity) if present.is_none_or(|present| present.may_hold(identity)) => {
+                let (start, end) = (positions.start as u32, positions.end as u32);
+                runs.push(Run { identity, start, end });
             }
-            let start = kept.source.len() as u32;
-            for position in positions {
-                let row = projected.rows[position];
-                if keep.wants(rows, row as usize) {
-                    kept.projected.push(position as u32);
-                    kept.source.push(row);
-                }
-            }
-            if kept.source.len() as u32 > start {
-                kept.runs.push(Run { identity, start });
-            }
+            Some(_) => {}
         });
         counts.no_key.fetch_add(no_key, Ordering::Relaxed);
-        counts.kept.fetch_add(kept.source.len() as u64, Ordering::Relaxed);
+        let is_all = length == rows.batch.num_rows() && keep.wants_all(rows);
+        let kept = match is_all {
+            true => KeptRows { runs, listed: None },
+            false => KeptRows::listed(&runs, &projected.rows, |row| keep.wants(rows, row as usize)),
+        };
+        counts.kept.fetch_add(kept.count() as u64, Ordering::Relaxed);
         kept
     }
 
@@ -289,21 +278,29 @@ impl<'a> EventGroup<'a> {
         mark: &dyn Fn(usize) -> bool,
     ) -> Result<()> {
         let length = first.rows.len();
-        if kept.source.is_empty() {
+        let listed;
+        let (runs, places) = match &kept.listed {
+            Some(places) => (&kept.runs, places),
+            None => {
+                listed = KeptRows::listed(&kept.runs, &first.rows, |_| true);
+                let Some(places) = &listed.listed else { return Ok(()) };
+                (&listed.runs, places)
+            }
+        };
+        if places.source.is_empty() {
             return Ok(());
         }
-        let mut partition = vec![0; kept.source.len()];
-        let mut identity = vec![0; kept.source.len()];
-        for (number, run) in kept.runs.iter().enumerate() {
-            let positions = kept.positions(number);
+        let mut partition = vec![0; places.source.len()];
+        let mut identity = vec![0; places.source.len()];
+        for run in runs {
             let of_run = partition_of(mix(run.identity), partitions.count());
-            partition[positions.clone()].fill(of_run);
-            identity[positions].fill(run.identity as i128);
+            partition[run.positions()].fill(of_run);
+            identity[run.positions()].fill(run.identity as i128);
         }
         let grouping = partitions.grouping(&partition);
         let order_of =
             |rows: &[u32]| -> Vec<u32> { grouping.order.iter().map(|i| rows[*i as usize]).collect() };
-        let (source, projected) = (order_of(&kept.source), UInt32Array::from(order_of(&kept.projected)));
+        let (source, projected) = (order_of(&places.source), UInt32Array::from(order_of(&places.projected)));
         let stamp = |values: &[i64]| -> ArrayRef {
             Arc::new(source.iter().map(|row| values[*row as usize]).collect::<Int64Array>())
         };
@@ -395,6 +392,13 @@ impl Keep<'_> {
     /// All.
     pub(crate) const ALL: Self = Self { visible_by: Micros::MAX, admits: None };
 
+    /// True when every row is wanted.
+    fn wants_all(&self, rows: &SourceRows) -> bool {
+        let is_visible =
+            |times: &[Micros]| times.iter().fold(true, |all, time| all & (*time <= self.visible_by));
+        self.admits.is_none() && is_visible(&rows.event_time) && is_visible(&rows.known_at)
+    }
+
     fn wants(&self, rows: &SourceRows, row: usize) -> bool {
         rows.event_time[row].max(rows.known_at[row]) <= self.visible_by
             && self.admits.is_none_or(|admits| admits(rows, row))
@@ -405,30 +409,63 @@ impl Keep<'_> {
 pub(crate) struct KeptRows {
     /// Neighbours of one entity.
     pub runs: Vec<Run>,
+    /// Where they are; none where the runs' positions are rows of the batch.
+    pub listed: Option<Places>,
+}
+
+/// Rows of a batch, listed.
+pub(crate) struct Places {
     /// Positions among the projected rows.
     projected: Vec<u32>,
     /// Positions in the batch.
     pub source: Vec<u32>,
 }
 
-/// Rows of one entity, up to the next run.
+/// Rows of one entity: a range of positions.
+#[derive(Clone, Copy)]
 pub(crate) struct Run {
     pub identity: Identity,
     start: u32,
+    end: u32,
+}
+
+impl Run {
+    pub(crate) fn positions(&self) -> Range<usize> {
+        self.start as usize..self.end as usize
+    }
 }
 
 /// Rows come entity by entity where runs have at least so many on average.
 const RUN_ROWS: usize = 3;
 
 impl KeptRows {
-    /// Which rows are of a run.
-    pub(crate) fn positions(&self, run: usize) -> Range<usize> {
-        let end = self.runs.get(run + 1).map_or(self.source.len(), |next| next.start as usize);
-        self.runs[run].start as usize..end
+    /// Those of the runs' rows that are wanted; `rows` are the projected rows.
+    fn listed(runs: &[Run], rows: &[u32], is_wanted: impl Fn(u32) -> bool) -> Self {
+        let count = runs.iter().map(|run| run.positions().len()).sum();
+        let mut places = Places { projected: Vec::with_capacity(count), source: Vec::with_capacity(count) };
+        let mut kept = Vec::with_capacity(runs.len());
+        for run in runs {
+            let start = places.source.len() as u32;
+            for (position, row) in (run.start..).zip(&rows[run.positions()]) {
+                if is_wanted(*row) {
+                    places.projected.push(position);
+                    places.source.push(*row);
+                }
+            }
+            let end = places.source.len() as u32;
+            if end > start {
+                kept.push(Run { identity: run.identity, start, end });
+            }
+        }
+        Self { runs: kept, listed: Some(places) }
+    }
+
+    fn count(&self) -> usize {
+        self.runs.iter().map(|run| run.positions().len()).sum()
     }
 
     fn is_by_entity(&self) -> bool {
-        self.runs.len() * RUN_ROWS <= self.source.len()
+        self.runs.len() * RUN_ROWS <= self.count()
     }
 }
 

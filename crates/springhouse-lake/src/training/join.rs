@@ -10,7 +10,9 @@ use crate::training::payload_of;
 use crate::training::plan::ViewJob;
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt8Array, UInt32Array, UInt64Array, new_null_array};
 use arrow::compute::take_record_batch;
-use arrow::datatypes::{DataType, Decimal128Type, Field, Int64Type, Schema, SchemaRef, UInt64Type};
+use arrow::datatypes::{
+    DataType, Decimal128Type, Field, Int64Type, Schema, SchemaRef, UInt8Type, UInt64Type,
+};
 use hashbrown::HashMap;
 use springhouse_core::{Micros, ValueStatus};
 use springhouse_kernel::{
@@ -51,14 +53,6 @@ impl Answers {
         self.dense = dense.map(|features| DenseAnswers::new(features, rows, self.chunk_rows, budget));
     }
 
-    /// Forgets what is left of a range.
-    pub(crate) fn clear(&self) -> Result<()> {
-        if let Some(dense) = &self.dense {
-            dense.clear();
-        }
-        self.chunks.drain().map(drop)
-    }
-
     /// The chunk of the output that a label's row is in.
     pub(crate) fn chunk_of(&self, label_row: u64) -> u32 {
         (label_row / self.chunk_rows) as u32
@@ -77,20 +71,53 @@ impl Answers {
         self.chunks.push(&arrays, &chunk)
     }
 
-    /// Values of rows with the rows' statuses, in the order of the grouping by chunk.
+    /// Values of rows with the rows' statuses, in the order of the grouping by chunk; labels from `later_from` on are answered later.
     pub(crate) fn push_rows(
         &self,
         label_rows: Vec<u64>,
         values: &[ArrayRef],
         statuses: Vec<ValueStatus>,
         grouping: &Grouping,
+        later_from: u64,
     ) -> Result<()> {
         let Some(dense) = &self.dense else {
-            return self.chunks.push_grouped(arrays(label_rows, values, &[statuses]), grouping);
+            return self.put_later(label_rows, values, statuses, grouping);
         };
-        for (chunk, positions) in grouping.ranges() {
+        let end = (later_from / self.chunk_rows) as usize;
+        let mut now = 0;
+        for (chunk, positions) in grouping.ranges().take_while(|(chunk, _)| *chunk < end) {
+            now = positions.end;
             let (rows, statuses) = (&label_rows[positions.clone()], &statuses[positions.clone()]);
             dense.put(chunk, rows, values, positions, statuses);
+        }
+        if now == label_rows.len() {
+            return Ok(());
+        }
+        let values: Vec<ArrayRef> =
+            values.iter().map(|values| values.slice(now, values.len() - now)).collect();
+        self.put_later(label_rows[now..].to_vec(), &values, statuses[now..].to_vec(), &grouping.from(end))
+    }
+
+    /// Puts answers aside until their chunk is written.
+    pub(crate) fn put_later(
+        &self,
+        label_rows: Vec<u64>,
+        values: &[ArrayRef],
+        statuses: Vec<ValueStatus>,
+        chunks: &Grouping,
+    ) -> Result<()> {
+        self.chunks.push_grouped(arrays(label_rows, values, &[statuses]), chunks)
+    }
+
+    /// Brings what was put aside for a chunk to its places.
+    pub(crate) fn recall(&self, dense: &DenseAnswers, chunk: usize) -> Result<()> {
+        for batch in self.chunks.take(chunk)? {
+            let rows = batch.column(0).as_primitive::<UInt64Type>().values();
+            let statuses = batch.column(1 + self.features).as_primitive::<UInt8Type>().values();
+            let stale = ValueStatus::Stale as u8;
+            let status = |found: &u8| if *found == stale { ValueStatus::Stale } else { ValueStatus::Fresh };
+            let statuses: Vec<ValueStatus> = statuses.iter().map(status).collect();
+            dense.put(chunk, rows, &batch.columns()[1..=self.features], 0..rows.len(), &statuses);
         }
         Ok(())
     }

@@ -7,12 +7,12 @@ use crate::source::scan::{
     ColumnRows, ColumnValues, FetchedRows, SourceFiles, SourceRows, TakeRows, Unit, in_parallel,
 };
 use crate::spill::{Budget, Grouping, Partitions, SpillFile, partition_of};
-use crate::training::dense::{DenseAnswers, DenseRow};
-use crate::training::gather::{EVENT_TIME, EventGroup, IDENTITY, KeptRows, reference_plan};
+use crate::training::dense::{DenseAnswers, DenseRow, DenseRows};
+use crate::training::gather::{EVENT_TIME, EventGroup, IDENTITY, KeptRows, Run, reference_plan};
 use crate::training::join::{Answers, EntityNumbers, load_partition, with_staleness};
 use crate::training::plan::ViewJob;
-use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, UInt8Array, UInt32Array, UInt64Array};
-use arrow::compute::{concat_batches, take, take_record_batch};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt8Array, UInt32Array, UInt64Array};
+use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::{
     DataType, Decimal128Type, Field, Int64Type, Schema, SchemaRef, UInt8Type, UInt32Type, UInt64Type,
 };
@@ -144,8 +144,16 @@ impl<'a> Meeting<'a> {
 
     /// Offers rows that come entity by entity, without putting them aside.
     pub(crate) fn offer_runs(&self, rows: &SourceRows, kept: &KeptRows) {
+        match &kept.listed {
+            None => self.offer_runs_at(rows, &kept.runs, |position| position),
+            Some(places) => {
+                self.offer_runs_at(rows, &kept.runs, |position| places.source[position] as usize);
+            }
+        }
+    }
+
+    fn offer_runs_at(&self, rows: &SourceRows, runs: &[Run], row_of: impl Fn(usize) -> usize) {
         let base = (rows.file as i64) << 32;
-        let row_of = |position: usize| kept.source[position] as usize;
         let times_of = |position: usize| {
             let row = row_of(position);
             (rows.event_time[row], rows.event_time[row].max(rows.known_at[row]))
@@ -156,20 +164,19 @@ impl<'a> Meeting<'a> {
             Stamp { event_time: rows.event_time[row], known_at: rows.known_at[row], seq: rows.seq[row] }
         };
         let partitions: Vec<u32> =
-            kept.runs.iter().map(|run| partition_of(mix(run.identity), self.searches.len())).collect();
+            runs.iter().map(|run| partition_of(mix(run.identity), self.searches.len())).collect();
         let grouping = Grouping::new(&partitions, self.searches.len());
-        let meet = |partition: usize, runs: Range<usize>, search: &mut LatestSearch| {
+        let meet = |partition: usize, places: Range<usize>, search: &mut LatestSearch| {
             let part = &self.index.partitions[partition];
             let mut from = 0;
-            for run in &grouping.order[runs] {
-                from = part.place(kept.runs[*run as usize].identity, from);
+            for run in grouping.order[places].iter().map(|place| &runs[*place as usize]) {
+                from = part.place(run.identity, from);
                 // The filter before let through some that no label is about.
-                if part.identities.get(from) == Some(&kept.runs[*run as usize].identity) {
-                    let positions = kept.positions(*run as usize);
+                if part.identities.get(from) == Some(&run.identity) {
                     search.offer_entity(
                         &part.order,
                         from as u32,
-                        positions,
+                        run.positions(),
                         times_of,
                         stamp_of,
                         reference_of,
@@ -179,14 +186,14 @@ impl<'a> Meeting<'a> {
         };
         // What another thread is at comes last.
         let mut later = Vec::new();
-        for (partition, runs) in grouping.ranges() {
+        for (partition, places) in grouping.ranges() {
             match self.searches[partition].try_lock() {
-                Some(mut search) => meet(partition, runs, &mut search),
-                None => later.push((partition, runs)),
+                Some(mut search) => meet(partition, places, &mut search),
+                None => later.push((partition, places)),
             }
         }
-        for (partition, runs) in later {
-            meet(partition, runs, &mut self.searches[partition].lock());
+        for (partition, places) in later {
+            meet(partition, places, &mut self.searches[partition].lock());
         }
     }
 
@@ -209,15 +216,19 @@ impl<'a> Meeting<'a> {
     }
 }
 
-/// The rows that the labels of one view see, by range of labels, until their columns are read.
+/// The rows that the labels of one view see, by part of the files, until their columns are read.
 pub(crate) struct SeenRows {
     /// The view.
     pub view: usize,
     index: Arc<UnitIndex>,
-    /// By range: where the row is, whose label it is (counted from the range's first), fresh or stale.
+    /// By part of the files: where in its file the row is, whose label it is, fresh or stale.
     winners: Partitions,
-    /// By range, then by part of the files: whether a label sees a row in it.
-    touched: Mutex<Vec<bool>>,
+    /// By range: labels that see a row which is too old to be shown, and so is not read.
+    expired: Partitions,
+    /// By range, then by part of the files: labels that see a row in it.
+    counts: Mutex<Vec<u32>>,
+    /// What is not put aside yet: little at a time would be many small pieces.
+    pending: Mutex<Vec<Winning>>,
     ranges: Ranges,
 }
 
@@ -256,26 +267,61 @@ impl SeenRows {
         ranges: Ranges,
         aside: (&Arc<Budget>, &Arc<SpillFile>),
     ) -> Self {
+        let units = index.units.len();
         Self {
             view,
             index: Arc::clone(index),
-            winners: Partitions::new(ranges.count, winner_schema(), aside.0, aside.1),
-            touched: Mutex::new(vec![false; ranges.count * index.units.len()]),
+            winners: Partitions::new(units, winner_schema(), aside.0, aside.1),
+            expired: Partitions::new(ranges.count, expired_schema(), aside.0, aside.1),
+            counts: Mutex::new(vec![0; ranges.count * units]),
+            pending: Mutex::default(),
             ranges,
         }
     }
 
-    /// How many parts of files are read, one read twice counted twice, when so many ranges are answered at a time.
-    pub(crate) fn units_read(&self, per_round: usize) -> usize {
-        let (touched, units) = (self.touched.lock(), self.index.units.len().max(1));
-        let of_round = |round: &[bool]| {
-            let is_read =
-                |unit: &usize| round.iter().skip(*unit).step_by(units).any(|is_touched| *is_touched);
-            (0..units).filter(is_read).count()
-        };
-        touched.chunks(per_round * units).map(of_round).sum()
+    /// Takes what is found of some labels in.
+    fn add(&self, fill: impl FnOnce(&mut Winning)) -> Result<()> {
+        let started = self.pending.lock().pop();
+        let mut winning = started.unwrap_or_default();
+        fill(&mut winning);
+        if winning.labels.len() + winning.expired.len() >= PENDING_ROWS.max(64 * self.index.units.len()) {
+            return winning.hand_on(self);
+        }
+        self.pending.lock().push(winning);
+        Ok(())
+    }
+
+    /// Puts the rest aside.
+    fn finish(&self) -> Result<()> {
+        let pending = std::mem::take(&mut *self.pending.lock());
+        pending.into_iter().try_for_each(|winning| winning.hand_on(self))
+    }
+
+    /// The first range of which a label sees a row, by part of the files; none where no label sees one.
+    fn first_ranges(&self) -> Vec<Option<usize>> {
+        let (counts, units) = (self.counts.lock(), self.index.units.len());
+        let first = |unit: usize| counts.iter().skip(unit).step_by(units).position(|count| *count > 0);
+        (0..units).map(first).collect()
+    }
+
+    /// How many labels see a row that is read before their round when so many ranges are answered at a time, and how many see
+    /// one in all. What is read is kept for them.
+    pub(crate) fn read_early(&self, per_round: usize) -> (u64, u64) {
+        let (first, counts) = (self.first_ranges(), self.counts.lock());
+        let (mut early, mut all) = (0, 0);
+        for (range, of_range) in counts.chunks(self.index.units.len().max(1)).enumerate() {
+            for (count, first) in of_range.iter().zip(&first) {
+                let is_early = first.is_some_and(|first| first / per_round < range / per_round);
+                early += if is_early { u64::from(*count) } else { 0 };
+                all += u64::from(*count);
+            }
+        }
+        (early, all)
     }
 }
+
+/// Rows that are put aside together, at least.
+const PENDING_ROWS: usize = 65_536;
 
 /// Which row each label of a group sees, now that the rows have met them.
 pub(crate) fn find_rows(
@@ -301,15 +347,16 @@ pub(crate) fn find_rows(
             // One search answers every view of the group; they differ in their TTLs.
             let is_last = position + 1 == group.views.len();
             let this = if is_last { std::mem::take(&mut search) } else { search.clone() };
-            let mut winning = Winning::with_capacity(part.rows.len());
-            for seen in this.finish(&job.plan, &part.order, job.view.soft_ttl) {
-                let row = u64::from(part.rows[seen.label as usize]);
-                winning.push(seen.reference, row, seen.status, ranges);
-            }
-            winning.hand_on(found)?;
+            found.add(|winning| {
+                for seen in this.finish(&job.plan, &part.order, job.view.soft_ttl) {
+                    let row = u64::from(part.rows[seen.label as usize]);
+                    winning.push(&index, seen.reference, row, seen.status);
+                }
+            })?;
         }
         Ok(())
     })?;
+    found.iter().try_for_each(SeenRows::finish)?;
     Ok(found)
 }
 
@@ -341,66 +388,62 @@ pub(crate) fn find_rows_put_aside(
             let mut answer = joined.answer(plan, group, &[column]);
             let statuses = with_staleness(job, &mut answer, &joined.label_at).swap_remove(0);
             let references = answer.values[0].as_primitive::<Int64Type>();
-            let mut winning = Winning::with_capacity(statuses.len());
-            for (label, status) in statuses.into_iter().enumerate() {
-                let row = joined.label_rows[label];
-                // Of an expired row nothing is read, and the answer has no reference either.
-                if status != ValueStatus::Missing {
-                    winning.push(references.value(label), row, status, ranges);
+            found.add(|winning| {
+                for (label, status) in statuses.into_iter().enumerate() {
+                    // Of an expired row nothing is read, and the answer has no reference either.
+                    if status != ValueStatus::Missing {
+                        winning.push(&index, references.value(label), joined.label_rows[label], status);
+                    }
                 }
-            }
-            winning.hand_on(found)?;
+            })?;
         }
         Ok(())
     })?;
+    found.iter().try_for_each(SeenRows::finish)?;
     Ok(found)
 }
 
-/// The status of a row that is too old to be shown, and so is not read.
-const EXPIRED: u8 = ValueStatus::Expired as u8;
-
-/// The rows that labels of one partition see.
+/// The rows that some labels see.
+#[derive(Default)]
 struct Winning {
-    references: Vec<i64>,
-    /// Counted from the first label of their range.
+    /// In its file.
     rows: Vec<u32>,
+    labels: Vec<u64>,
     statuses: Vec<u8>,
-    ranges: Vec<u32>,
+    units: Vec<u32>,
+    /// Labels of rows that are too old to be shown.
+    expired: Vec<u64>,
 }
 
 impl Winning {
-    fn with_capacity(labels: usize) -> Self {
-        Self {
-            references: Vec::with_capacity(labels),
-            rows: Vec::with_capacity(labels),
-            statuses: Vec::with_capacity(labels),
-            ranges: Vec::with_capacity(labels),
+    fn push(&mut self, index: &UnitIndex, reference: i64, label: u64, status: ValueStatus) {
+        if status == ValueStatus::Expired {
+            self.expired.push(label);
+            return;
         }
-    }
-
-    fn push(&mut self, reference: i64, row: u64, status: ValueStatus, ranges: Ranges) {
-        self.references.push(reference);
-        self.rows.push((row % ranges.rows) as u32);
+        self.rows.push((reference & 0xffff_ffff) as u32);
+        self.labels.push(label);
         self.statuses.push(status as u8);
-        self.ranges.push((row / ranges.rows) as u32);
+        self.units.push(index.unit_of(reference));
     }
 
     fn hand_on(self, found: &SeenRows) -> Result<()> {
+        let range_of = |label: &u64| (label / found.ranges.rows) as u32;
         let units = found.index.units.len();
-        let mut touched = vec![false; found.ranges.count * units];
-        for ((reference, status), range) in self.references.iter().zip(&self.statuses).zip(&self.ranges) {
-            if *status == EXPIRED {
-                continue;
+        {
+            let mut counts = found.counts.lock();
+            for (label, unit) in self.labels.iter().zip(&self.units) {
+                counts[range_of(label) as usize * units + *unit as usize] += 1;
             }
-            touched[*range as usize * units + found.index.unit_of(*reference) as usize] = true;
         }
-        found.touched.lock().iter_mut().zip(touched).for_each(|(all, here)| *all |= here);
+        let ranges: Vec<u32> = self.expired.iter().map(range_of).collect();
+        found.expired.push(&[Arc::new(UInt64Array::from(self.expired))], &ranges)?;
         let columns: [ArrayRef; 3] = [
-            Arc::new(Int64Array::from(self.references)),
             Arc::new(UInt32Array::from(self.rows)),
+            Arc::new(UInt64Array::from(self.labels)),
             Arc::new(UInt8Array::from(self.statuses)),
         ];
-        found.winners.push(&columns, &self.ranges)
+        found.winners.push(&columns, &self.units)
     }
 }
 
@@ -430,76 +473,44 @@ impl UnitIndex {
 
 fn winner_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
-        Field::new("reference", DataType::Int64, false),
         Field::new("row", DataType::UInt32, false),
+        Field::new("label", DataType::UInt64, false),
         Field::new("status", DataType::UInt8, false),
     ]))
 }
 
-/// Reads the rows that the labels of some ranges see in one view, and answers with them.
-#[expect(clippy::too_many_arguments, reason = "the pieces of one job, all borrowed")]
+fn expired_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![Field::new("label", DataType::UInt64, false)]))
+}
+
+/// Answers the labels of some ranges with the rows that they see in one view. A part of a file is read once, for the first of
+/// these labels; what later ones see in it is put aside for them.
 pub(crate) fn read_rows(
     job: &ViewJob<'_>,
     files: &SourceFiles,
     seen: &SeenRows,
     ranges: Range<usize>,
     answers: &Answers,
-    aside: (&Arc<Budget>, &Arc<SpillFile>),
     threads: usize,
     report: &(dyn Fn(u64) -> Result<()> + Sync),
 ) -> Result<()> {
-    let units = &seen.index.units;
-    let by_unit = Partitions::new(units.len(), wanted_schema(), aside.0, aside.1);
     in_parallel(threads, ranges.len(), &|number| {
-        let range = ranges.start + number;
-        let first = range as u64 * seen.ranges.rows;
-        for found in seen.winners.take(range)? {
-            let references = found.column(0).as_primitive::<Int64Type>().values();
-            let rows = found.column(1).as_primitive::<UInt32Type>().values();
-            let statuses = found.column(2).as_primitive::<UInt8Type>().values();
-            let (mut kept, mut label_rows) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
-            let mut unit = Vec::with_capacity(rows.len());
-            let mut expired = Vec::new();
-            for (position, row) in rows.iter().enumerate() {
-                let label_row = first + u64::from(*row);
-                if statuses[position] == EXPIRED {
-                    expired.push(label_row);
-                } else {
-                    kept.push(position as u32);
-                    label_rows.push(label_row);
-                    unit.push(seen.index.unit_of(references[position]));
-                }
-            }
-            answers.push_absent(&expired, &job.plan, ValueStatus::Expired)?;
-            let kept = UInt32Array::from(kept);
-            let columns: [ArrayRef; 3] = [
-                take(found.column(0), &kept, None)?,
-                Arc::new(UInt64Array::from(label_rows)),
-                take(found.column(2), &kept, None)?,
-            ];
-            by_unit.push(&columns, &unit)?;
+        for labels in seen.expired.take(ranges.start + number)? {
+            let labels = labels.column(0).as_primitive::<UInt64Type>().values();
+            answers.push_absent(labels, &job.plan, ValueStatus::Expired)?;
         }
         Ok(())
     })?;
     let inputs = job.inputs()?;
-    let wanted: Vec<(usize, Unit)> = units
-        .iter()
-        .enumerate()
-        .filter(|(number, _)| by_unit.rows(*number) > 0)
-        .map(|(number, unit)| (number, unit.clone()))
-        .collect();
+    let is_now = |first: &Option<usize>| first.is_some_and(|first| ranges.contains(&first));
+    let units = seen.index.units.iter().enumerate().zip(seen.first_ranges());
+    let wanted: Vec<(usize, Unit)> =
+        units.filter(|(_, first)| is_now(first)).map(|((number, unit), _)| (number, unit.clone())).collect();
+    let later_from = ranges.end as u64 * seen.ranges.rows;
     files.fetch(inputs.source_columns(), threads, &wanted, &|number| {
-        Ok(Box::new(Fetch::new(job, &inputs, &by_unit.load_one(number)?, answers, report)))
+        let winners = seen.winners.take_one(number)?;
+        Ok(Box::new(Fetch::new(job, &inputs, &winners, answers, later_from, report)))
     })
-}
-
-/// The same with the number of the label's row, by part of the files.
-fn wanted_schema() -> SchemaRef {
-    Arc::new(Schema::new(vec![
-        Field::new("reference", DataType::Int64, false),
-        Field::new("row", DataType::UInt64, false),
-        Field::new("status", DataType::UInt8, false),
-    ]))
 }
 
 /// A row that a label sees.
@@ -516,11 +527,25 @@ struct Fetch<'a> {
     job: &'a ViewJob<'a>,
     inputs: &'a ViewProjection,
     answers: &'a Answers,
+    /// Labels from here on are answered later.
+    later_from: u64,
     report: &'a (dyn Fn(u64) -> Result<()> + Sync),
     wanted: Vec<Wanted>,
     next: usize,
     /// The same by chunk of the answers and ascending by row, made when columns come one by one.
     by_chunk: Vec<(usize, Vec<DenseRow>)>,
+    later: Option<Later>,
+}
+
+/// Rows of one unit that later labels see, and their values until they are put aside.
+struct Later {
+    /// In the order of the chunks that the labels are in.
+    labels: Vec<u64>,
+    statuses: Vec<ValueStatus>,
+    chunks: Grouping,
+    /// Ascending by row.
+    rows: Vec<DenseRow>,
+    values: DenseRows,
 }
 
 impl<'a> Fetch<'a> {
@@ -529,38 +554,49 @@ impl<'a> Fetch<'a> {
         inputs: &'a ViewProjection,
         winners: &RecordBatch,
         answers: &'a Answers,
+        later_from: u64,
         report: &'a (dyn Fn(u64) -> Result<()> + Sync),
     ) -> Self {
-        let references = winners.column(0).as_primitive::<Int64Type>().values();
-        let rows = winners.column(1).as_primitive::<UInt64Type>().values();
+        let rows = winners.column(0).as_primitive::<UInt32Type>().values();
+        let labels = winners.column(1).as_primitive::<UInt64Type>().values();
         let statuses = winners.column(2).as_primitive::<UInt8Type>().values();
         let stale = ValueStatus::Stale as u8;
-        let wanted: Vec<Wanted> = references
+        let wanted: Vec<Wanted> = rows
             .iter()
-            .zip(rows.iter().zip(statuses))
-            .map(|(reference, (label_row, status))| Wanted {
-                row: (*reference & 0xffff_ffff) as u32,
+            .zip(labels.iter().zip(statuses))
+            .map(|(row, (label_row, status))| Wanted {
+                row: *row,
                 label_row: *label_row,
                 status: if *status == stale { ValueStatus::Stale } else { ValueStatus::Fresh },
             })
             .collect();
-        Self { job, inputs, answers, report, wanted, next: 0, by_chunk: Vec::new() }
+        Self { job, inputs, answers, later_from, report, wanted, next: 0, by_chunk: Vec::new(), later: None }
     }
 
-    /// Notes the rows' statuses, and where their values go.
-    fn begin_columns(&mut self, dense: &DenseAnswers) {
-        let chunk: Vec<u32> =
-            self.wanted.iter().map(|wanted| self.answers.chunk_of(wanted.label_row)).collect();
-        let grouping = self.answers.chunks.grouping(&chunk);
-        for (chunk, range) in grouping.ranges() {
-            let wanted = || grouping.order[range.clone()].iter().map(|i| &self.wanted[*i as usize]);
-            let row = |wanted: &Wanted| dense.row(chunk, wanted.row, wanted.label_row);
-            let mut rows: Vec<DenseRow> = wanted().map(row).collect();
-            dense.put_statuses(chunk, &rows, wanted().map(|wanted| wanted.status));
-            rows.sort_unstable_by_key(|row| row.row);
-            self.by_chunk.push((chunk, rows));
+    /// Notes which rows later labels see; `wanted` are in the order of the labels' chunks.
+    fn begin_later(&mut self, dense: &DenseAnswers, wanted: &[Wanted]) {
+        if wanted.is_empty() {
+            return;
         }
+        let chunk: Vec<u32> = wanted.iter().map(|wanted| self.answers.chunk_of(wanted.label_row)).collect();
+        let mut rows: Vec<DenseRow> =
+            wanted.iter().zip(0..).map(|(wanted, place)| DenseRow::new(wanted.row, place)).collect();
+        rows.sort_unstable_by_key(|row| row.row);
+        self.later = Some(Later {
+            labels: wanted.iter().map(|wanted| wanted.label_row).collect(),
+            statuses: wanted.iter().map(|wanted| wanted.status).collect(),
+            chunks: self.answers.chunks.grouping(&chunk),
+            rows,
+            values: dense.rows_apart(wanted.len()),
+        });
     }
+}
+
+/// The rows among some, ascending, that a column has values of.
+fn among<'a>(rows: &'a [DenseRow], of: &ColumnRows<'_>) -> &'a [DenseRow] {
+    let (first, end) = (of.first, u64::from(of.first) + of.count as u64);
+    let rows = &rows[rows.partition_point(|row| row.row < first)..];
+    &rows[..rows.partition_point(|row| u64::from(row.row) < end)]
 }
 
 impl TakeRows for Fetch<'_> {
@@ -575,17 +611,39 @@ impl TakeRows for Fetch<'_> {
         rows
     }
 
-    fn is_by_column(&self) -> bool {
-        self.answers.dense.is_some() && self.job.has_plain_inputs()
+    /// Notes the rows' statuses, and where their values go. Where most are for later, they are better read row by row: what is read
+    /// column by column is all in memory before it can be put aside.
+    fn begin_columns(&mut self) -> Result<bool> {
+        let Some(dense) = self.answers.dense.as_ref().filter(|_| self.job.has_plain_inputs()) else {
+            return Ok(false);
+        };
+        let is_later = |wanted: &&Wanted| wanted.label_row >= self.later_from;
+        let later = self.wanted.iter().filter(is_later).count();
+        if later * 2 > self.wanted.len() {
+            return Ok(false);
+        }
+        let chunk: Vec<u32> =
+            self.wanted.iter().map(|wanted| self.answers.chunk_of(wanted.label_row)).collect();
+        let grouping = self.answers.chunks.grouping(&chunk);
+        let ordered: Vec<Wanted> = grouping.order.iter().map(|i| self.wanted[*i as usize]).collect();
+        let (now, later) = ordered.split_at(ordered.len() - later);
+        for (chunk, range) in grouping.ranges().take_while(|(_, range)| range.end <= now.len()) {
+            let wanted = &now[range];
+            let row = |wanted: &Wanted| dense.row(chunk, wanted.row, wanted.label_row);
+            let mut rows: Vec<DenseRow> = wanted.iter().map(row).collect();
+            dense.put_statuses(chunk, &rows, wanted.iter().map(|wanted| wanted.status));
+            rows.sort_unstable_by_key(|row| row.row);
+            self.by_chunk.push((chunk, rows));
+        }
+        self.begin_later(dense, later);
+        self.wanted = Vec::new();
+        Ok(true)
     }
 
-    fn column(&mut self, column: usize, rows: &ColumnRows<'_>) -> Result<()> {
+    fn column(&self, column: usize, rows: &ColumnRows<'_>) -> Result<()> {
         let Some(dense) = &self.answers.dense else {
             return Err(LakeError::internal("answers have no places for columns"));
         };
-        if self.by_chunk.is_empty() {
-            self.begin_columns(dense);
-        }
         let features = self.job.features_of(&self.inputs.source_columns()[column]);
         let numbers = match rows.values {
             ColumnValues::Array(values) => Some(nan_as_null(Arc::clone(values))),
@@ -594,17 +652,24 @@ impl TakeRows for Fetch<'_> {
         let values = numbers.as_ref().map_or(rows.values, ColumnValues::Array);
         let rows = &ColumnRows { values, ..*rows };
         for (chunk, wanted) in &self.by_chunk {
-            let (first, end) = (rows.first, u64::from(rows.first) + rows.count as u64);
-            let wanted = &wanted[wanted.partition_point(|row| row.row < first)..];
-            let wanted = &wanted[..wanted.partition_point(|row| u64::from(row.row) < end)];
+            let wanted = among(wanted, rows);
             if !wanted.is_empty() {
                 dense.put_column(*chunk, &features, rows, wanted);
             }
         }
+        if let Some(later) = &self.later {
+            dense.put_column_apart(&later.values, &features, rows, among(&later.rows, rows));
+        }
         Ok(())
     }
 
-    fn rows_done(&mut self, rows: u64) -> Result<()> {
+    fn columns_done(self: Box<Self>) -> Result<()> {
+        let (Some(later), Some(dense)) = (self.later, &self.answers.dense) else { return Ok(()) };
+        let values = dense.finish_apart(later.values, &later.statuses)?;
+        self.answers.put_later(later.labels, &values, later.statuses, &later.chunks)
+    }
+
+    fn rows_done(&self, rows: u64) -> Result<()> {
         (self.report)(rows)
     }
 
@@ -642,6 +707,6 @@ impl TakeRows for Fetch<'_> {
         let statuses: Vec<ValueStatus> = ordered().map(|w| w.status).collect();
         let values = self.job.plan.values_of_rows(&projected.inputs);
         let label_rows: Vec<u64> = ordered().map(|w| w.label_row).collect();
-        self.answers.push_rows(label_rows, &values, statuses, &grouping)
+        self.answers.push_rows(label_rows, &values, statuses, &grouping, self.later_from)
     }
 }

@@ -148,7 +148,7 @@ impl Encoder {
     pub(crate) fn encode(&self, chunk: usize, columns: Vec<ArrayRef>, fail: Fail<'_>) -> Result<Encoded> {
         match self {
             Self::Parquet(encoder) => {
-                encoder.encode(chunk, &columns).map(Encoded::Parquet).map_err(|e| fail(&e))
+                encoder.encode(chunk, columns).map(Encoded::Parquet).map_err(|e| fail(&e))
             }
             Self::Batch(schema) => {
                 let columns = columns.into_iter().map(without_idle_nulls).collect::<Result<_, _>>()?;
@@ -176,14 +176,14 @@ pub(crate) struct ParquetEncoder {
 }
 
 impl ParquetEncoder {
-    fn encode(&self, group: usize, columns: &[ArrayRef]) -> ParquetResult<Vec<ArrowColumnChunk>> {
+    fn encode(&self, group: usize, columns: Vec<ArrayRef>) -> ParquetResult<Vec<ArrowColumnChunk>> {
         let (packed, plain) =
             (self.packed.create_column_writers(group)?, self.plain.create_column_writers(group)?);
         let mut writers = packed.into_iter().zip(plain);
         let mut chunks = Vec::new();
         for (field, column) in self.schema.fields().iter().zip(columns) {
-            let is_plain = is_noise(column);
-            for leaf in compute_leaves(field, column)? {
+            let is_plain = is_noise(&column);
+            for leaf in compute_leaves(field, &column)? {
                 let (packed, plain) = writers.next().expect("the factory makes one writer per leaf");
                 let mut writer = if is_plain { plain } else { packed };
                 writer.write(&leaf)?;

@@ -12,6 +12,7 @@ mod materialize;
 mod optimize;
 mod options;
 mod population;
+mod rounds;
 mod stream;
 mod support;
 mod training;

@@ -521,26 +521,6 @@ async fn recomputed_answers_are_those_of_the_naive_way() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_made_range_by_range_are_those_made_at_once() {
-    let mut random = Random::new("answers_made_range_by_range_are_those_made_at_once");
-    let world = world(&mut random, 300).await;
-    // More labels than a chunk of the output has rows.
-    let labels = random_labels(&mut random, &world.all, 150_000);
-    write_parquet(&world.project.path("labels.parquet"), &label_batch(&labels), 40_000);
-    let mut first: Option<Vec<u8>> = None;
-    // All in one range; several ranges, rows meeting labels; several ranges of rows that were put aside.
-    for budget in [1 << 30, 16 << 20, 1 << 20] {
-        let out = world.project.path("train.parquet");
-        let mut request = world.project.request("labels.parquet", &out);
-        request.memory_budget = budget;
-        world.project.lake.training_set(&request, &Silent).await.unwrap();
-        let bytes = std::fs::read(&out).unwrap();
-        let expected = first.get_or_insert_with(|| bytes.clone());
-        assert!(*expected == bytes, "a budget of {budget} makes other bytes");
-    }
-}
-
 #[tokio::test]
 async fn what_a_killed_process_left_of_an_output_is_removed() {
     let mut random = Random::new("what_a_killed_process_left_of_an_output_is_removed");

@@ -8,7 +8,7 @@ use crate::error::{LakeError, Result, did_you_mean};
 use crate::event_id::{event_ids, stored_ids};
 use crate::source::conform::{Place, conform};
 use crate::source::keys::KeySet;
-use crate::source::plain::Scratch;
+use crate::source::plain::{PlainValues, Scratch};
 use crate::source::zone::Zone;
 use crate::source::{csv, parquet, plain};
 use crate::stream::{EVENT_ID_COLUMN, KNOWN_AT_COLUMN, OFFSET_COLUMN};
@@ -427,12 +427,12 @@ impl<'a> FileReader<'a> {
         if *data_type != arrow_type(&column.value_type) {
             return Ok(false);
         }
-        plain::for_each_page(&self.file.file, metadata, group, leaf, width, scratch, &mut |place, values| {
+        let mut give = |place: usize, count: usize, values: PlainValues<'_>| {
             let first = u32::try_from(unit.first_row + place as u64);
             let first = first.map_err(|_| too_many_rows(&self.file.file.name))?;
-            let count = values.len() / width;
             each(ColumnRows { first, count, values: ColumnValues::Plain(values) })
-        })
+        };
+        plain::for_each_page(&self.file.file, metadata, group, leaf, width, scratch, &mut give)
     }
 
     /// The columns of a batch, with their declared types.

@@ -1,9 +1,11 @@
 //! What the kernel says about one entity at one moment, before and after defaults.
 
+use crate::codec::Reader;
 use crate::plan::Event;
-use crate::state::latest_value;
+use crate::state::{StoredRow, latest_value};
 use springhouse_core::definition::DefaultValue;
 use springhouse_core::{Micros, Value, ValueStatus};
+use std::borrow::Cow;
 
 /// The raw answer: values and statuses before defaults, TTLs and policy.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +30,8 @@ pub struct Reading<'a> {
 pub(crate) enum ReadFrom<'a> {
     /// A row that is shown, and the input that each feature is.
     Row(&'a Event, &'a [usize]),
+    /// The same of a row as it is stored; the reader is before the input with this number.
+    Stored(&'a StoredRow, &'a [usize], Reader<'a>, usize),
     /// Everything, made at once.
     Answer(EntityAnswer),
 }
@@ -37,6 +41,7 @@ impl Reading<'_> {
     pub fn event_time(&self) -> Option<Micros> {
         match &self.from {
             ReadFrom::Row(row, _) => Some(row.stamp.event_time),
+            ReadFrom::Stored(row, ..) => Some(row.stamp.event_time),
             ReadFrom::Answer(answer) => answer.event_time,
         }
     }
@@ -44,7 +49,16 @@ impl Reading<'_> {
     /// The value and the status of a feature; its value is taken out.
     pub fn take(&mut self, feature: usize) -> (Value, ValueStatus) {
         match &mut self.from {
-            ReadFrom::Row(row, columns) => latest_value(&row.values[columns[feature]]),
+            ReadFrom::Row(row, columns) => latest_value(Cow::Borrowed(&row.values[columns[feature]])),
+            ReadFrom::Stored(row, columns, reader, next) => {
+                let input = columns[feature];
+                if input < *next {
+                    (*reader, *next) = (row.values(), 0);
+                }
+                (*next..input).for_each(|_| reader.skip_checked());
+                *next = input + 1;
+                latest_value(Cow::Owned(reader.checked_value()))
+            }
             ReadFrom::Answer(answer) => {
                 (std::mem::take(&mut answer.values[feature]), answer.statuses[feature])
             }

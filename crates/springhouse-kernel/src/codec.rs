@@ -223,6 +223,70 @@ impl<'a> Reader<'a> {
         Ok(values)
     }
 
+    /// The bytes of so many values, looked through: each can be read.
+    pub(crate) fn skip_values(&mut self, count: usize) -> Taken<&'a [u8]> {
+        let before = self.rest;
+        for _ in 0..count {
+            self.skip_within(VALUE_DEPTH_MAX)?;
+        }
+        Ok(&before[..before.len() - self.rest.len()])
+    }
+
+    /// A value of bytes that [`Self::skip_values`] gave.
+    pub(crate) fn checked_value(&mut self) -> Value {
+        self.value().expect("it was looked through when it was read")
+    }
+
+    /// Passes over a value of such bytes.
+    pub(crate) fn skip_checked(&mut self) {
+        self.skip_within(VALUE_DEPTH_MAX).expect("it was looked through when it was read");
+    }
+
+    /// Fails where [`Self::value_within`] does.
+    fn skip_within(&mut self, depth: u32) -> Taken<()> {
+        let Some(deeper) = depth.checked_sub(1) else { return malformed("values are nested too deep") };
+        match self.byte()? {
+            0 => {}
+            1 if self.byte()? > 1 => return malformed("a bool is neither 0 nor 1"),
+            1 => {}
+            2 | 9 => {
+                self.small()?;
+            }
+            3 | 8 => {
+                self.number()?;
+            }
+            4 => {
+                self.exactly::<4>()?;
+            }
+            5 => {
+                self.exactly::<8>()?;
+            }
+            6 if std::str::from_utf8(self.bytes()?).is_err() => return malformed("a string is not UTF-8"),
+            6 => {}
+            7 => {
+                self.bytes()?;
+            }
+            10 => {
+                self.byte()?;
+                self.wide()?;
+            }
+            11 => {
+                let length = self.length(1)?;
+                (0..length).try_for_each(|_| self.skip_within(deeper))?;
+            }
+            12 => {
+                let length = self.length(4)?;
+                (0..length).try_for_each(|_| self.exactly::<4>().map(|_| ()))?;
+            }
+            13 => {
+                let length = self.length(2)?;
+                (0..2 * length).try_for_each(|_| self.skip_within(deeper))?;
+            }
+            _ => return malformed("a value has an unknown type"),
+        }
+        Ok(())
+    }
+
     /// A value.
     pub(crate) fn value(&mut self) -> Taken<Value> {
         self.value_within(VALUE_DEPTH_MAX)
@@ -278,6 +342,40 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_can_be_passed_over_can_be_read() {
+        let mut state = 23u64;
+        let mut random = || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            state ^ state >> 29
+        };
+        let (mut passed, mut refused) = (0, 0);
+        for _ in 0..50_000 {
+            // Tags and short lengths mostly, so that many are values.
+            let bytes: Vec<u8> = (0..1 + random() % 12)
+                .map(|_| if random() % 4 > 0 { (random() % 15) as u8 } else { random() as u8 })
+                .collect();
+            let count = 1 + (random() % 3) as usize;
+            let (mut read, mut skipped) = (Reader::new(&bytes, 2), Reader::new(&bytes, 2));
+            let (values, skip) = (read.values(count), skipped.skip_values(count));
+            match (values, skip) {
+                (Ok(values), Ok(found)) => {
+                    assert_eq!(read.rest, skipped.rest, "{bytes:02x?}");
+                    let mut again = Reader::new(found, 2);
+                    let values_again: Vec<Value> = (0..count).map(|_| again.checked_value()).collect();
+                    assert!(again.rest.is_empty() && values_again == values, "{bytes:02x?}");
+                    passed += 1;
+                }
+                (Err(one), Err(other)) => {
+                    assert_eq!(one, other, "{bytes:02x?}");
+                    refused += 1;
+                }
+                different => panic!("{bytes:02x?}: {different:?}"),
+            }
+        }
+        assert!(passed > 1_000 && refused > 1_000, "{passed} passed, {refused} refused");
+    }
 
     #[test]
     fn numbers_read_the_same_whole_and_byte_by_byte() {

@@ -285,7 +285,7 @@ impl ViewPlan {
     /// When the state is of another kind of view.
     pub fn read(&self, state: &EntityState, at: Micros) -> EntityAnswer {
         match (&self.kind, &state.inner) {
-            (PlanKind::Latest(plan), Inner::Latest(rows)) => plan.read(rows.row_at(at), at),
+            (PlanKind::Latest(plan), Inner::Latest(rows)) => plan.read(rows.row_at(at).as_deref(), at),
             (PlanKind::Latest(plan), Inner::Surviving(rows)) => plan.read(plan.row_at(rows, at).as_ref(), at),
             (PlanKind::Windows(plan), Inner::Windows(state)) => plan.read(state, at),
             _ => wrong_plan(),
@@ -297,13 +297,11 @@ impl ViewPlan {
     /// # Panics
     /// When the state is of another kind of view.
     pub fn reading<'a>(&'a self, state: &'a EntityState, at: Micros) -> Reading<'a> {
-        if let (PlanKind::Latest(plan), Inner::Latest(rows)) = (&self.kind, &state.inner)
-            && let Some(row) = rows.row_at(at)
-            && !plan.is_expired(row.stamp.event_time, at)
-        {
-            return Reading { from: ReadFrom::Row(row, &plan.columns) };
-        }
-        Reading { from: ReadFrom::Answer(self.read(state, at)) }
+        let from = match (&self.kind, &state.inner) {
+            (PlanKind::Latest(plan), Inner::Latest(rows)) => plan.reading(rows, at),
+            _ => None,
+        };
+        Reading { from: from.unwrap_or_else(|| ReadFrom::Answer(self.read(state, at))) }
     }
 
     /// The answer for an entity without any state: the same at every moment.
@@ -317,7 +315,7 @@ impl ViewPlan {
     /// When the state is of another kind of view.
     pub fn explain(&self, state: &EntityState, at: Micros) -> EntityExplanation {
         let features = match (&self.kind, &state.inner) {
-            (PlanKind::Latest(plan), Inner::Latest(rows)) => plan.explain(rows.row_at(at), at),
+            (PlanKind::Latest(plan), Inner::Latest(rows)) => plan.explain(rows.row_at(at).as_deref(), at),
             (PlanKind::Latest(plan), Inner::Surviving(rows)) => {
                 plan.explain(plan.row_at(rows, at).as_ref(), at)
             }

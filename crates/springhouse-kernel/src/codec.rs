@@ -343,13 +343,16 @@ impl<'a> Reader<'a> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_can_be_passed_over_can_be_read() {
-        let mut state = 23u64;
-        let mut random = || {
+    fn draws(mut state: u64) -> impl FnMut() -> u64 {
+        move || {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             state ^ state >> 29
-        };
+        }
+    }
+
+    #[test]
+    fn what_can_be_passed_over_can_be_read() {
+        let mut random = draws(23);
         let (mut passed, mut refused) = (0, 0);
         for _ in 0..50_000 {
             // Tags and short lengths mostly, so that many are values.
@@ -379,11 +382,7 @@ mod tests {
 
     #[test]
     fn numbers_read_the_same_whole_and_byte_by_byte() {
-        let mut state = 17u64;
-        let mut random = || {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            state ^ state >> 29
-        };
+        let mut random = draws(17);
         for round in 0..20_000 {
             let mut bytes = Vec::new();
             match round % 3 {

@@ -88,24 +88,20 @@ impl LatestState {
     }
 
     pub(crate) fn merge(&mut self, other: &Self) {
-        other.rows().iter().for_each(|row| self.insert(row.clone()));
+        other.rows().into_owned().into_iter().for_each(|row| self.insert(row));
     }
 
     /// Drops what no read at or after `horizon` can see: of the rows visible by then, all but the greatest.
     pub(crate) fn compact(&mut self, horizon: Micros) {
         if let Self::Rows(rows) = self {
-            let visible = rows.partition_point(|row| row.stamp.is_visible_to_latest(horizon));
-            rows.drain(..visible.saturating_sub(1));
+            rows.drain(..visible(rows, horizon).len().saturating_sub(1));
         }
     }
 
     /// The greatest row visible at `at`.
     pub(crate) fn row_at(&self, at: Micros) -> Option<Cow<'_, Event>> {
         match self {
-            Self::Rows(rows) => {
-                let visible = rows.partition_point(|row| row.stamp.is_visible_to_latest(at));
-                rows[..visible].last().map(Cow::Borrowed)
-            }
+            Self::Rows(rows) => visible(rows, at).last().map(Cow::Borrowed),
             Self::Stored(row) => row.stamp.is_visible_to_latest(at).then(|| Cow::Owned(row.event())),
         }
     }
@@ -153,6 +149,11 @@ impl LatestState {
     }
 }
 
+/// Of the rows of a state those that are visible at `at`.
+fn visible(rows: &[Event], at: Micros) -> &[Event] {
+    &rows[..rows.partition_point(|row| row.stamp.is_visible_to_latest(at))]
+}
+
 /// The status of a row's value; NaN counts as null.
 pub(crate) fn latest_value(value: Cow<'_, Value>) -> (Value, ValueStatus) {
     if value.is_null_or_nan() {
@@ -177,8 +178,7 @@ impl LatestPlan {
                 is_shown(&row.stamp).then(|| ReadFrom::Stored(row, &self.columns, row.values(), 0))
             }
             LatestState::Rows(rows) => {
-                let visible = rows.partition_point(|row| row.stamp.is_visible_to_latest(at));
-                let row = rows[..visible].last().filter(|row| is_shown(&row.stamp))?;
+                let row = visible(rows, at).last().filter(|row| is_shown(&row.stamp))?;
                 Some(ReadFrom::Row(row, &self.columns))
             }
         }

@@ -261,13 +261,16 @@ mod tests {
     use parquet::basic::{Compression, ZstdLevel};
     use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 
-    #[test]
-    fn levels_of_any_runs_say_which_rows_are_there() {
-        let mut state = 29u64;
-        let mut below = |bound: u64| {
+    fn draws(mut state: u64) -> impl FnMut(u64) -> u64 {
+        move |bound| {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             (state >> 33) % bound
-        };
+        }
+    }
+
+    #[test]
+    fn levels_of_any_runs_say_which_rows_are_there() {
+        let mut below = draws(29);
         for round in 0..500 {
             let rows = 1 + below(400) as usize;
             let (mut levels, mut expected) = (Vec::new(), Vec::new());
@@ -316,11 +319,7 @@ mod tests {
     fn pages_are_the_values_or_there_are_none() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.parquet");
-        let mut state = 11u64;
-        let mut below = |bound: u64| {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            (state >> 33) % bound
-        };
+        let mut below = draws(11);
         let (mut looked_at, mut with_nulls) = (0, 0);
         for round in 0..200 {
             let rows = 1 + below(300) as usize;

@@ -281,6 +281,11 @@ pub(crate) fn is_usable(status: u8) -> bool {
     [ValueStatus::Fresh as u8, ValueStatus::Stale as u8].contains(&status)
 }
 
+/// The status of a row whose values are shown, as it was put aside.
+pub(crate) fn shown_status(status: u8) -> ValueStatus {
+    if status == ValueStatus::Stale as u8 { ValueStatus::Stale } else { ValueStatus::Fresh }
+}
+
 /// A feature's statuses from those of the rows that have its values: a row may be there without a value.
 fn with_nulls(mut statuses: Vec<u8>, values: &ArrayRef) -> Vec<u8> {
     for (status, is_valid) in statuses.iter_mut().zip(values.nulls().into_iter().flatten()) {

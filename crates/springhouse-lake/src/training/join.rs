@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::identity::Identity;
 use crate::source::scan::in_parallel;
 use crate::spill::{Budget, Grouping, Partitions, SpillFile};
+use crate::training::assemble::shown_status;
 use crate::training::dense::{DenseAnswers, is_dense};
 use crate::training::gather::{EVENT_TIME, EventGroup, IDENTITY, Payload};
 use crate::training::payload_of;
@@ -83,7 +84,7 @@ impl Answers {
         let Some(dense) = &self.dense else {
             return self.put_later(label_rows, values, statuses, grouping);
         };
-        let end = (later_from / self.chunk_rows) as usize;
+        let end = self.chunk_of(later_from) as usize;
         let mut now = 0;
         for (chunk, positions) in grouping.ranges().take_while(|(chunk, _)| *chunk < end) {
             now = positions.end;
@@ -114,9 +115,7 @@ impl Answers {
         for batch in self.chunks.take(chunk)? {
             let rows = batch.column(0).as_primitive::<UInt64Type>().values();
             let statuses = batch.column(1 + self.features).as_primitive::<UInt8Type>().values();
-            let stale = ValueStatus::Stale as u8;
-            let status = |found: &u8| if *found == stale { ValueStatus::Stale } else { ValueStatus::Fresh };
-            let statuses: Vec<ValueStatus> = statuses.iter().map(status).collect();
+            let statuses: Vec<ValueStatus> = statuses.iter().map(|status| shown_status(*status)).collect();
             dense.put(chunk, rows, &batch.columns()[1..=self.features], 0..rows.len(), &statuses);
         }
         Ok(())

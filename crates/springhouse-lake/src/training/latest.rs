@@ -7,6 +7,7 @@ use crate::source::scan::{
     ColumnRows, ColumnValues, FetchedRows, SourceFiles, SourceRows, TakeRows, Unit, in_parallel,
 };
 use crate::spill::{Budget, Grouping, Partitions, SpillFile, partition_of};
+use crate::training::assemble::shown_status;
 use crate::training::dense::{DenseAnswers, DenseRow, DenseRows};
 use crate::training::gather::{EVENT_TIME, EventGroup, IDENTITY, KeptRows, Run, reference_plan};
 use crate::training::join::{Answers, EntityNumbers, load_partition, with_staleness};
@@ -23,7 +24,7 @@ use springhouse_kernel::{
     LabelColumns, LabelOrder, LatestSearch, Stamp, StampParts, nan_as_null, partition_point_near,
 };
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Bytes that a label takes while rows meet it, about: its place in the order and what it has seen.
 pub(crate) const LABEL_BYTES: u64 = 48;
@@ -227,6 +228,7 @@ pub(crate) struct SeenRows {
     expired: Partitions,
     /// By range, then by part of the files: labels that see a row in it.
     counts: Mutex<Vec<u32>>,
+    first_ranges: OnceLock<Vec<Option<usize>>>,
     /// What is not put aside yet: little at a time would be many small pieces.
     pending: Mutex<Vec<Winning>>,
     ranges: Ranges,
@@ -274,6 +276,7 @@ impl SeenRows {
             winners: Partitions::new(units, winner_schema(), aside.0, aside.1),
             expired: Partitions::new(ranges.count, expired_schema(), aside.0, aside.1),
             counts: Mutex::new(vec![0; ranges.count * units]),
+            first_ranges: OnceLock::new(),
             pending: Mutex::default(),
             ranges,
         }
@@ -297,11 +300,14 @@ impl SeenRows {
         pending.into_iter().try_for_each(|winning| winning.hand_on(self))
     }
 
-    /// The first range of which a label sees a row, by part of the files; none where no label sees one.
-    fn first_ranges(&self) -> Vec<Option<usize>> {
-        let (counts, units) = (self.counts.lock(), self.index.units.len());
-        let first = |unit: usize| counts.iter().skip(unit).step_by(units).position(|count| *count > 0);
-        (0..units).map(first).collect()
+    /// The first range of which a label sees a row, by part of the files; none where no label sees one. Asked for when all was
+    /// found.
+    fn first_ranges(&self) -> &[Option<usize>] {
+        self.first_ranges.get_or_init(|| {
+            let (counts, units) = (self.counts.lock(), self.index.units.len());
+            let first = |unit: usize| counts.iter().skip(unit).step_by(units).position(|count| *count > 0);
+            (0..units).map(first).collect()
+        })
     }
 
     /// How many labels see a row that is read before their round when so many ranges are answered at a time, and how many see
@@ -310,7 +316,7 @@ impl SeenRows {
         let (first, counts) = (self.first_ranges(), self.counts.lock());
         let (mut early, mut all) = (0, 0);
         for (range, of_range) in counts.chunks(self.index.units.len().max(1)).enumerate() {
-            for (count, first) in of_range.iter().zip(&first) {
+            for (count, first) in of_range.iter().zip(first) {
                 let is_early = first.is_some_and(|first| first / per_round < range / per_round);
                 early += if is_early { u64::from(*count) } else { 0 };
                 all += u64::from(*count);
@@ -560,32 +566,30 @@ impl<'a> Fetch<'a> {
         let rows = winners.column(0).as_primitive::<UInt32Type>().values();
         let labels = winners.column(1).as_primitive::<UInt64Type>().values();
         let statuses = winners.column(2).as_primitive::<UInt8Type>().values();
-        let stale = ValueStatus::Stale as u8;
         let wanted: Vec<Wanted> = rows
             .iter()
             .zip(labels.iter().zip(statuses))
             .map(|(row, (label_row, status))| Wanted {
                 row: *row,
                 label_row: *label_row,
-                status: if *status == stale { ValueStatus::Stale } else { ValueStatus::Fresh },
+                status: shown_status(*status),
             })
             .collect();
         Self { job, inputs, answers, later_from, report, wanted, next: 0, by_chunk: Vec::new(), later: None }
     }
 
     /// Notes which rows later labels see; `wanted` are in the order of the labels' chunks.
-    fn begin_later(&mut self, dense: &DenseAnswers, wanted: &[Wanted]) {
+    fn begin_later(&mut self, dense: &DenseAnswers, wanted: &[Wanted], chunks: Grouping) {
         if wanted.is_empty() {
             return;
         }
-        let chunk: Vec<u32> = wanted.iter().map(|wanted| self.answers.chunk_of(wanted.label_row)).collect();
         let mut rows: Vec<DenseRow> =
             wanted.iter().zip(0..).map(|(wanted, place)| DenseRow::new(wanted.row, place)).collect();
         rows.sort_unstable_by_key(|row| row.row);
         self.later = Some(Later {
             labels: wanted.iter().map(|wanted| wanted.label_row).collect(),
             statuses: wanted.iter().map(|wanted| wanted.status).collect(),
-            chunks: self.answers.chunks.grouping(&chunk),
+            chunks,
             rows,
             values: dense.rows_apart(wanted.len()),
         });
@@ -627,7 +631,8 @@ impl TakeRows for Fetch<'_> {
         let grouping = self.answers.chunks.grouping(&chunk);
         let ordered: Vec<Wanted> = grouping.order.iter().map(|i| self.wanted[*i as usize]).collect();
         let (now, later) = ordered.split_at(ordered.len() - later);
-        for (chunk, range) in grouping.ranges().take_while(|(_, range)| range.end <= now.len()) {
+        let end = self.answers.chunk_of(self.later_from) as usize;
+        for (chunk, range) in grouping.ranges().take_while(|(chunk, _)| *chunk < end) {
             let wanted = &now[range];
             let row = |wanted: &Wanted| dense.row(chunk, wanted.row, wanted.label_row);
             let mut rows: Vec<DenseRow> = wanted.iter().map(row).collect();
@@ -635,7 +640,7 @@ impl TakeRows for Fetch<'_> {
             rows.sort_unstable_by_key(|row| row.row);
             self.by_chunk.push((chunk, rows));
         }
-        self.begin_later(dense, later);
+        self.begin_later(dense, later, grouping.from(end));
         self.wanted = Vec::new();
         Ok(true)
     }

@@ -357,7 +357,7 @@ mod tests {
         for _ in 0..50_000 {
             // Tags and short lengths mostly, so that many are values.
             let bytes: Vec<u8> = (0..1 + random() % 12)
-                .map(|_| if random() % 4 > 0 { (random() % 15) as u8 } else { random() as u8 })
+                .map(|_| if random().is_multiple_of(4) { random() as u8 } else { (random() % 15) as u8 })
                 .collect();
             let count = 1 + (random() % 3) as usize;
             let (mut read, mut skipped) = (Reader::new(&bytes, 2), Reader::new(&bytes, 2));

@@ -20,7 +20,7 @@ use std::sync::Arc;
 /// The answers of one view, for the labels of one range at a time.
 #[derive(Debug)]
 pub(crate) struct DenseAnswers {
-    features: Vec<DataType>,
+    features: Arc<[DataType]>,
     chunks: Vec<RwLock<Option<DenseRows>>>,
     chunk_rows: u64,
     /// Labels in all.
@@ -31,6 +31,7 @@ pub(crate) struct DenseAnswers {
 /// The answers of some labels, each at its place.
 #[derive(Debug)]
 pub(crate) struct DenseRows {
+    features: Arc<[DataType]>,
     /// None until it gets a value.
     columns: Vec<Mutex<Option<Column>>>,
     /// Of the row that has the label's values.
@@ -77,7 +78,7 @@ impl DenseAnswers {
     /// Of so many labels; all features must be [`is_dense`].
     pub(crate) fn new(features: Vec<DataType>, rows: u64, chunk_rows: u64, budget: &Arc<Budget>) -> Self {
         let chunks = (0..rows.div_ceil(chunk_rows)).map(|_| RwLock::default()).collect();
-        Self { features, chunks, chunk_rows, rows, budget: Arc::clone(budget) }
+        Self { features: features.into(), chunks, chunk_rows, rows, budget: Arc::clone(budget) }
     }
 
     /// Writes the answers of some labels of a chunk: `values` are of the features, of which these `positions` are in the labels'
@@ -95,7 +96,7 @@ impl DenseAnswers {
         self.put_statuses(chunk, &rows, statuses.iter().copied());
         self.within(chunk, |chunk| {
             for (feature, values) in values.iter().enumerate() {
-                self.within_column(chunk, feature, |column| column.put_array(values, 0, &rows));
+                chunk.within(feature, |column| column.put_array(values, 0, &rows));
             }
         });
     }
@@ -120,13 +121,6 @@ impl DenseAnswers {
         if let Some(chunk) = &*RwLockWriteGuard::downgrade(chunk) {
             write(chunk);
         }
-    }
-
-    /// With a column of a chunk, which is made if it was not.
-    fn within_column(&self, chunk: &DenseRows, feature: usize, write: impl FnOnce(&mut Column)) {
-        let rows = chunk.rows;
-        let mut column = chunk.columns[feature].lock();
-        write(column.get_or_insert_with(|| Column::new(&self.features[feature], rows)));
     }
 
     /// Labels of a chunk.
@@ -162,19 +156,45 @@ impl DenseAnswers {
         from: &ColumnRows<'_>,
         rows: &[DenseRow],
     ) {
-        self.within(chunk, |chunk| self.put_column_apart(chunk, features, from, rows));
+        self.within(chunk, |chunk| chunk.put_column(features, from, rows));
     }
 
-    /// The same for rows apart.
-    pub(crate) fn put_column_apart(
-        &self,
-        to: &DenseRows,
-        features: &[usize],
-        from: &ColumnRows<'_>,
-        rows: &[DenseRow],
-    ) {
+    /// Places for answers that are of no chunk yet.
+    pub(crate) fn rows_apart(&self, rows: usize) -> DenseRows {
+        DenseRows::new(&self.features, rows)
+    }
+
+    /// Takes a chunk out: a column per feature, and the status of each label's row; none where no label sees a row.
+    pub(crate) fn take(&self, chunk: usize) -> Result<Option<(Vec<ArrayRef>, Vec<u8>)>> {
+        let Some(chunk) = self.chunks[chunk].write().take() else { return Ok(None) };
+        self.budget.subtract(chunk.bytes);
+        let statuses = std::mem::take(&mut *chunk.statuses.lock());
+        Ok(Some((chunk.finish(statuses.iter().copied())?, statuses)))
+    }
+}
+
+impl DenseRows {
+    fn new(features: &Arc<[DataType]>, rows: usize) -> Self {
+        let width = |feature: &DataType| feature.primitive_width().unwrap_or(1);
+        Self {
+            features: Arc::clone(features),
+            columns: features.iter().map(|_| Mutex::default()).collect(),
+            statuses: Mutex::new(vec![ValueStatus::Missing as u8; rows]),
+            rows,
+            bytes: (rows * (1 + features.iter().map(width).sum::<usize>())) as u64,
+        }
+    }
+
+    /// With a feature's column, which is made if it was not.
+    fn within(&self, feature: usize, write: impl FnOnce(&mut Column)) {
+        let mut column = self.columns[feature].lock();
+        write(column.get_or_insert_with(|| Column::new(&self.features[feature], self.rows)));
+    }
+
+    /// As [`DenseAnswers::put_column`].
+    pub(crate) fn put_column(&self, features: &[usize], from: &ColumnRows<'_>, rows: &[DenseRow]) {
         for feature in features {
-            self.within_column(to, *feature, |column| match from.values {
+            self.within(*feature, |column| match from.values {
                 ColumnValues::Plain(values) => {
                     column.put_plain(&self.features[*feature], values, from.first, rows);
                 }
@@ -183,45 +203,14 @@ impl DenseAnswers {
         }
     }
 
-    /// Places for answers that are of no chunk yet.
-    pub(crate) fn rows_apart(&self, rows: usize) -> DenseRows {
-        DenseRows::new(&self.features, rows)
-    }
-
-    /// The columns of answers apart.
-    pub(crate) fn finish_apart(&self, rows: DenseRows, statuses: &[ValueStatus]) -> Result<Vec<ArrayRef>> {
-        let present = statuses.iter().map(|status| is_usable(*status as u8));
-        rows.finish(&self.features, &BooleanBuffer::from_iter(present))
-    }
-
-    /// Takes a chunk out: a column per feature, and the status of each label's row; none where no label sees a row.
-    pub(crate) fn take(&self, chunk: usize) -> Result<Option<(Vec<ArrayRef>, Vec<u8>)>> {
-        let Some(chunk) = self.chunks[chunk].write().take() else { return Ok(None) };
-        self.budget.subtract(chunk.bytes);
-        let statuses = std::mem::take(&mut *chunk.statuses.lock());
-        let present = BooleanBuffer::from_iter(statuses.iter().map(|status| is_usable(*status)));
-        Ok(Some((chunk.finish(&self.features, &present)?, statuses)))
-    }
-}
-
-impl DenseRows {
-    fn new(features: &[DataType], rows: usize) -> Self {
-        let width = |feature: &DataType| feature.primitive_width().unwrap_or(1);
-        Self {
-            columns: features.iter().map(|_| Mutex::default()).collect(),
-            statuses: Mutex::new(vec![ValueStatus::Missing as u8; rows]),
-            rows,
-            bytes: (rows * (1 + features.iter().map(width).sum::<usize>())) as u64,
-        }
-    }
-
-    /// A column per feature; `present`: which labels see a row.
-    fn finish(self, features: &[DataType], present: &BooleanBuffer) -> Result<Vec<ArrayRef>> {
+    /// A column per feature, for labels with these statuses.
+    pub(crate) fn finish(self, statuses: impl Iterator<Item = u8>) -> Result<Vec<ArrayRef>> {
+        let present = BooleanBuffer::from_iter(statuses.map(is_usable));
         let column = |(data_type, column): (&DataType, Mutex<Option<Column>>)| match column.into_inner() {
-            Some(column) => column.finish(data_type, present),
+            Some(column) => column.finish(data_type, &present),
             None => Ok(new_null_array(data_type, self.rows)),
         };
-        features.iter().zip(self.columns).map(column).collect()
+        self.features.iter().zip(self.columns).map(column).collect()
     }
 }
 

@@ -663,14 +663,14 @@ impl TakeRows for Fetch<'_> {
             }
         }
         if let Some(later) = &self.later {
-            dense.put_column_apart(&later.values, &features, rows, among(&later.rows, rows));
+            later.values.put_column(&features, rows, among(&later.rows, rows));
         }
         Ok(())
     }
 
     fn columns_done(self: Box<Self>) -> Result<()> {
-        let (Some(later), Some(dense)) = (self.later, &self.answers.dense) else { return Ok(()) };
-        let values = dense.finish_apart(later.values, &later.statuses)?;
+        let Some(later) = self.later else { return Ok(()) };
+        let values = later.values.finish(later.statuses.iter().map(|status| *status as u8))?;
         self.answers.put_later(later.labels, &values, later.statuses, &later.chunks)
     }
 

@@ -18,6 +18,7 @@ mod latest;
 mod manifest;
 mod output;
 mod output_file;
+mod plain_column;
 pub(crate) mod plan;
 mod recompute;
 mod report;

@@ -3,6 +3,7 @@
 use crate::error::{LakeError, Result};
 use crate::frames::{plain, plain_schema};
 use crate::training::output_file::OutputFile;
+use crate::training::plain_column::{PageMemory, PlainColumn};
 use crate::training::request::{OutputFormat, TrainingOutput, TrainingSink};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Schema, SchemaRef};
@@ -29,14 +30,21 @@ pub(crate) enum Encoder {
 
 /// A chunk, encoded.
 pub(crate) enum Encoded {
-    Parquet(Vec<ArrowColumnChunk>),
+    Parquet(Vec<EncodedColumn>),
     Batch(RecordBatch),
     Bytes(Vec<u8>),
 }
 
+/// A column of a row group.
+pub(crate) enum EncodedColumn {
+    Packed(ArrowColumnChunk),
+    /// Is encoded when it is taken: that takes no longer than a copy.
+    Plain(PlainColumn),
+}
+
 /// Takes encoded chunks in order.
 pub(crate) enum Taker<'a> {
-    Parquet(SerializedFileWriter<OutputFile>),
+    Parquet(SerializedFileWriter<OutputFile>, PageMemory),
     ArrowFile(FileWriter<OutputFile>),
     ArrowStream(StreamWriter<Target<'a>>),
     Csv(Target<'a>),
@@ -135,7 +143,7 @@ fn parquet<'a>(file: OutputFile, schema: &SchemaRef) -> ParquetResult<(Encoder, 
     let writer = SerializedFileWriter::new(file, parquet_schema, properties(Compression::SNAPPY))?;
     let packed = ArrowRowGroupWriterFactory::new(&writer, Arc::clone(schema));
     let encoder = ParquetEncoder { packed, plain, schema: Arc::clone(schema) };
-    Ok((Encoder::Parquet(encoder), Taker::Parquet(writer)))
+    Ok((Encoder::Parquet(encoder), Taker::Parquet(writer, PageMemory::default())))
 }
 
 fn arrow_schema_entry(schema: &Schema) -> parquet::file::metadata::KeyValue {
@@ -176,18 +184,23 @@ pub(crate) struct ParquetEncoder {
 }
 
 impl ParquetEncoder {
-    fn encode(&self, group: usize, columns: Vec<ArrayRef>) -> ParquetResult<Vec<ArrowColumnChunk>> {
+    fn encode(&self, group: usize, columns: Vec<ArrayRef>) -> ParquetResult<Vec<EncodedColumn>> {
         let (packed, plain) =
             (self.packed.create_column_writers(group)?, self.plain.create_column_writers(group)?);
         let mut writers = packed.into_iter().zip(plain);
         let mut chunks = Vec::new();
         for (field, column) in self.schema.fields().iter().zip(columns) {
             let is_plain = is_noise(&column);
+            if is_plain && let Some(plain) = PlainColumn::new(&column) {
+                writers.next().expect("the factory makes one writer per leaf");
+                chunks.push(EncodedColumn::Plain(plain));
+                continue;
+            }
             for leaf in compute_leaves(field, &column)? {
                 let (packed, plain) = writers.next().expect("the factory makes one writer per leaf");
                 let mut writer = if is_plain { plain } else { packed };
                 writer.write(&leaf)?;
-                chunks.push(writer.close()?);
+                chunks.push(EncodedColumn::Packed(writer.close()?));
             }
         }
         Ok(chunks)
@@ -199,14 +212,15 @@ fn is_noise(column: &ArrayRef) -> bool {
     /// Values that are looked at.
     const SAMPLE: usize = 256;
     let step = column.len().div_ceil(SAMPLE).max(1);
+    let rows = (0..column.len()).step_by(step).filter(|row| column.is_valid(*row));
     let mut low: Vec<u32> = match column.data_type() {
         DataType::Float64 => {
-            let values = column.as_primitive::<Float64Type>().iter().step_by(step).flatten();
-            values.map(|value| value.to_bits() as u32).collect()
+            let values = column.as_primitive::<Float64Type>().values();
+            rows.map(|row| values[row].to_bits() as u32).collect()
         }
         DataType::Float32 => {
-            let values = column.as_primitive::<Float32Type>().iter().step_by(step).flatten();
-            values.map(|value| value.to_bits() & 0xffff).collect()
+            let values = column.as_primitive::<Float32Type>().values();
+            rows.map(|row| values[row].to_bits() & 0xffff).collect()
         }
         _ => return false,
     };
@@ -263,11 +277,15 @@ impl Taker<'_> {
     /// Takes the next chunk.
     pub(crate) fn take(&mut self, encoded: Encoded, fail: Fail<'_>) -> Result<()> {
         match (self, encoded) {
-            (Self::Parquet(writer), Encoded::Parquet(columns)) => {
+            (Self::Parquet(writer, memory), Encoded::Parquet(columns)) => {
                 let append = || -> ParquetResult<()> {
+                    let leaves = writer.schema_descr().columns().to_vec();
                     let mut group = writer.next_row_group()?;
-                    for column in columns {
-                        column.append_to_row_group(&mut group)?;
+                    for (column, leaf) in columns.into_iter().zip(leaves) {
+                        match column {
+                            EncodedColumn::Packed(column) => column.append_to_row_group(&mut group)?,
+                            EncodedColumn::Plain(column) => column.append(&mut group, leaf, memory)?,
+                        }
                     }
                     group.close()?;
                     Ok(())
@@ -285,7 +303,7 @@ impl Taker<'_> {
     /// Writes the end; what is in a file is on the disk then.
     pub(crate) fn finish(self, fail: Fail<'_>) -> Result<()> {
         let target = match self {
-            Self::Parquet(writer) => Target::File(writer.into_inner().map_err(|e| fail(&e))?),
+            Self::Parquet(writer, _) => Target::File(writer.into_inner().map_err(|e| fail(&e))?),
             Self::ArrowFile(mut writer) => {
                 writer.finish().map_err(|e| fail(&e))?;
                 Target::File(writer.into_inner().map_err(|e| fail(&e))?)

@@ -1,5 +1,6 @@
 //! Sources read in place: which files, which columns, which types, which times.
 
+pub(crate) mod ahead;
 pub(crate) mod conform;
 pub(crate) mod csv;
 pub(crate) mod keys;

@@ -7,7 +7,9 @@
 
 pub(crate) mod again;
 mod assemble;
+mod by_column;
 mod cache;
+mod column_file;
 mod dense;
 pub(crate) mod gather;
 pub(crate) mod join;
@@ -51,6 +53,7 @@ use crate::spill::{Budget, Partitions, SpillFile, partition_count, partition_of}
 use arrow::array::{ArrayRef, Decimal128Array, Int64Array, UInt64Array};
 use arrow::datatypes::SchemaRef;
 use assemble::{Assembler, FeatureCounts, output_field, request_fields};
+use by_column::ByColumn;
 use cache::{CachedEvents, LabelBuckets, Making, Reading, Wanted, cached_events};
 use gather::{EventGroup, Extras, Keep, Payload, group_views};
 use join::{Answers, answer_bytes, join_inputs, label_schema};
@@ -146,6 +149,7 @@ impl LabelSet<'_> {
 }
 
 /// What the first pass over the labels found.
+#[derive(Clone, Copy)]
 struct LabelFacts {
     rows: u64,
     first: Micros,
@@ -484,6 +488,33 @@ impl Lake {
         budget.subtract(sets.iter().filter_map(|set| set.index.get()).map(LabelIndex::bytes).sum());
         drop(sets);
 
+        let made = |written: u64, counts: Vec<FeatureCounts>| -> Result<Made> {
+            if written != facts.rows {
+                return Err(changed(&labels.name));
+            }
+            labels.table.check_unchanged(self, &labels.name)?;
+            Ok(Made { rows: written, counts, facts, partitions, spilled_bytes: file.size() })
+        };
+        let check = || sources.values().try_for_each(|source| source.files.check_unchanged());
+        let of_views: Vec<(&SeenRows, &SourceFiles)> =
+            seen.iter().map(|(rows, source)| (rows, &source.files)).collect();
+        let sizes = (facts.rows, threads);
+        if let Some(path) = by_column::output_of(&request.out, plan, &of_views, sizes, request.memory_budget)
+        {
+            let by_column = ByColumn {
+                plan,
+                labels,
+                schema,
+                label_rows: facts.rows,
+                chunk_rows,
+                threads,
+                stages,
+                report: &|done, total| tell(progress, "writing columns", done, total),
+            };
+            let (written, counts) = by_column.write(path, &of_views, &check)?;
+            return made(written, counts);
+        }
+
         let chunk_count = facts.rows.div_ceil(chunk_rows) as usize;
         let per_round = ranges_per_round(&seen, ranges, threads);
         for (rows, _) in &seen {
@@ -522,7 +553,7 @@ impl Lake {
         };
         let end = |round: usize| -> Result<()> {
             let is_last = (round + 1) * per_round >= ranges.count;
-            sources.values().filter(|_| is_last).try_for_each(|source| source.files.check_unchanged())
+            if is_last { check() } else { Ok(()) }
         };
         let chunks = (ranges.rows / chunk_rows) as usize * per_round;
         let rounds = output::Rounds { chunks, begin: &begin, end: &end, stages };
@@ -535,17 +566,7 @@ impl Lake {
             threads,
             &|done| tell(progress, "writing", done, facts.rows),
         )?;
-        if written != facts.rows {
-            return Err(changed(&labels.name));
-        }
-        labels.table.check_unchanged(self, &labels.name)?;
-        Ok(Made {
-            rows: written,
-            counts: assembler.counts.into_inner(),
-            facts,
-            partitions,
-            spilled_bytes: file.size(),
-        })
+        made(written, assembler.counts.into_inner())
     }
 }
 

@@ -1,6 +1,7 @@
 //! Parquet files, read synchronously by row group: the unit of work of a scan.
 
 use crate::error::{LakeError, Result};
+use crate::source::ahead::AheadReader;
 use crate::source::location::FileRef;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -12,6 +13,7 @@ use parquet::arrow::arrow_reader::{
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaDataReader, RowGroupMetaData};
 use parquet::file::statistics::Statistics;
 use std::fs::File;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Most rows in a batch.
@@ -48,10 +50,21 @@ pub(crate) fn read(
     row_groups: Vec<usize>,
     only: Option<&RowSelection>,
 ) -> Result<ParquetRecordBatchReader> {
-    let handle = File::open(&file.path).map_err(|e| LakeError::unreadable(&file.path, &e))?;
+    let unreadable = |e: std::io::Error| LakeError::unreadable(&file.path, &e);
+    let handle = File::open(&file.path).map_err(unreadable)?;
     let mask = ProjectionMask::roots(metadata.parquet_schema(), roots.iter().copied());
     let batch_rows = batch_rows(metadata, &mask, &row_groups);
-    let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(handle, metadata.clone())
+    let leaves: Vec<usize> =
+        (0..metadata.parquet_schema().num_columns()).filter(|leaf| mask.leaf_included(*leaf)).collect();
+    let places = row_groups.iter().flat_map(|group| {
+        let group = metadata.metadata().row_group(*group);
+        leaves.iter().map(|leaf| group.column(*leaf).byte_range())
+    });
+    let places = places.map(|(start, length)| start..start.saturating_add(length));
+    // Of single rows the pages are read that they are in.
+    let places: Vec<Range<u64>> = if only.is_none() { places.collect() } else { Vec::new() };
+    let reader = AheadReader::new(handle, places, leaves.len()).map_err(unreadable)?;
+    let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(reader, metadata.clone())
         .with_projection(mask)
         .with_row_groups(row_groups)
         .with_batch_size(batch_rows);

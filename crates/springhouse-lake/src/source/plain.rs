@@ -12,6 +12,7 @@ use parquet::file::reader::{ChunkReader, Length};
 use parquet::file::serialized_reader::SerializedPageReader;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Most stored bytes of a column in a row group; one with more is read in batches.
@@ -20,28 +21,36 @@ const COLUMN_BYTES_MAX: u64 = 16 << 20;
 /// What is used again for the columns of a row group: memory that was just used is faster than other memory.
 #[derive(Default)]
 pub(crate) struct Scratch {
-    file: Option<File>,
+    file: Option<(PathBuf, File)>,
     bytes: Vec<u8>,
     present: Present,
 }
 
 impl Scratch {
     /// Bytes of the file that all is read of, until they are given back.
-    fn read(&mut self, file: &FileRef, start: u64, length: u64) -> std::io::Result<Bytes> {
+    fn read(&mut self, file: &FileRef, start: u64, length: u64) -> std::io::Result<Arc<Vec<u8>>> {
         let mut bytes = std::mem::take(&mut self.bytes);
         bytes.resize(length as usize, 0);
-        let handle = match self.file.take() {
-            Some(handle) => handle,
-            None => File::open(&file.path)?,
+        let open = match self.file.take().filter(|(path, _)| *path == file.path) {
+            Some(open) => open,
+            None => (file.path.clone(), File::open(&file.path)?),
         };
-        self.file.insert(handle).read_exact_at(&mut bytes, start)?;
-        Ok(bytes.into())
+        self.file.insert(open).1.read_exact_at(&mut bytes, start)?;
+        Ok(Arc::new(bytes))
     }
 
-    fn give_back(&mut self, bytes: Bytes) {
-        if let Ok(bytes) = bytes.try_into_mut() {
-            self.bytes = bytes.into();
-        }
+    /// Takes them back when nobody looks at them any more.
+    fn give_back(&mut self, bytes: Arc<Vec<u8>>) {
+        self.bytes = Arc::into_inner(bytes).unwrap_or_default();
+    }
+}
+
+/// Bytes that are given back.
+struct Lent(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
     }
 }
 
@@ -161,7 +170,7 @@ pub(crate) fn for_each_page(
     }
     let corrupt = |e: &dyn std::fmt::Display| LakeError::corrupt(&file.name, "Parquet", e);
     let bytes = scratch.read(file, start, length).map_err(|e| LakeError::unreadable(&file.path, &e))?;
-    let chunk = Arc::new(Chunk { start, bytes: bytes.clone() });
+    let chunk = Arc::new(Chunk { start, bytes: Bytes::from_owner(Lent(Arc::clone(&bytes))) });
     let rows = usize::try_from(row_group.num_rows()).map_err(|e| corrupt(&e))?;
     let mut pages = SerializedPageReader::new(chunk, column, rows, None).map_err(|e| corrupt(&e))?;
     let mut first_row = 0;

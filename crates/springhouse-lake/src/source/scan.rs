@@ -435,6 +435,34 @@ impl SourceFiles {
         units: &[(usize, Unit)],
         start: &(dyn Fn(usize) -> Result<Box<dyn TakeRows + 't>> + Sync),
     ) -> Result<()> {
+        let fetch = self.begin_fetch(columns, threads, units, start)?;
+        let spans: Vec<&[ByColumn<'_, 't>]> = fetch
+            .units
+            .chunk_by(|a, b| a.unit.file == b.unit.file)
+            .flat_map(|of_file| of_file.chunks(SPAN_UNITS))
+            .collect();
+        in_parallel(threads, spans.len() * columns.len(), &|number| {
+            let (span, column) = (spans[number / columns.len()], number % columns.len());
+            let mut scratch = Scratch::default();
+            for unit in span {
+                unit.read(column, &mut scratch)?;
+                if column + 1 == columns.len() {
+                    unit.take.rows_done(unit.reader.cost(unit.unit).0)?;
+                }
+            }
+            Ok(())
+        })?;
+        fetch.units.into_iter().try_for_each(|unit| unit.take.columns_done())
+    }
+
+    /// The same up to where columns can be read one by one; what is not read like that was read.
+    pub(crate) fn begin_fetch<'u, 't>(
+        &'u self,
+        columns: &[String],
+        threads: usize,
+        units: &'u [(usize, Unit)],
+        start: &(dyn Fn(usize) -> Result<Box<dyn TakeRows + 't>> + Sync),
+    ) -> Result<ColumnFetch<'u, 't>> {
         let selected = Mutex::new(self.selected_rows(columns, &mut units.iter().map(|(_, unit)| unit))?);
         let by_column: Vec<Mutex<Option<ByColumn<'_, 't>>>> =
             units.iter().map(|_| Mutex::default()).collect();
@@ -457,26 +485,9 @@ impl SourceFiles {
                 take.rows(&reader.fetched(batch, roots, numbers)?)
             })
         })?;
-        let by_column: Vec<ByColumn<'_, 't>> = by_column.into_iter().filter_map(Mutex::into_inner).collect();
-        let spans: Vec<&[ByColumn<'_, 't>]> = by_column
-            .chunk_by(|a, b| a.unit.file == b.unit.file)
-            .flat_map(|of_file| of_file.chunks(SPAN_UNITS))
-            .collect();
-        in_parallel(threads, spans.len() * columns.len(), &|number| {
-            let (span, column) = (spans[number / columns.len()], number % columns.len());
-            let mut scratch = Scratch::default();
-            for ByColumn { unit, reader, take } in span {
-                reader.read_column(unit, column, &mut scratch, &mut |rows| take.column(column, &rows))?;
-                if column + 1 == columns.len() {
-                    take.rows_done(reader.cost(unit).0)?;
-                }
-            }
-            Ok(())
-        })?;
-        by_column.into_iter().try_for_each(|unit| unit.take.columns_done())?;
         let (columns, selected) = (columns.to_vec(), selected.into_inner());
         self.note(Pass { kind: PassKind::Rows, columns, selected, rows_kept: None });
-        Ok(())
+        Ok(ColumnFetch { units: by_column.into_iter().filter_map(Mutex::into_inner).collect() })
     }
 
     /// What reading columns of rows that were found before would read: of these units, in order.
@@ -525,11 +536,30 @@ impl SourceFiles {
     }
 }
 
+/// Units that are read column by column.
+pub(crate) struct ColumnFetch<'a, 't> {
+    units: Vec<ByColumn<'a, 't>>,
+}
+
+impl ColumnFetch<'_, '_> {
+    /// Reads one of the columns, of all units.
+    pub(crate) fn read(&self, column: usize) -> Result<()> {
+        let mut scratch = Scratch::default();
+        self.units.iter().try_for_each(|unit| unit.read(column, &mut scratch))
+    }
+}
+
 /// A unit that is read column by column.
 struct ByColumn<'a, 't> {
     unit: &'a Unit,
     reader: FileReader<'a>,
     take: Box<dyn TakeRows + 't>,
+}
+
+impl ByColumn<'_, '_> {
+    fn read(&self, column: usize, scratch: &mut Scratch) -> Result<()> {
+        self.reader.read_column(self.unit, column, scratch, &mut |rows| self.take.column(column, &rows))
+    }
 }
 
 /// What takes the rows of a unit.

@@ -264,16 +264,55 @@ fn in_label_order(answers: &Answers, chunk: usize, first_row: u64, rows: usize) 
 
 /// Features whose values are those of one row, with the statuses of that.
 fn of_one_row(columns: Vec<ArrayRef>, of_row: Vec<u8>) -> Vec<FeatureChunk> {
-    let of_row = Arc::new(of_row);
-    let without_row = of_row.iter().filter(|status| !is_usable(**status)).count();
-    let feature = |values: ArrayRef| {
-        let statuses = match values.null_count() == without_row {
-            true => Arc::clone(&of_row),
-            false => Arc::new(with_nulls(of_row.to_vec(), &values)),
+    let of_row = RowStatuses::new(of_row);
+    columns.into_iter().map(|values| of_row.of_feature(values)).collect()
+}
+
+/// The statuses of the rows that labels of a chunk see in one view.
+pub(crate) struct RowStatuses {
+    of_row: Arc<Vec<u8>>,
+    counts: [u64; STATUS_COUNT],
+}
+
+impl RowStatuses {
+    pub(crate) fn new(of_row: Vec<u8>) -> Self {
+        let counts = counted(&of_row);
+        Self { of_row: Arc::new(of_row), counts }
+    }
+
+    fn of_feature(&self, values: ArrayRef) -> FeatureChunk {
+        // Labels that see no row whose values are shown.
+        let without_row: u64 = self
+            .counts
+            .iter()
+            .zip(0..)
+            .filter(|(_, status)| !is_usable(*status))
+            .map(|(count, _)| count)
+            .sum();
+        let statuses = match values.null_count() as u64 == without_row {
+            true => Arc::clone(&self.of_row),
+            false => Arc::new(with_nulls(self.of_row.to_vec(), &values)),
         };
         FeatureChunk { values, statuses }
-    };
-    columns.into_iter().map(feature).collect()
+    }
+
+    /// What is shown of one feature's values, and what became of them.
+    pub(crate) fn shown(
+        &self,
+        values: ArrayRef,
+        default: &DefaultValue,
+        value_type: &ValueType,
+        stale_is_default: bool,
+    ) -> Result<(ArrayRef, FeatureCounts)> {
+        let mut feature = self.of_feature(values);
+        fill(&mut feature, default, value_type, stale_is_default)?;
+        let counts = match Arc::ptr_eq(&feature.statuses, &self.of_row) {
+            true => self.counts,
+            false => counted(&feature.statuses),
+        };
+        let counts = FeatureCounts::new(counts, &feature, stale_is_default);
+        Ok((feature.values, counts))
+    }
 }
 
 /// True for the status of a row whose values are shown.

@@ -13,6 +13,7 @@ use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer};
 use arrow::datatypes::{ArrowNativeType, DataType};
 use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use springhouse_core::ValueStatus;
+use springhouse_kernel::nan_as_null;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -40,8 +41,9 @@ pub(crate) struct DenseRows {
     bytes: u64,
 }
 
+/// The values of one feature, each at the place of its label.
 #[derive(Debug)]
-struct Column {
+pub(crate) struct Column {
     values: Values,
     /// Labels whose row has no value.
     absent: Vec<u32>,
@@ -72,6 +74,26 @@ impl DenseRow {
     pub(crate) fn new(row: u32, place: u32) -> Self {
         Self { row, place }
     }
+
+    /// The same label with another row.
+    pub(crate) fn at_row(self, row: u32) -> Self {
+        Self { row, ..self }
+    }
+}
+
+/// A column as it is read with null for what is no number; plain values are looked at when they are put.
+pub(crate) fn numbers<'a>(from: &ColumnRows<'a>, array: &'a mut Option<ArrayRef>) -> ColumnValues<'a> {
+    match from.values {
+        ColumnValues::Array(values) => ColumnValues::Array(array.insert(nan_as_null(Arc::clone(values)))),
+        ColumnValues::Plain(values) => ColumnValues::Plain(values),
+    }
+}
+
+/// The rows among some, ascending, that a column has values of.
+pub(crate) fn among<'a>(rows: &'a [DenseRow], of: &ColumnRows<'_>) -> &'a [DenseRow] {
+    let (first, end) = (of.first, u64::from(of.first) + of.count as u64);
+    let rows = &rows[rows.partition_point(|row| row.row < first)..];
+    &rows[..rows.partition_point(|row| u64::from(row.row) < end)]
 }
 
 impl DenseAnswers {
@@ -194,12 +216,7 @@ impl DenseRows {
     /// As [`DenseAnswers::put_column`].
     pub(crate) fn put_column(&self, features: &[usize], from: &ColumnRows<'_>, rows: &[DenseRow]) {
         for feature in features {
-            self.within(*feature, |column| match from.values {
-                ColumnValues::Plain(values) => {
-                    column.put_plain(&self.features[*feature], values, from.first, rows);
-                }
-                ColumnValues::Array(values) => column.put_array(values, from.first, rows),
-            });
+            self.within(*feature, |column| column.put(&self.features[*feature], from, rows));
         }
     }
 
@@ -215,7 +232,7 @@ impl DenseRows {
 }
 
 impl Column {
-    fn new(data_type: &DataType, rows: usize) -> Self {
+    pub(crate) fn new(data_type: &DataType, rows: usize) -> Self {
         let values = match data_type.primitive_width() {
             None => Values::Bool(vec![false; rows]),
             Some(4) => Values::Four(vec![0; rows]),
@@ -223,6 +240,45 @@ impl Column {
             Some(_) => Values::Sixteen(vec![0; rows]),
         };
         Self { values, absent: Vec::new() }
+    }
+
+    /// One for other values, in the memory of one that [`Self::finish`] has made an array of and nobody has any more. Where no value
+    /// is put, the last one's stay; they are not shown.
+    pub(crate) fn again(used: ArrayRef) -> Option<Self> {
+        let buffer = used.to_data().buffers().first()?.clone();
+        let width = used.data_type().primitive_width()?;
+        drop(used);
+        let values = match width {
+            4 => Values::Four(buffer.into_vec().ok()?),
+            8 => Values::Eight(buffer.into_vec().ok()?),
+            16 => Values::Sixteen(buffer.into_vec().ok()?),
+            _ => return None,
+        };
+        Some(Self { values, absent: Vec::new() })
+    }
+
+    /// True where it can hold values of a type.
+    pub(crate) fn can_hold(&self, data_type: &DataType) -> bool {
+        let width = match self.values {
+            Values::Bool(_) => None,
+            Values::Four(_) => Some(4),
+            Values::Eight(_) => Some(8),
+            Values::Sixteen(_) => Some(16),
+        };
+        width == data_type.primitive_width()
+    }
+
+    /// Takes values of rows of a column as it is read; what is no number is null.
+    pub(crate) fn put_numbers(&mut self, data_type: &DataType, from: &ColumnRows<'_>, rows: &[DenseRow]) {
+        self.put(data_type, &ColumnRows { values: numbers(from, &mut None), ..*from }, rows);
+    }
+
+    /// Takes values of rows of a column.
+    pub(crate) fn put(&mut self, data_type: &DataType, from: &ColumnRows<'_>, rows: &[DenseRow]) {
+        match from.values {
+            ColumnValues::Plain(values) => self.put_plain(data_type, values, from.first, rows),
+            ColumnValues::Array(values) => self.put_array(values, from.first, rows),
+        }
     }
 
     /// Takes rows of an array whose first has the number `first`.
@@ -266,7 +322,8 @@ impl Column {
         }
     }
 
-    fn finish(self, data_type: &DataType, present: &BooleanBuffer) -> Result<ArrayRef> {
+    /// The values as an array, for labels of which these see a row.
+    pub(crate) fn finish(self, data_type: &DataType, present: &BooleanBuffer) -> Result<ArrayRef> {
         let valid = if self.absent.is_empty() {
             present.clone()
         } else {

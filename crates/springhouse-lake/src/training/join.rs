@@ -149,7 +149,7 @@ fn arrays(rows: Vec<u64>, values: &[ArrayRef], statuses: &[Vec<ValueStatus>]) ->
 }
 
 /// The types of a latest view's features, where all have values of one width.
-fn dense_features(job: &ViewJob<'_>) -> Option<Vec<DataType>> {
+pub(crate) fn dense_features(job: &ViewJob<'_>) -> Option<Vec<DataType>> {
     let types: Vec<DataType> = job.plan.features().iter().map(|(_, t)| arrow_type(t)).collect();
     (payload_of(job) == Payload::RowReference && types.iter().all(is_dense)).then_some(types)
 }

@@ -3,12 +3,10 @@
 
 use crate::error::{LakeError, Result};
 use crate::identity::{Identity, mix};
-use crate::source::scan::{
-    ColumnRows, ColumnValues, FetchedRows, SourceFiles, SourceRows, TakeRows, Unit, in_parallel,
-};
+use crate::source::scan::{ColumnRows, FetchedRows, SourceFiles, SourceRows, TakeRows, Unit, in_parallel};
 use crate::spill::{Budget, Grouping, Partitions, SpillFile, partition_of};
 use crate::training::assemble::shown_status;
-use crate::training::dense::{DenseAnswers, DenseRow, DenseRows};
+use crate::training::dense::{DenseAnswers, DenseRow, DenseRows, among, numbers};
 use crate::training::gather::{EVENT_TIME, EventGroup, IDENTITY, KeptRows, Run, reference_plan};
 use crate::training::join::{Answers, EntityNumbers, load_partition, with_staleness};
 use crate::training::plan::ViewJob;
@@ -310,6 +308,27 @@ impl SeenRows {
         })
     }
 
+    /// The parts of the files.
+    pub(crate) fn units(&self) -> &[Unit] {
+        &self.index.units
+    }
+
+    /// Those in which some label sees a row, with their numbers.
+    pub(crate) fn units_seen(&self) -> Vec<(usize, Unit)> {
+        let units = self.units().iter().enumerate().zip(self.first_ranges());
+        units.filter(|(_, first)| first.is_some()).map(|((number, unit), _)| (number, unit.clone())).collect()
+    }
+
+    /// Takes out which rows of a part labels see: rows, labels, statuses.
+    pub(crate) fn take_unit(&self, unit: usize) -> Result<Vec<RecordBatch>> {
+        self.winners.take(unit)
+    }
+
+    /// Takes out all labels that see a row which is too old to be shown.
+    pub(crate) fn take_expired(&self) -> Result<Vec<RecordBatch>> {
+        Ok(self.expired.drain()?.into_iter().flatten().collect())
+    }
+
     /// How many labels see a row that is read before their round when so many ranges are answered at a time, and how many see
     /// one in all. What is read is kept for them.
     pub(crate) fn read_early(&self, per_round: usize) -> (u64, u64) {
@@ -596,11 +615,29 @@ impl<'a> Fetch<'a> {
     }
 }
 
-/// The rows among some, ascending, that a column has values of.
-fn among<'a>(rows: &'a [DenseRow], of: &ColumnRows<'_>) -> &'a [DenseRow] {
-    let (first, end) = (of.first, u64::from(of.first) + of.count as u64);
-    let rows = &rows[rows.partition_point(|row| row.row < first)..];
-    &rows[..rows.partition_point(|row| u64::from(row.row) < end)]
+/// Where rows that labels see, ascending, are among some of their file; as many as come before the end of these.
+pub(crate) fn places_of(wanted: impl Iterator<Item = u32>, rows: &FetchedRows) -> Result<Vec<u32>> {
+    let mut places = Vec::new();
+    let mut place = 0;
+    for wanted in wanted {
+        while place < rows.row.len() && rows.row[place] < wanted {
+            place += 1;
+        }
+        if place == rows.row.len() {
+            break;
+        }
+        if rows.row[place] != wanted {
+            return Err(LakeError::internal("a row that a label sees was not there when it was read again"));
+        }
+        places.push(place as u32);
+    }
+    Ok(places)
+}
+
+/// Columns with null for what is no number.
+pub(crate) fn without_nan(batch: &RecordBatch) -> Result<RecordBatch> {
+    let columns = batch.columns().iter().map(|column| nan_as_null(Arc::clone(column))).collect();
+    Ok(RecordBatch::try_new(batch.schema(), columns)?)
 }
 
 impl TakeRows for Fetch<'_> {
@@ -650,12 +687,8 @@ impl TakeRows for Fetch<'_> {
             return Err(LakeError::internal("answers have no places for columns"));
         };
         let features = self.job.features_of(&self.inputs.source_columns()[column]);
-        let numbers = match rows.values {
-            ColumnValues::Array(values) => Some(nan_as_null(Arc::clone(values))),
-            ColumnValues::Plain(_) => None,
-        };
-        let values = numbers.as_ref().map_or(rows.values, ColumnValues::Array);
-        let rows = &ColumnRows { values, ..*rows };
+        let mut array = None;
+        let rows = &ColumnRows { values: numbers(rows, &mut array), ..*rows };
         for (chunk, wanted) in &self.by_chunk {
             let wanted = among(wanted, rows);
             if !wanted.is_empty() {
@@ -680,27 +713,12 @@ impl TakeRows for Fetch<'_> {
 
     fn rows(&mut self, rows: &FetchedRows) -> Result<()> {
         (self.report)(rows.row.len() as u64)?;
-        let first = self.next;
-        let mut positions = Vec::new();
-        let mut position = 0;
-        while let Some(wanted) = self.wanted.get(self.next) {
-            while position < rows.row.len() && rows.row[position] < wanted.row {
-                position += 1;
-            }
-            if position == rows.row.len() {
-                break;
-            }
-            if rows.row[position] != wanted.row {
-                return Err(LakeError::internal(
-                    "a row that a label sees was not there when it was read again",
-                ));
-            }
-            positions.push(position as u32);
-            self.next += 1;
-        }
+        let positions = places_of(self.wanted[self.next..].iter().map(|wanted| wanted.row), rows)?;
         if positions.is_empty() {
             return Ok(());
         }
+        let first = self.next;
+        self.next += positions.len();
         // In the order of the answers' chunks, so that values are copied once.
         let wanted = &self.wanted[first..self.next];
         let chunk: Vec<u32> = wanted.iter().map(|w| self.answers.chunk_of(w.label_row)).collect();

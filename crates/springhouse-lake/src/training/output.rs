@@ -49,10 +49,59 @@ pub(crate) fn output_schema(labels: &Labels, features: Vec<Field>) -> Result<Sch
     Ok(Arc::new(Schema::new(fields)))
 }
 
-struct Turn<'a> {
-    taker: Taker<'a>,
+/// What many threads make pieces for and one after the other takes, in the pieces' order.
+pub(crate) struct Turns<T> {
+    state: Mutex<Turn<T>>,
+    changed: Condvar,
+}
+
+struct Turn<T> {
+    of: T,
     next: usize,
     failed: bool,
+}
+
+impl<T> Turns<T> {
+    pub(crate) fn new(of: T) -> Self {
+        Self { state: Mutex::new(Turn { of, next: 0, failed: false }), changed: Condvar::new() }
+    }
+
+    /// Waits until all pieces before this one were taken, and takes it; false where another failed.
+    pub(crate) fn take(&self, piece: usize, take: impl FnOnce(&mut T) -> Result<()>) -> Result<bool> {
+        let mut turn = self.state.lock();
+        while turn.next != piece && !turn.failed {
+            self.changed.wait(&mut turn);
+        }
+        if turn.failed {
+            return Ok(false);
+        }
+        take(&mut turn.of)?;
+        turn.next += 1;
+        self.changed.notify_all();
+        Ok(true)
+    }
+
+    /// Makes pieces on many threads; where one fails nobody waits for it.
+    pub(crate) fn in_parallel(
+        &self,
+        threads: usize,
+        count: usize,
+        make: &(dyn Fn(usize) -> Result<()> + Sync),
+    ) -> Result<()>
+    where
+        T: Send,
+    {
+        in_parallel(threads, count, &|number| {
+            make(number).inspect_err(|_| {
+                self.state.lock().failed = true;
+                self.changed.notify_all();
+            })
+        })
+    }
+
+    pub(crate) fn into_inner(self) -> T {
+        self.state.into_inner().of
+    }
 }
 
 /// Chunks that are written together, and what is done before and after: the answers of one range are in memory at a time.
@@ -76,22 +125,20 @@ pub(crate) trait Chunks: Sync {
     fn columns(&self, chunk: usize, first_row: u64, rows: &RecordBatch) -> Result<Vec<ArrayRef>>;
 }
 
-/// Chunks of labels, with features.
-pub(crate) struct LabelChunks<'a> {
+/// The labels' own columns, in chunks.
+pub(crate) struct LabelColumns<'a> {
     reader: Mutex<(usize, LabelReader<'a>)>,
-    assembler: &'a Assembler<'a>,
     chunk_rows: u64,
 }
 
-impl<'a> LabelChunks<'a> {
-    pub(crate) fn new(labels: &'a Labels, assembler: &'a Assembler<'a>, chunk_rows: u64) -> Self {
+impl<'a> LabelColumns<'a> {
+    pub(crate) fn new(labels: &'a Labels, chunk_rows: u64) -> Self {
         let columns = (0..labels.schema.fields().len()).collect();
-        Self { reader: Mutex::new((0, labels.read(columns))), assembler, chunk_rows }
+        Self { reader: Mutex::new((0, labels.read(columns))), chunk_rows }
     }
-}
 
-impl Chunks for LabelChunks<'_> {
-    fn next(&self) -> Result<Option<(usize, u64, RecordBatch)>> {
+    /// As [`Chunks::next`].
+    pub(crate) fn next(&self) -> Result<Option<(usize, u64, RecordBatch)>> {
         let mut reader = self.reader.lock();
         let Some((first_row, batch)) = reader.1.next_chunk(self.chunk_rows as usize)? else {
             return Ok(None);
@@ -99,6 +146,24 @@ impl Chunks for LabelChunks<'_> {
         let chunk = reader.0;
         reader.0 += 1;
         Ok(Some((chunk, first_row, batch)))
+    }
+}
+
+/// Chunks of labels, with features.
+pub(crate) struct LabelChunks<'a> {
+    labels: LabelColumns<'a>,
+    assembler: &'a Assembler<'a>,
+}
+
+impl<'a> LabelChunks<'a> {
+    pub(crate) fn new(labels: &'a Labels, assembler: &'a Assembler<'a>, chunk_rows: u64) -> Self {
+        Self { labels: LabelColumns::new(labels, chunk_rows), assembler }
+    }
+}
+
+impl Chunks for LabelChunks<'_> {
+    fn next(&self) -> Result<Option<(usize, u64, RecordBatch)>> {
+        self.labels.next()
     }
 
     fn columns(&self, chunk: usize, first_row: u64, rows: &RecordBatch) -> Result<Vec<ArrayRef>> {
@@ -120,7 +185,14 @@ pub(crate) fn write(
 ) -> Result<u64> {
     let write_to =
         |file: Option<OutputFile>| write_to(file, out, schema, chunks, chunk_count, rounds, threads, report);
-    let Some(path) = out.path() else { return write_to(None) };
+    match out.path() {
+        None => write_to(None),
+        Some(path) => to_file(path, |file| write_to(Some(file))),
+    }
+}
+
+/// Writes to a file that has another name until it is whole.
+pub(crate) fn to_file<T>(path: &Path, write: impl FnOnce(OutputFile) -> Result<T>) -> Result<T> {
     let partial = partial_path(path);
     let unwritable = |e: &dyn std::fmt::Display| LakeError::unwritable(path, e);
     remove_abandoned(path);
@@ -128,10 +200,10 @@ pub(crate) fn write(
     // Says that somebody is at it. Where files can't be locked, nothing is removed either.
     let held = File::open(&partial).map_err(|e| unwritable(&e))?;
     let _ = held.try_lock();
-    match write_to(Some(file)) {
-        Ok(rows) => {
+    match write(file) {
+        Ok(written) => {
             std::fs::rename(&partial, path).map_err(|e| unwritable(&e))?;
-            Ok(rows)
+            Ok(written)
         }
         Err(error) => {
             // The half-written file is of no use; the error that matters is the first one.
@@ -186,39 +258,26 @@ fn write_to(
     let place = out.path().unwrap_or_else(|| Path::new("-"));
     let fail = |e: &dyn std::fmt::Display| LakeError::unwritable(place, e);
     let (encoder, taker) = sink::open(out, file, schema, &fail)?;
-    let turn = Mutex::new(Turn { taker, next: 0, failed: false });
-    let changed = Condvar::new();
+    let turns = Turns::new(taker);
     let written = Mutex::new(0u64);
     let one = |_: usize| -> Result<()> {
         let Some((chunk, first_row, batch)) = chunks.next()? else { return Ok(()) };
         let encoded = encoder.encode(chunk, chunks.columns(chunk, first_row, &batch)?, &fail)?;
-        let mut turn = turn.lock();
-        while turn.next != chunk && !turn.failed {
-            changed.wait(&mut turn);
-        }
-        if turn.failed {
-            return Ok(());
-        }
-        turn.taker.take(encoded, &fail)?;
-        turn.next += 1;
-        changed.notify_all();
-        let mut written = written.lock();
-        *written += batch.num_rows() as u64;
-        report(*written)
+        let take = |taker: &mut Taker<'_>| {
+            taker.take(encoded, &fail)?;
+            let mut written = written.lock();
+            *written += batch.num_rows() as u64;
+            report(*written)
+        };
+        turns.take(chunk, take).map(drop)
     };
     for (range, first) in (0..chunk_count).step_by(rounds.chunks).enumerate() {
         (rounds.begin)(range)?;
-        rounds.stages.time("write", "", || {
-            in_parallel(threads, rounds.chunks.min(chunk_count - first), &|number| {
-                one(number).inspect_err(|_| {
-                    turn.lock().failed = true;
-                    changed.notify_all();
-                })
-            })
-        })?;
+        rounds
+            .stages
+            .time("write", "", || turns.in_parallel(threads, rounds.chunks.min(chunk_count - first), &one))?;
         (rounds.end)(range)?;
     }
-    let Turn { taker, .. } = turn.into_inner();
-    rounds.stages.time("write", "", || taker.finish(&fail))?;
+    rounds.stages.time("write", "", || turns.into_inner().finish(&fail))?;
     Ok(written.into_inner())
 }

@@ -44,7 +44,8 @@ impl PlainColumn {
             }
             _ => return None,
         };
-        (values.len() * width(values) <= BYTES_MAX).then(|| Self { values: ArrayRef::clone(values), statistics })
+        (values.len() * width(values) <= BYTES_MAX)
+            .then(|| Self { values: ArrayRef::clone(values), statistics })
     }
 
     /// Writes it as the next column of a row group; `memory` is used again.
@@ -294,8 +295,7 @@ mod tests {
             let (theirs, of_theirs) = read(by_library(&columns, &schema), &schema);
             assert_eq!(ours, theirs, "round {round}");
             assert_eq!(ours.columns(), columns, "round {round}");
-            for (ours, theirs) in
-                of_ours.row_group(0).columns().iter().zip(of_theirs.row_group(0).columns())
+            for (ours, theirs) in of_ours.row_group(0).columns().iter().zip(of_theirs.row_group(0).columns())
             {
                 assert_eq!(ours.statistics(), theirs.statistics(), "round {round}");
                 assert_eq!(ours.num_values(), theirs.num_values());

@@ -14,9 +14,9 @@ use parquet::arrow::ArrowSchemaConverter;
 use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowRowGroupWriterFactory, compute_leaves};
 use parquet::basic::Compression;
 use parquet::errors::ParquetError;
-use parquet::file::properties::WriterProperties;
-use parquet::file::writer::SerializedFileWriter;
-use parquet::schema::types::ColumnPath;
+use parquet::file::properties::{WriterProperties, WriterPropertiesPtr};
+use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
+use parquet::schema::types::{ColumnDescPtr, ColumnPath};
 use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -40,6 +40,21 @@ pub(crate) enum EncodedColumn {
     Packed(ArrowColumnChunk),
     /// Is encoded when it is taken: that takes no longer than a copy.
     Plain(PlainColumn),
+}
+
+impl EncodedColumn {
+    /// Writes it as the next column of a row group.
+    pub(crate) fn append<W: Write + Send>(
+        self,
+        group: &mut SerializedRowGroupWriter<'_, W>,
+        leaf: ColumnDescPtr,
+        memory: &mut PageMemory,
+    ) -> ParquetResult<()> {
+        match self {
+            Self::Packed(column) => column.append_to_row_group(group),
+            Self::Plain(column) => column.append(group, leaf, memory),
+        }
+    }
 }
 
 /// Takes encoded chunks in order.
@@ -119,31 +134,28 @@ pub(crate) fn open<'a>(
     }
 }
 
-type ParquetResult<T> = Result<T, ParquetError>;
+pub(crate) type ParquetResult<T> = Result<T, ParquetError>;
 
 fn parquet<'a>(file: OutputFile, schema: &SchemaRef) -> ParquetResult<(Encoder, Taker<'a>)> {
-    let properties = |compression: Compression| {
-        let mut properties = WriterProperties::builder()
-            .set_compression(compression)
-            .set_created_by(format!("springhouse {}", env!("CARGO_PKG_VERSION")))
-            .set_key_value_metadata(Some(vec![arrow_schema_entry(schema)]));
-        let is_measured = |t: &DataType| t.is_floating() || matches!(t, DataType::Timestamp(..));
-        for field in schema.fields().iter().filter(|f| is_measured(f.data_type())) {
-            // Measured numbers and moments seldom repeat: a dictionary of them is built only to be given up.
-            let column = ColumnPath::from(field.name().as_str());
-            properties = properties.set_column_dictionary_enabled(column, false);
-        }
-        Arc::new(properties.build())
-    };
     let parquet_schema = ArrowSchemaConverter::new().convert(schema)?.root_schema_ptr();
-    let other = Arc::clone(&parquet_schema);
-    // Only for what it makes of its properties; nothing is written to it.
-    let plain = SerializedFileWriter::new(std::io::sink(), other, properties(Compression::UNCOMPRESSED))?;
-    let plain = ArrowRowGroupWriterFactory::new(&plain, Arc::clone(schema));
-    let writer = SerializedFileWriter::new(file, parquet_schema, properties(Compression::SNAPPY))?;
-    let packed = ArrowRowGroupWriterFactory::new(&writer, Arc::clone(schema));
-    let encoder = ParquetEncoder { packed, plain, schema: Arc::clone(schema) };
+    let writer = SerializedFileWriter::new(file, parquet_schema, properties(schema, Compression::SNAPPY))?;
+    let encoder = ParquetEncoder::new(schema)?;
     Ok((Encoder::Parquet(encoder), Taker::Parquet(writer, PageMemory::default())))
+}
+
+/// How columns are written where they are compressed like that.
+pub(crate) fn properties(schema: &SchemaRef, compression: Compression) -> WriterPropertiesPtr {
+    let mut properties = WriterProperties::builder()
+        .set_compression(compression)
+        .set_created_by(format!("springhouse {}", env!("CARGO_PKG_VERSION")))
+        .set_key_value_metadata(Some(vec![arrow_schema_entry(schema)]));
+    let is_measured = |t: &DataType| t.is_floating() || matches!(t, DataType::Timestamp(..));
+    for field in schema.fields().iter().filter(|f| is_measured(f.data_type())) {
+        // Measured numbers and moments seldom repeat: a dictionary of them is built only to be given up.
+        let column = ColumnPath::from(field.name().as_str());
+        properties = properties.set_column_dictionary_enabled(column, false);
+    }
+    Arc::new(properties.build())
 }
 
 fn arrow_schema_entry(schema: &Schema) -> parquet::file::metadata::KeyValue {
@@ -184,7 +196,19 @@ pub(crate) struct ParquetEncoder {
 }
 
 impl ParquetEncoder {
-    fn encode(&self, group: usize, columns: Vec<ArrayRef>) -> ParquetResult<Vec<EncodedColumn>> {
+    pub(crate) fn new(schema: &SchemaRef) -> ParquetResult<Self> {
+        let parquet_schema = ArrowSchemaConverter::new().convert(schema)?.root_schema_ptr();
+        // Only for what the library makes of the properties; nothing is written.
+        let factory = |compression: Compression| {
+            let (root, properties) = (Arc::clone(&parquet_schema), properties(schema, compression));
+            let writer = SerializedFileWriter::new(std::io::sink(), root, properties)?;
+            ParquetResult::Ok(ArrowRowGroupWriterFactory::new(&writer, Arc::clone(schema)))
+        };
+        let (packed, plain) = (factory(Compression::SNAPPY)?, factory(Compression::UNCOMPRESSED)?);
+        Ok(Self { packed, plain, schema: Arc::clone(schema) })
+    }
+
+    pub(crate) fn encode(&self, group: usize, columns: Vec<ArrayRef>) -> ParquetResult<Vec<EncodedColumn>> {
         let (packed, plain) =
             (self.packed.create_column_writers(group)?, self.plain.create_column_writers(group)?);
         let mut writers = packed.into_iter().zip(plain);
@@ -282,10 +306,7 @@ impl Taker<'_> {
                     let leaves = writer.schema_descr().columns().to_vec();
                     let mut group = writer.next_row_group()?;
                     for (column, leaf) in columns.into_iter().zip(leaves) {
-                        match column {
-                            EncodedColumn::Packed(column) => column.append_to_row_group(&mut group)?,
-                            EncodedColumn::Plain(column) => column.append(&mut group, leaf, memory)?,
-                        }
+                        column.append(&mut group, leaf, memory)?;
                     }
                     group.close()?;
                     Ok(())

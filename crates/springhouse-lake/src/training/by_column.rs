@@ -1,0 +1,350 @@
+//! Training sets whose features are all columns of latest views with values of one width: made column by column, from the
+//! sources' files to the output, so that no more is in memory at a time than the columns that are being made.
+
+use crate::error::{LakeError, Result};
+use crate::source::scan::{ColumnRows, ColumnValues, FetchedRows, SourceFiles, TakeRows, Unit};
+use crate::training::assemble::{FeatureCounts, RowStatuses, is_usable, shown_status};
+use crate::training::column_file::{ColumnFile, Part};
+use crate::training::dense::{Column, DenseRow, among};
+use crate::training::join::dense_features;
+use crate::training::labels::Labels;
+use crate::training::latest::{SeenRows, places_of, without_nan};
+use crate::training::output::{LabelColumns, Turns, to_file};
+use crate::training::plan::{ServicePlan, Slot, ViewJob};
+use crate::training::request::{OutputFormat, TrainingOutput};
+use crate::training::stages::Stages;
+use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
+use arrow::buffer::BooleanBuffer;
+use arrow::compute::take_record_batch;
+use arrow::datatypes::{DataType, SchemaRef, UInt8Type, UInt32Type, UInt64Type};
+use parking_lot::Mutex;
+use springhouse_core::ValueStatus;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Of the memory budget one part in so many may be taken by what is being made.
+const SHARE: u64 = 4;
+/// Bytes that a label takes beside values: which row it sees, and a status.
+const LABEL_BYTES: u64 = 9;
+
+/// A training set that is made like that.
+pub(crate) struct ByColumn<'a> {
+    pub plan: &'a ServicePlan<'a>,
+    pub labels: &'a Labels,
+    pub schema: &'a SchemaRef,
+    pub label_rows: u64,
+    pub chunk_rows: u64,
+    pub threads: usize,
+    pub stages: &'a Stages,
+    /// Told how many columns are written, and of how many.
+    pub report: &'a (dyn Fn(u64, u64) -> Result<()> + Sync),
+}
+
+/// The file of an output that can be made column by column.
+pub(crate) fn output_of<'o>(
+    out: &TrainingOutput<'o>,
+    plan: &ServicePlan<'_>,
+    seen: &[(&SeenRows, &SourceFiles)],
+    (label_rows, threads): (u64, usize),
+    memory_budget: u64,
+) -> Option<&'o Path> {
+    let TrainingOutput::File(path, OutputFormat::Parquet) = *out else { return None };
+    let types: Option<Vec<Vec<DataType>>> = plan.views.iter().map(dense_features).collect();
+    let width = types?.iter().flatten().filter_map(DataType::primitive_width).max().unwrap_or(1) as u64;
+    let bytes = label_rows * (LABEL_BYTES + threads as u64 * width);
+    let is_in_parts = |unit: &Unit| unit.row_group.is_some();
+    (plan.requests.is_empty()
+        && seen.len() == plan.views.len()
+        && plan.views.iter().all(ViewJob::has_plain_inputs)
+        && seen.iter().all(|(seen, _)| seen.units().iter().all(is_in_parts))
+        && label_rows <= u64::from(u32::MAX)
+        && bytes <= memory_budget / SHARE)
+        .then_some(path)
+}
+
+impl ByColumn<'_> {
+    /// Writes it, when all that it is made of was read and is as it was; what became of the features, by output.
+    pub(crate) fn write(
+        &self,
+        path: &Path,
+        seen: &[(&SeenRows, &SourceFiles)],
+        check: &dyn Fn() -> Result<()>,
+    ) -> Result<(u64, Vec<FeatureCounts>)> {
+        let fail = |e: &dyn std::fmt::Display| LakeError::unwritable(path, e);
+        let chunks: Vec<usize> = (0..self.label_rows.div_ceil(self.chunk_rows))
+            .map(|chunk| (self.label_rows - chunk * self.chunk_rows).min(self.chunk_rows) as usize)
+            .collect();
+        to_file(path, |file| {
+            let file = ColumnFile::new(file, self.schema, &chunks).map_err(|e| fail(&e))?;
+            let turns = Turns::new(file);
+            let rows = self.stages.time("write", "", || self.write_labels(&turns, chunks.len(), &fail))?;
+            let counts = Mutex::new(vec![FeatureCounts::default(); self.plan.outputs.len()]);
+            let mut piece = chunks.len();
+            let columns_written = AtomicU64::new(0);
+            let used = Mutex::new(Vec::new());
+            for (seen, files) in seen {
+                let view = View { of: self, job: &self.plan.views[seen.view], number: seen.view };
+                let work = Work {
+                    turns: &turns,
+                    first_piece: piece,
+                    chunks: &chunks,
+                    counts: &counts,
+                    used: &used,
+                    columns_written: &columns_written,
+                    fail: &fail,
+                };
+                let written =
+                    self.stages.time("read rows", &view.job.view.name, || view.write(seen, files, &work))?;
+                piece += written;
+            }
+            check()?;
+            self.stages.time("write", "", || {
+                turns.into_inner().finish().map_err(|e| fail(&e))?.finish().map_err(|e| fail(&e))
+            })?;
+            Ok((rows, counts.into_inner()))
+        })
+    }
+
+    /// Writes the labels' own columns; how many rows they have.
+    fn write_labels(&self, turns: &Turns<ColumnFile>, chunks: usize, fail: Fail<'_>) -> Result<u64> {
+        let part = Part::new(self.schema, 0..self.labels.schema.fields().len()).map_err(|e| fail(&e))?;
+        let columns = LabelColumns::new(self.labels, self.chunk_rows);
+        let rows = AtomicU64::new(0);
+        turns.in_parallel(self.threads, chunks, &|_| {
+            let Some((chunk, _, batch)) = columns.next()? else { return Ok(()) };
+            rows.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+            let encoded = part.encode(chunk, batch.columns().to_vec()).map_err(|e| fail(&e))?;
+            turns.take(chunk, |file| file.append(&part, chunk, encoded).map_err(|e| fail(&e))).map(drop)
+        })?;
+        Ok(rows.into_inner())
+    }
+}
+
+type Fail<'a> = &'a (dyn Fn(&dyn std::fmt::Display) -> LakeError + Sync);
+
+/// What the columns of all views are written with.
+struct Work<'a> {
+    turns: &'a Turns<ColumnFile>,
+    /// The number of the view's first column among all pieces of the file.
+    first_piece: usize,
+    /// Rows of each chunk.
+    chunks: &'a [usize],
+    counts: &'a Mutex<Vec<FeatureCounts>>,
+    /// Memory of columns that are written.
+    used: &'a Mutex<Vec<Column>>,
+    columns_written: &'a AtomicU64,
+    fail: Fail<'a>,
+}
+
+/// A view whose columns are written.
+struct View<'a> {
+    of: &'a ByColumn<'a>,
+    job: &'a ViewJob<'a>,
+    number: usize,
+}
+
+impl View<'_> {
+    /// Reads and writes its columns; how many there are.
+    fn write(&self, seen: &SeenRows, files: &SourceFiles, work: &Work<'_>) -> Result<usize> {
+        let inputs = self.job.inputs()?;
+        let columns = inputs.source_columns();
+        let placed = Placed {
+            statuses: Mutex::new(vec![ValueStatus::Missing as u8; self.of.label_rows as usize]),
+            columns: columns.iter().map(|_| Mutex::default()).collect(),
+            types: columns.iter().map(|column| self.type_of(column)).collect(),
+            apart: Mutex::default(),
+        };
+        for labels in seen.take_expired()? {
+            let mut statuses = placed.statuses.lock();
+            for label in labels.column(0).as_primitive::<UInt64Type>().values() {
+                statuses[*label as usize] = ValueStatus::Expired as u8;
+            }
+        }
+        let units: Vec<(usize, Unit)> = seen.units_seen();
+        let fetch = files.begin_fetch(columns, self.of.threads, &units, &|unit| {
+            Ok(Box::new(Placing::new(&seen.take_unit(unit)?, &placed)))
+        })?;
+        let statuses = std::mem::take(&mut *placed.statuses.lock());
+        let present = BooleanBuffer::from_iter(statuses.iter().map(|status| is_usable(*status)));
+        let of_chunks: Vec<RowStatuses> = statuses
+            .chunks(self.of.chunk_rows as usize)
+            .map(|statuses| RowStatuses::new(statuses.to_vec()))
+            .collect();
+        work.turns.in_parallel(self.of.threads, columns.len(), &|number| {
+            let piece = work.first_piece + number;
+            let Some(data_type) = &placed.types[number] else {
+                return work.turns.take(piece, |_| Ok(())).map(drop);
+            };
+            let mut column = self.new_column(data_type, work.used);
+            std::mem::swap(&mut *placed.columns[number].lock(), &mut column);
+            fetch.read(number)?;
+            let column = placed.columns[number].lock().take();
+            let mut column = column.ok_or_else(|| LakeError::internal("a column was taken twice"))?;
+            for apart in &*placed.apart.lock() {
+                let values = ColumnValues::Array(apart.batch.column(number));
+                let from = ColumnRows { first: 0, count: apart.rows.len(), values };
+                column.put(data_type, &from, &apart.rows);
+            }
+            let values = column.finish(data_type, &present)?;
+            self.write_column(&columns[number], &values, &of_chunks, piece, work)?;
+            work.used.lock().extend(Column::again(values));
+            Ok(())
+        })?;
+        Ok(columns.len())
+    }
+
+    /// The type of the features that are a column; none where no feature is.
+    fn type_of(&self, column: &str) -> Option<DataType> {
+        let feature = *self.job.features_of(column).first()?;
+        Some(springhouse_kernel::arrow_type(&self.job.plan.features()[feature].1))
+    }
+
+    fn new_column(&self, data_type: &DataType, used: &Mutex<Vec<Column>>) -> Option<Column> {
+        let mut used = used.lock();
+        let again = used.iter().position(|column| column.can_hold(data_type));
+        let again = again.map(|position| used.swap_remove(position));
+        drop(used);
+        again.or_else(|| Some(Column::new(data_type, self.of.label_rows as usize)))
+    }
+
+    /// Writes the outputs that show a column's values.
+    fn write_column(
+        &self,
+        column: &str,
+        values: &ArrayRef,
+        of_chunks: &[RowStatuses],
+        piece: usize,
+        work: &Work<'_>,
+    ) -> Result<()> {
+        let fail = work.fail;
+        let (schema, outputs) = (self.of.schema, &self.of.plan.outputs);
+        let first_field = schema.fields().len() - outputs.len();
+        let features = self.job.features_of(column);
+        let mut encoded = Vec::new();
+        for (number, output) in outputs.iter().enumerate() {
+            let Slot::Stored { view, feature } = output.slot else { continue };
+            if view != self.number || !features.contains(&feature) {
+                continue;
+            }
+            let field = first_field + number;
+            let part = Part::new(schema, field..field + 1).map_err(|e| fail(&e))?;
+            let (default, value_type) = (&self.job.defaults[feature], &self.job.plan.features()[feature].1);
+            let mut counts = FeatureCounts::default();
+            let mut chunks = Vec::with_capacity(of_chunks.len());
+            let mut first = 0;
+            for ((chunk, rows), statuses) in work.chunks.iter().enumerate().zip(of_chunks) {
+                let values = values.slice(first, *rows);
+                first += rows;
+                let (values, more) = statuses.shown(values, default, value_type, output.stale_is_default)?;
+                counts.merge(&more);
+                chunks.push(part.encode(chunk, vec![values]).map_err(|e| fail(&e))?);
+            }
+            work.counts.lock()[number].merge(&counts);
+            encoded.push((part, chunks));
+        }
+        work.turns
+            .take(piece, |file| {
+                let done = work.columns_written.fetch_add(encoded.len() as u64, Ordering::Relaxed);
+                let done = done + encoded.len() as u64;
+                for (part, chunks) in encoded {
+                    for (chunk, columns) in chunks.into_iter().enumerate() {
+                        file.append(&part, chunk, columns).map_err(|e| fail(&e))?;
+                    }
+                }
+                (self.of.report)(done, outputs.len() as u64)
+            })
+            .map(drop)
+    }
+}
+
+/// What one view's rows go to.
+struct Placed {
+    /// By label.
+    statuses: Mutex<Vec<u8>>,
+    /// By column of the source; there while it is read.
+    columns: Vec<Mutex<Option<Column>>>,
+    /// By column of the source: the type of the features that are it.
+    types: Vec<Option<DataType>>,
+    /// Rows of parts of files of which so few are wanted that all their columns were read at once.
+    apart: Mutex<Vec<Apart>>,
+}
+
+/// Rows, with all columns; `rows` are numbered by their place in the batch.
+struct Apart {
+    batch: RecordBatch,
+    rows: Vec<DenseRow>,
+}
+
+/// The rows of one part of a file that labels see.
+struct Placing<'a> {
+    /// Ascending by row from when they are read on.
+    rows: Vec<DenseRow>,
+    next: usize,
+    placed: &'a Placed,
+}
+
+impl<'a> Placing<'a> {
+    fn new(winners: &[RecordBatch], placed: &'a Placed) -> Self {
+        let mut wanted = Vec::with_capacity(winners.iter().map(RecordBatch::num_rows).sum());
+        let mut statuses = placed.statuses.lock();
+        for winners in winners {
+            let rows = winners.column(0).as_primitive::<UInt32Type>().values();
+            let labels = winners.column(1).as_primitive::<UInt64Type>().values();
+            let of_rows = winners.column(2).as_primitive::<UInt8Type>().values();
+            for ((row, label), status) in rows.iter().zip(labels).zip(of_rows) {
+                wanted.push(DenseRow::new(*row, *label as u32));
+                statuses[*label as usize] = shown_status(*status) as u8;
+            }
+        }
+        Self { rows: wanted, next: 0, placed }
+    }
+}
+
+impl TakeRows for Placing<'_> {
+    fn count(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn wanted(&mut self) -> Vec<u32> {
+        self.rows.sort_unstable_by_key(|row| row.row);
+        let mut rows: Vec<u32> = self.rows.iter().map(|row| row.row).collect();
+        rows.dedup();
+        rows
+    }
+
+    fn rows(&mut self, rows: &FetchedRows) -> Result<()> {
+        let wanted = &self.rows[self.next..];
+        let places = places_of(wanted.iter().map(|row| row.row), rows)?;
+        if !places.is_empty() {
+            let wanted =
+                wanted.iter().take(places.len()).zip(0..).map(|(row, place)| row.at_row(place)).collect();
+            self.next += places.len();
+            let batch = without_nan(&take_record_batch(&rows.batch, &UInt32Array::from(places))?)?;
+            self.placed.apart.lock().push(Apart { batch, rows: wanted });
+        }
+        Ok(())
+    }
+
+    fn begin_columns(&mut self) -> Result<bool> {
+        self.rows.sort_unstable_by_key(|row| row.row);
+        Ok(true)
+    }
+
+    fn column(&self, column: usize, rows: &ColumnRows<'_>) -> Result<()> {
+        let wanted = among(&self.rows, rows);
+        if let (false, Some(data_type)) = (wanted.is_empty(), &self.placed.types[column])
+            && let Some(target) = &mut *self.placed.columns[column].lock()
+        {
+            target.put_numbers(data_type, rows, wanted);
+        }
+        Ok(())
+    }
+
+    fn rows_done(&self, _rows: u64) -> Result<()> {
+        Ok(())
+    }
+
+    fn columns_done(self: Box<Self>) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,211 @@
+//! A Parquet file that gets its columns one after the other: those of one part of the schema for all row groups, then those of the
+//! next. Row groups are of the rows that they would be of else, but their columns are not beside each other in the file, which
+//! Parquet leaves open: where a column of a row group is, the footer says.
+
+use crate::training::output_file::OutputFile;
+use crate::training::plain_column::PageMemory;
+use crate::training::sink::{EncodedColumn, ParquetEncoder, ParquetResult, properties};
+use arrow::array::ArrayRef;
+use arrow::datatypes::{Schema, SchemaRef};
+use parking_lot::Mutex;
+use parquet::arrow::ArrowSchemaConverter;
+use parquet::basic::Compression;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{
+    ColumnChunkMetaData, FileMetaData, ParquetMetaDataBuilder, ParquetMetaDataWriter, RowGroupMetaData,
+};
+use parquet::file::page_index::column_index::ColumnIndexMetaData;
+use parquet::file::page_index::offset_index::OffsetIndexMetaData;
+use parquet::file::properties::WriterPropertiesPtr;
+use parquet::file::writer::{SerializedRowGroupWriter, TrackedWrite};
+use parquet::schema::types::{SchemaDescPtr, SchemaDescriptor};
+use std::io::Write;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// The file.
+pub(crate) struct ColumnFile {
+    written: TrackedWrite<Shared>,
+    file: Shared,
+    schema: SchemaDescPtr,
+    properties: WriterPropertiesPtr,
+    groups: Vec<Group>,
+    memory: PageMemory,
+}
+
+/// Some fields of the schema, whose columns are written together.
+pub(crate) struct Part {
+    encoder: ParquetEncoder,
+    schema: SchemaDescPtr,
+    properties: WriterPropertiesPtr,
+    first_leaf: usize,
+}
+
+/// What is written of a row group.
+struct Group {
+    rows: i64,
+    leaves: Vec<Option<Leaf>>,
+}
+
+struct Leaf {
+    metadata: ColumnChunkMetaData,
+    column_index: ColumnIndexMetaData,
+    offset_index: OffsetIndexMetaData,
+}
+
+/// A file that the footer's writer, which does not give it back, can have as well.
+#[derive(Clone)]
+struct Shared(Arc<Mutex<OutputFile>>);
+
+impl Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.lock().flush()
+    }
+}
+
+impl Part {
+    /// Some fields of a schema that follow each other.
+    pub(crate) fn new(schema: &SchemaRef, fields: Range<usize>) -> ParquetResult<Self> {
+        let of_fields =
+            |fields: &[arrow::datatypes::FieldRef]| -> ParquetResult<(SchemaRef, SchemaDescriptor)> {
+                let schema = Arc::new(Schema::new(fields.to_vec()));
+                let descriptor = ArrowSchemaConverter::new().convert(&schema)?;
+                Ok((schema, descriptor))
+            };
+        let (_, before) = of_fields(&schema.fields()[..fields.start])?;
+        let (schema, descriptor) = of_fields(&schema.fields()[fields])?;
+        Ok(Self {
+            encoder: ParquetEncoder::new(&schema)?,
+            properties: properties(&schema, Compression::SNAPPY),
+            schema: Arc::new(descriptor),
+            first_leaf: before.num_columns(),
+        })
+    }
+
+    /// Encodes its columns of a row group; called by many threads.
+    pub(crate) fn encode(&self, group: usize, columns: Vec<ArrayRef>) -> ParquetResult<Vec<EncodedColumn>> {
+        self.encoder.encode(group, columns)
+    }
+}
+
+impl ColumnFile {
+    /// Begins a file with row groups of so many rows each.
+    pub(crate) fn new(file: OutputFile, schema: &SchemaRef, rows: &[usize]) -> ParquetResult<Self> {
+        let descriptor = Arc::new(ArrowSchemaConverter::new().convert(schema)?);
+        if rows.len() > i16::MAX as usize {
+            return Err(ParquetError::General(format!("{} row groups are too many", rows.len())));
+        }
+        let file = Shared(Arc::new(Mutex::new(file)));
+        let mut written = TrackedWrite::new(file.clone());
+        written.write_all(b"PAR1")?;
+        let group = |rows: &usize| Group {
+            rows: *rows as i64,
+            leaves: (0..descriptor.num_columns()).map(|_| None).collect(),
+        };
+        Ok(Self {
+            written,
+            file,
+            groups: rows.iter().map(group).collect(),
+            schema: descriptor,
+            properties: properties(schema, Compression::SNAPPY),
+            memory: PageMemory::default(),
+        })
+    }
+
+    /// Writes the columns of a part of a row group.
+    pub(crate) fn append(
+        &mut self,
+        part: &Part,
+        group: usize,
+        columns: Vec<EncodedColumn>,
+    ) -> ParquetResult<()> {
+        let Group { rows, leaves } = &mut self.groups[group];
+        let place = part.first_leaf;
+        let closed = move |_: &mut TrackedWrite<Shared>,
+                           metadata: RowGroupMetaData,
+                           _,
+                           column_indexes: Vec<Option<ColumnIndexMetaData>>,
+                           offset_indexes: Vec<Option<OffsetIndexMetaData>>| {
+            if metadata.num_rows() != *rows {
+                let has = metadata.num_rows();
+                return Err(ParquetError::General(format!("{has} rows in a row group of {rows}")));
+            }
+            let indexes = column_indexes.into_iter().zip(offset_indexes);
+            for ((leaf, metadata), (column_index, offset_index)) in
+                leaves[place..].iter_mut().zip(metadata.columns()).zip(indexes)
+            {
+                let offset_index = offset_index
+                    .ok_or_else(|| ParquetError::General("a column has no offset index".to_owned()))?;
+                *leaf = Some(Leaf {
+                    metadata: metadata.clone(),
+                    column_index: column_index.unwrap_or(ColumnIndexMetaData::NONE),
+                    offset_index,
+                });
+            }
+            Ok(())
+        };
+        let (schema, properties) = (Arc::clone(&part.schema), Arc::clone(&part.properties));
+        let number = group as i16;
+        let mut group = SerializedRowGroupWriter::new(
+            schema,
+            properties,
+            &mut self.written,
+            number,
+            Some(Box::new(closed)),
+        );
+        for (column, leaf) in columns.into_iter().zip(part.schema.columns()) {
+            column.append(&mut group, Arc::clone(leaf), &mut self.memory)?;
+        }
+        group.close().map(drop)
+    }
+
+    /// Writes the footer; every column of every row group must be there.
+    pub(crate) fn finish(self) -> ParquetResult<OutputFile> {
+        let Self { written, file, schema, properties, groups, .. } = self;
+        let (mut row_groups, mut column_indexes, mut offset_indexes) = (Vec::new(), Vec::new(), Vec::new());
+        let mut all_rows = 0;
+        for (number, Group { rows, leaves }) in groups.into_iter().enumerate() {
+            let missing = || ParquetError::General("a column of a row group was not written".to_owned());
+            let leaves: Vec<Leaf> =
+                leaves.into_iter().map(|leaf| leaf.ok_or_else(missing)).collect::<Result<_, _>>()?;
+            let bytes = leaves.iter().map(|leaf| leaf.metadata.uncompressed_size()).sum();
+            let first = leaves.first().map_or(0, |leaf| leaf.metadata.byte_range().0);
+            let mut of_group = RowGroupMetaData::builder(Arc::clone(&schema))
+                .set_num_rows(rows)
+                .set_total_byte_size(bytes)
+                .set_ordinal(number as i16)
+                .set_file_offset(first as i64);
+            let (mut columns, mut column_index, mut offset_index) = (Vec::new(), Vec::new(), Vec::new());
+            for leaf in leaves {
+                columns.push(leaf.metadata);
+                column_index.push(leaf.column_index);
+                offset_index.push(leaf.offset_index);
+            }
+            of_group = of_group.set_column_metadata(columns);
+            row_groups.push(of_group.build()?);
+            column_indexes.push(column_index);
+            offset_indexes.push(offset_index);
+            all_rows += rows;
+        }
+        let of_file = FileMetaData::new(
+            properties.writer_version().as_num(),
+            all_rows,
+            Some(properties.created_by().to_owned()),
+            properties.key_value_metadata().cloned(),
+            schema,
+            None,
+        );
+        let metadata = ParquetMetaDataBuilder::new(of_file)
+            .set_row_groups(row_groups)
+            .set_column_index(Some(column_indexes))
+            .set_offset_index(Some(offset_indexes))
+            .build();
+        ParquetMetaDataWriter::new_with_tracked(written, &metadata).finish()?;
+        let file = Arc::into_inner(file.0).map(Mutex::into_inner);
+        file.ok_or_else(|| ParquetError::General("the file is still being written to".to_owned()))
+    }
+}

@@ -53,7 +53,7 @@ use crate::spill::{Budget, Partitions, SpillFile, partition_count, partition_of}
 use arrow::array::{ArrayRef, Decimal128Array, Int64Array, UInt64Array};
 use arrow::datatypes::SchemaRef;
 use assemble::{Assembler, FeatureCounts, output_field, request_fields};
-use by_column::ByColumn;
+use by_column::{ByColumn, has_columns_apart};
 use cache::{CachedEvents, LabelBuckets, Making, Reading, Wanted, cached_events};
 use gather::{EventGroup, Extras, Keep, Payload, group_views};
 use join::{Answers, answer_bytes, join_inputs, label_schema};
@@ -499,8 +499,7 @@ impl Lake {
         let of_views: Vec<(&SeenRows, &SourceFiles)> =
             seen.iter().map(|(rows, source)| (rows, &source.files)).collect();
         let sizes = (facts.rows, threads);
-        if let Some(path) = by_column::output_of(&request.out, plan, &of_views, sizes, request.memory_budget)
-        {
+        if let Some(path) = by_column::output_of(&request.out, plan, sizes, request.memory_budget) {
             let by_column = ByColumn {
                 plan,
                 labels,
@@ -556,7 +555,8 @@ impl Lake {
             if is_last { check() } else { Ok(()) }
         };
         let chunks = (ranges.rows / chunk_rows) as usize * per_round;
-        let rounds = output::Rounds { chunks, begin: &begin, end: &end, stages };
+        let columns_after = has_columns_apart(plan).then_some(labels.schema.fields().len());
+        let rounds = output::Rounds { chunks, begin: &begin, end: &end, stages, columns_after };
         let written = output::write(
             &request.out,
             schema,

@@ -24,13 +24,22 @@ pub struct SourceInputs {
 struct InputFile {
     name: String,
     bytes: u64,
+    of: InputOrigin,
+}
+
+/// Whether a file was of the table read in place, or of the stream's own, which has versions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum InputOrigin {
+    Table,
+    Stream,
 }
 
 impl SourceInputs {
-    /// Of the files that there are now, those that there were.
+    /// Of the files that the table has now, those that it had.
     pub(crate) fn of(&self, source: &str, found: Vec<FileRef>) -> Result<Vec<FileRef>> {
-        let mut wanted: BTreeMap<&str, u64> =
-            self.files.iter().map(|file| (file.name.as_str(), file.bytes)).collect();
+        let of_table = self.files.iter().filter(|file| file.of == InputOrigin::Table);
+        let mut wanted: BTreeMap<&str, u64> = of_table.map(|file| (file.name.as_str(), file.bytes)).collect();
         let mut kept = Vec::new();
         for file in found {
             let Some(bytes) = wanted.remove(file.name.as_str()) else { continue };

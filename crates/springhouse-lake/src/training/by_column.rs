@@ -19,6 +19,7 @@ use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, SchemaRef, UInt8Type, UInt32Type, UInt64Type};
 use parking_lot::Mutex;
 use springhouse_core::ValueStatus;
+use springhouse_core::definition::TableFormat;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -40,26 +41,29 @@ pub(crate) struct ByColumn<'a> {
     pub report: &'a (dyn Fn(u64, u64) -> Result<()> + Sync),
 }
 
-/// The file of an output that can be made column by column.
+/// True for features whose columns come one after the other in a Parquet file, however it is made: a training set is the same to the
+/// byte whatever memory there is.
+pub(crate) fn has_columns_apart(plan: &ServicePlan<'_>) -> bool {
+    let is_column = |job: &ViewJob<'_>| {
+        let is_csv = job.source.table().is_some_and(|table| table.format == TableFormat::Csv);
+        job.has_plain_inputs() && !is_csv && dense_features(job).is_some()
+    };
+    plan.requests.is_empty() && !plan.views.is_empty() && plan.views.iter().all(is_column)
+}
+
+/// The file of an output that is made column by column: one that has them apart, and whose columns fit in memory.
 pub(crate) fn output_of<'o>(
     out: &TrainingOutput<'o>,
     plan: &ServicePlan<'_>,
-    seen: &[(&SeenRows, &SourceFiles)],
     (label_rows, threads): (u64, usize),
     memory_budget: u64,
 ) -> Option<&'o Path> {
     let TrainingOutput::File(path, OutputFormat::Parquet) = *out else { return None };
-    let types: Option<Vec<Vec<DataType>>> = plan.views.iter().map(dense_features).collect();
-    let width = types?.iter().flatten().filter_map(DataType::primitive_width).max().unwrap_or(1) as u64;
-    let bytes = label_rows * (LABEL_BYTES + threads as u64 * width);
-    let is_in_parts = |unit: &Unit| unit.row_group.is_some();
-    (plan.requests.is_empty()
-        && seen.len() == plan.views.len()
-        && plan.views.iter().all(ViewJob::has_plain_inputs)
-        && seen.iter().all(|(seen, _)| seen.units().iter().all(is_in_parts))
-        && label_rows <= u64::from(u32::MAX)
-        && bytes <= memory_budget / SHARE)
-        .then_some(path)
+    let types = plan.views.iter().filter_map(dense_features).flatten();
+    let width = types.filter_map(|data_type| data_type.primitive_width()).max().unwrap_or(1) as u64;
+    let bytes = label_rows.saturating_mul(LABEL_BYTES + threads as u64 * width);
+    let fits = label_rows <= u64::from(u32::MAX) && bytes <= memory_budget / SHARE;
+    (has_columns_apart(plan) && fits).then_some(path)
 }
 
 impl ByColumn<'_> {

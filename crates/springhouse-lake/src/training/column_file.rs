@@ -10,18 +10,63 @@ use arrow::datatypes::{Schema, SchemaRef};
 use parking_lot::Mutex;
 use parquet::arrow::ArrowSchemaConverter;
 use parquet::basic::Compression;
+use parquet::column::writer::ColumnCloseResult;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{
-    ColumnChunkMetaData, FileMetaData, ParquetMetaDataBuilder, ParquetMetaDataWriter, RowGroupMetaData,
+    ColumnChunkMetaData, FileMetaData, PageIndexPolicy, ParquetMetaData, ParquetMetaDataBuilder,
+    ParquetMetaDataOptions, ParquetMetaDataReader, ParquetMetaDataWriter, RowGroupMetaData,
 };
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use parquet::file::page_index::offset_index::OffsetIndexMetaData;
 use parquet::file::properties::WriterPropertiesPtr;
+use parquet::file::statistics::Statistics;
 use parquet::file::writer::{SerializedRowGroupWriter, TrackedWrite};
 use parquet::schema::types::{SchemaDescPtr, SchemaDescriptor};
+use std::fs::File;
 use std::io::Write;
 use std::ops::Range;
 use std::sync::Arc;
+
+/// Writes the row groups of a Parquet file to another one like that; the first fields are one part, each other field is one.
+pub(crate) fn rearrange(
+    from: &File,
+    schema: &SchemaRef,
+    first_fields: usize,
+    to: OutputFile,
+) -> ParquetResult<OutputFile> {
+    let options = ParquetMetaDataOptions::new().with_encoding_stats_as_mask(false);
+    let footer = ParquetMetaDataReader::new()
+        .with_metadata_options(Some(options))
+        .with_page_index_policy(PageIndexPolicy::Required)
+        .parse_and_finish(from)?;
+    let rows: Vec<usize> =
+        footer.row_groups().iter().map(|group| group.num_rows().unsigned_abs() as usize).collect();
+    let mut file = ColumnFile::new(to, schema, &rows)?;
+    let parts = (first_fields..schema.fields().len()).map(|field| field..field + 1);
+    for fields in std::iter::once(0..first_fields).chain(parts) {
+        let part = Part::new(schema, fields)?;
+        (0..rows.len()).try_for_each(|group| file.copy(&part, group, from, &footer))?;
+    }
+    file.finish()
+}
+
+/// A column's metadata as they were before they were read: what is read does not say that bounds are for old readers as well.
+fn as_written(read: &ColumnChunkMetaData) -> ParquetResult<ColumnChunkMetaData> {
+    let is_signed = read.column_descr().sort_order().is_signed();
+    let Some(statistics) = read.statistics().filter(|_| is_signed) else { return Ok(read.clone()) };
+    let statistics = match statistics.clone() {
+        Statistics::Boolean(of) => of.with_backwards_compatible_min_max(true).into(),
+        Statistics::Int32(of) => of.with_backwards_compatible_min_max(true).into(),
+        Statistics::Int64(of) => of.with_backwards_compatible_min_max(true).into(),
+        Statistics::Float(of) => of.with_backwards_compatible_min_max(true).into(),
+        Statistics::Double(of) => of.with_backwards_compatible_min_max(true).into(),
+        Statistics::FixedLenByteArray(of) => {
+            Statistics::FixedLenByteArray(of.with_backwards_compatible_min_max(true))
+        }
+        others => others,
+    };
+    read.clone().into_builder().set_statistics(statistics).build()
+}
 
 /// The file.
 pub(crate) struct ColumnFile {
@@ -123,7 +168,51 @@ impl ColumnFile {
         group: usize,
         columns: Vec<EncodedColumn>,
     ) -> ParquetResult<()> {
-        let Group { rows, leaves } = &mut self.groups[group];
+        self.write_group(part, group, |writer, memory| {
+            let mut columns = columns.into_iter().zip(part.schema.columns());
+            columns.try_for_each(|(column, leaf)| column.append(writer, Arc::clone(leaf), memory))
+        })
+    }
+
+    /// Copies the columns of a part of a row group from a file that has it whole.
+    fn copy(
+        &mut self,
+        part: &Part,
+        group: usize,
+        from: &File,
+        footer: &ParquetMetaData,
+    ) -> ParquetResult<()> {
+        let leaves = part.first_leaf..part.first_leaf + part.schema.num_columns();
+        let of_group = footer.row_group(group);
+        let index = |leaf: usize| {
+            let offsets = footer.offset_index().and_then(|of_file| of_file.get(group)?.get(leaf).cloned());
+            let values = footer.column_index().and_then(|of_file| of_file.get(group)?.get(leaf).cloned());
+            (values.filter(|index| !matches!(index, ColumnIndexMetaData::NONE)), offsets)
+        };
+        self.write_group(part, group, |writer, _| {
+            leaves.into_iter().try_for_each(|leaf| {
+                let metadata = as_written(of_group.column(leaf))?;
+                let (column_index, offset_index) = index(leaf);
+                let close = ColumnCloseResult {
+                    bytes_written: metadata.compressed_size().unsigned_abs(),
+                    rows_written: of_group.num_rows().unsigned_abs(),
+                    metadata,
+                    bloom_filter: None,
+                    column_index,
+                    offset_index,
+                };
+                writer.append_column(from, close)
+            })
+        })
+    }
+
+    fn write_group(
+        &mut self,
+        part: &Part,
+        number: usize,
+        write: impl FnOnce(&mut SerializedRowGroupWriter<'_, Shared>, &mut PageMemory) -> ParquetResult<()>,
+    ) -> ParquetResult<()> {
+        let Group { rows, leaves } = &mut self.groups[number];
         let place = part.first_leaf;
         let closed = move |_: &mut TrackedWrite<Shared>,
                            metadata: RowGroupMetaData,
@@ -149,18 +238,11 @@ impl ColumnFile {
             Ok(())
         };
         let (schema, properties) = (Arc::clone(&part.schema), Arc::clone(&part.properties));
-        let number = group as i16;
-        let mut group = SerializedRowGroupWriter::new(
-            schema,
-            properties,
-            &mut self.written,
-            number,
-            Some(Box::new(closed)),
-        );
-        for (column, leaf) in columns.into_iter().zip(part.schema.columns()) {
-            column.append(&mut group, Arc::clone(leaf), &mut self.memory)?;
-        }
-        group.close().map(drop)
+        let closed = Some(Box::new(closed) as _);
+        let mut writer =
+            SerializedRowGroupWriter::new(schema, properties, &mut self.written, number as i16, closed);
+        write(&mut writer, &mut self.memory)?;
+        writer.close().map(drop)
     }
 
     /// Writes the footer; every column of every row group must be there.

@@ -4,9 +4,10 @@
 use crate::error::{LakeError, Result};
 use crate::source::scan::in_parallel;
 use crate::training::assemble::Assembler;
+use crate::training::column_file::rearrange;
 use crate::training::labels::{LabelReader, Labels};
 use crate::training::output_file::OutputFile;
-use crate::training::request::TrainingOutput;
+use crate::training::request::{OutputFormat, TrainingOutput};
 use crate::training::sink::{self, Taker};
 use crate::training::stages::Stages;
 use arrow::array::{ArrayRef, RecordBatch};
@@ -14,6 +15,7 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use parking_lot::{Condvar, Mutex};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::process;
 use std::sync::Arc;
 
 /// Most rows of a chunk.
@@ -114,6 +116,8 @@ pub(crate) struct Rounds<'a> {
     pub end: &'a dyn Fn(usize) -> Result<()>,
     /// Where time goes.
     pub stages: &'a Stages,
+    /// A Parquet file has its columns one after the other, but for so many of the first fields.
+    pub columns_after: Option<usize>,
 }
 
 /// Where chunks come from.
@@ -185,9 +189,38 @@ pub(crate) fn write(
 ) -> Result<u64> {
     let write_to =
         |file: Option<OutputFile>| write_to(file, out, schema, chunks, chunk_count, rounds, threads, report);
-    match out.path() {
-        None => write_to(None),
-        Some(path) => to_file(path, |file| write_to(Some(file))),
+    match (out, rounds.columns_after) {
+        (TrainingOutput::File(path, OutputFormat::Parquet), Some(fields)) => {
+            let fail = |e: &dyn std::fmt::Display| LakeError::unwritable(path, e);
+            let by_rows = ByRows(path.with_file_name(format!(
+                "{}{}.rows{PARTIAL}",
+                partial_prefix(path),
+                process::id()
+            )));
+            let written = write_to(Some(OutputFile::create(&by_rows.0).map_err(|e| fail(&e))?))?;
+            let from = File::open(&by_rows.0).map_err(|e| fail(&e))?;
+            let _ = from.try_lock();
+            rounds.stages.time("write", "", || {
+                to_file(path, |file| {
+                    let file = rearrange(&from, schema, fields, file).map_err(|e| fail(&e))?;
+                    file.finish().map_err(|e| fail(&e))
+                })
+            })?;
+            Ok(written)
+        }
+        (TrainingOutput::File(path, _), _) => to_file(path, |file| write_to(Some(file))),
+        (_, _) => write_to(None),
+    }
+}
+
+/// A file that is removed when it is of no use any more.
+struct ByRows(PathBuf);
+
+impl Drop for ByRows {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            tracing::debug!(%error, "a file that was only on the way can't be removed");
+        }
     }
 }
 
@@ -214,7 +247,7 @@ pub(crate) fn to_file<T>(path: &Path, write: impl FnOnce(OutputFile) -> Result<T
 }
 
 fn partial_path(out: &Path) -> PathBuf {
-    out.with_file_name(format!("{}{}{PARTIAL}", partial_prefix(out), std::process::id()))
+    out.with_file_name(format!("{}{}{PARTIAL}", partial_prefix(out), process::id()))
 }
 
 fn partial_prefix(out: &Path) -> String {

@@ -10,7 +10,7 @@ use parquet::column::page::{CompressedPage, Page, PageWriter};
 use parquet::column::writer::ColumnCloseResult;
 use parquet::errors::Result;
 use parquet::file::metadata::{ColumnChunkMetaData, ColumnIndexBuilder, OffsetIndexBuilder};
-use parquet::file::statistics::Statistics;
+use parquet::file::statistics::{Statistics, ValueStatistics};
 use parquet::file::writer::{SerializedPageWriter, SerializedRowGroupWriter, TrackedWrite};
 use parquet::schema::types::ColumnDescPtr;
 use std::io::Write;
@@ -35,12 +35,12 @@ impl PlainColumn {
             DataType::Float32 => {
                 let (min, max) = bounds::<Float32Type>(values, f32::INFINITY, f32::NEG_INFINITY)?;
                 let (min, max) = (if min == 0.0 { -0.0 } else { min }, if max == 0.0 { 0.0 } else { max });
-                Statistics::float(Some(min), Some(max), None, nulls, false)
+                written(ValueStatistics::new(Some(min), Some(max), None, nulls, false))
             }
             DataType::Float64 => {
                 let (min, max) = bounds::<Float64Type>(values, f64::INFINITY, f64::NEG_INFINITY)?;
                 let (min, max) = (if min == 0.0 { -0.0 } else { min }, if max == 0.0 { 0.0 } else { max });
-                Statistics::double(Some(min), Some(max), None, nulls, false)
+                written(ValueStatistics::new(Some(min), Some(max), None, nulls, false))
             }
             _ => return None,
         };
@@ -121,6 +121,14 @@ impl PageMemory {
         self.page = page.into();
         self.chunk = chunk.into();
     }
+}
+
+/// Bounds that old readers see too, as those of the library's writer.
+fn written<T>(bounds: ValueStatistics<T>) -> Statistics
+where
+    Statistics: From<ValueStatistics<T>>,
+{
+    bounds.with_backwards_compatible_min_max(true).into()
 }
 
 /// The least and the greatest value; none where there is no value or one that is not a number. `above` and `below` are what no

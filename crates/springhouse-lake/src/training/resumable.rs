@@ -9,6 +9,7 @@ use crate::lake::Lake;
 use crate::progress::{Progress, tell};
 use crate::training::again::{LabelInputs, SourceInputs};
 use crate::training::assemble::FeatureCounts;
+use crate::training::by_column::has_columns_apart;
 use crate::training::output::{self, Chunks, Rounds};
 use crate::training::report::{MadeReport, StageReport};
 use crate::training::request::{OutputFormat, TrainingOutput, TrainingRequest};
@@ -259,7 +260,8 @@ fn write_parts(
         reader: Mutex::new(PartReader { files, file: 0, batches: None, chunk: 0, row: 0 }),
     };
     let nothing = |_: usize| Ok(());
-    let rounds = Rounds { chunks: chunk_count.max(1), begin: &nothing, end: &nothing, stages };
+    let columns_after = has_columns_apart(&prepared.plan).then_some(prepared.labels.schema.fields().len());
+    let rounds = Rounds { chunks: chunk_count.max(1), begin: &nothing, end: &nothing, stages, columns_after };
     let report = |done: u64| tell(progress, "writing", done, labels);
     let written =
         output::write(&request.out, &prepared.schema, &chunks, chunk_count, &rounds, threads(), &report)?;

@@ -7,6 +7,7 @@
     reason = "a random test takes its seed from the clock and prints it"
 )]
 
+mod by_column;
 mod labels;
 mod materialize;
 mod optimize;

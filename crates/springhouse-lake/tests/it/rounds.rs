@@ -13,6 +13,14 @@ fn wide(rows: usize) -> ArrayRef {
     new_null_array(&list(list(list(list(list(DataType::Int64))))), rows)
 }
 
+/// Labels with such a column.
+pub(crate) fn with_wide(labels: &RecordBatch) -> RecordBatch {
+    let schema = labels.schema();
+    let names = schema.fields().iter().map(|field| field.name().as_str());
+    let given = names.zip(labels.columns().iter().cloned());
+    batch(given.chain([("wide", wide(labels.num_rows()))]).collect())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_are_the_same_in_one_round_and_in_many() {
     let mut random = Random::new("answers_are_the_same_in_one_round_and_in_many");
@@ -23,12 +31,9 @@ async fn answers_are_the_same_in_one_round_and_in_many() {
             labels.sort_by_key(|label| label.at);
         }
         let narrow = label_batch(&labels);
-        let columns = narrow.schema().fields().iter().map(|field| field.name().clone()).collect::<Vec<_>>();
-        let given: Vec<(&str, ArrayRef)> =
-            columns.iter().map(String::as_str).zip(narrow.columns().iter().cloned()).collect();
-        let with_wide = batch(given.into_iter().chain([("wide", wide(narrow.num_rows()))]).collect());
+        let columns = narrow.num_columns();
         write_parquet(&world.project.path("narrow.parquet"), &narrow, 900);
-        write_parquet(&world.project.path("wide.parquet"), &with_wide, 900);
+        write_parquet(&world.project.path("wide.parquet"), &with_wide(&narrow), 900);
         for availability in [Availability::Known, Availability::Event] {
             let at_once = made(&world.project, "narrow.parquet", availability, 512).await;
             // All in memory; rows that meet labels; rows that are put aside first.
@@ -37,7 +42,7 @@ async fn answers_are_the_same_in_one_round_and_in_many() {
                 let features =
                     |(made, _): &(RecordBatch, TrainingOutcome), from: usize| made.columns()[from..].to_vec();
                 assert!(
-                    features(&at_once, columns.len()) == features(&in_rounds, columns.len() + 1),
+                    features(&at_once, columns) == features(&in_rounds, columns + 1),
                     "in time order: {is_in_time_order}, {availability:?}, {memory} MiB"
                 );
                 let counts = |outcome: &TrainingOutcome| outcome.manifest["features"].clone();

@@ -185,7 +185,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         std::fs::write(&path, [1, 2, 3, 4]).unwrap();
-        let reader = AheadReader::new(File::open(&path).unwrap(), Vec::from([1..9]), 1).unwrap();
+        let reader =
+            AheadReader::new(File::open(&path).unwrap(), std::iter::once(1..9).collect(), 1).unwrap();
         assert!(reader.get_bytes(1, 4).is_err());
         assert!(reader.get_bytes(u64::MAX, 1).is_err());
         assert_eq!(reader.get_bytes(0, 1).unwrap().as_ref(), [1]);

@@ -37,7 +37,7 @@ pub(crate) enum Encoded {
 
 /// A column of a row group.
 pub(crate) enum EncodedColumn {
-    Packed(ArrowColumnChunk),
+    Packed(Box<ArrowColumnChunk>),
     /// Is encoded when it is taken: that takes no longer than a copy.
     Plain(PlainColumn),
 }
@@ -224,7 +224,7 @@ impl ParquetEncoder {
                 let (packed, plain) = writers.next().expect("the factory makes one writer per leaf");
                 let mut writer = if is_plain { plain } else { packed };
                 writer.write(&leaf)?;
-                chunks.push(EncodedColumn::Packed(writer.close()?));
+                chunks.push(EncodedColumn::Packed(Box::new(writer.close()?)));
             }
         }
         Ok(chunks)

@@ -3,7 +3,7 @@
 //! Labels' keys and moments are put aside by partition of the entity; each source is scanned once per entity, its rows put
 //! aside the same way (to disk over the budget); the kernel answers partition by partition; the answers are put aside by
 //! chunk of the output and written in label order. Of latest views only keys and times are scanned at first: the columns
-//! are read when it is known which rows labels see.
+//! are read when it is known which rows labels see, one after the other from the files to the output where they can be.
 
 pub(crate) mod again;
 mod assemble;
@@ -492,10 +492,13 @@ impl Lake {
             if written != facts.rows {
                 return Err(changed(&labels.name));
             }
-            labels.table.check_unchanged(self, &labels.name)?;
             Ok(Made { rows: written, counts, facts, partitions, spilled_bytes: file.size() })
         };
-        let check = || sources.values().try_for_each(|source| source.files.check_unchanged());
+        // Before the output has its name.
+        let check = || {
+            sources.values().try_for_each(|source| source.files.check_unchanged())?;
+            labels.table.check_unchanged(self, &labels.name)
+        };
         let of_views: Vec<(&SeenRows, &SourceFiles)> =
             seen.iter().map(|(rows, source)| (rows, &source.files)).collect();
         let sizes = (facts.rows, threads);
@@ -510,8 +513,8 @@ impl Lake {
                 stages,
                 report: &|done, total| tell(progress, "writing columns", done, total),
             };
-            let (written, counts) = by_column.write(path, &of_views, &check)?;
-            return made(written, counts);
+            let counts = by_column.write(path, &of_views, &check)?;
+            return made(facts.rows, counts);
         }
 
         let chunk_count = facts.rows.div_ceil(chunk_rows) as usize;
@@ -560,7 +563,7 @@ impl Lake {
         let written = output::write(
             &request.out,
             schema,
-            &output::LabelChunks::new(labels, &assembler, chunk_rows),
+            &output::LabelChunks::new(output::LabelColumns::new(labels, facts.rows, chunk_rows), &assembler),
             chunk_count,
             &rounds,
             threads,

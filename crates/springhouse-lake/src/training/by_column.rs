@@ -12,6 +12,7 @@ use crate::training::latest::{SeenRows, places_of, without_nan};
 use crate::training::output::{LabelColumns, Turns, to_file};
 use crate::training::plan::{ServicePlan, Slot, ViewJob};
 use crate::training::request::{OutputFormat, TrainingOutput};
+use crate::training::sink::Fail;
 use crate::training::stages::Stages;
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::buffer::BooleanBuffer;
@@ -73,7 +74,7 @@ impl ByColumn<'_> {
         path: &Path,
         seen: &[(&SeenRows, &SourceFiles)],
         check: &dyn Fn() -> Result<()>,
-    ) -> Result<(u64, Vec<FeatureCounts>)> {
+    ) -> Result<Vec<FeatureCounts>> {
         let fail = |e: &dyn std::fmt::Display| LakeError::unwritable(path, e);
         let chunks: Vec<usize> = (0..self.label_rows.div_ceil(self.chunk_rows))
             .map(|chunk| (self.label_rows - chunk * self.chunk_rows).min(self.chunk_rows) as usize)
@@ -81,7 +82,8 @@ impl ByColumn<'_> {
         to_file(path, |file| {
             let file = ColumnFile::new(file, self.schema, &chunks).map_err(|e| fail(&e))?;
             let turns = Turns::new(file);
-            let rows = self.stages.time("write", "", || self.write_labels(&turns, chunks.len(), &fail))?;
+            let label_leaves =
+                self.stages.time("write", "", || self.write_labels(&turns, chunks.len(), &fail))?;
             let counts = Mutex::new(vec![FeatureCounts::default(); self.plan.outputs.len()]);
             let mut piece = chunks.len();
             let columns_written = AtomicU64::new(0);
@@ -90,6 +92,7 @@ impl ByColumn<'_> {
                 let view = View { of: self, job: &self.plan.views[seen.view], number: seen.view };
                 let work = Work {
                     turns: &turns,
+                    label_leaves,
                     first_piece: piece,
                     chunks: &chunks,
                     counts: &counts,
@@ -105,30 +108,31 @@ impl ByColumn<'_> {
             self.stages.time("write", "", || {
                 turns.into_inner().finish().map_err(|e| fail(&e))?.finish().map_err(|e| fail(&e))
             })?;
-            Ok((rows, counts.into_inner()))
+            Ok(counts.into_inner())
         })
     }
 
-    /// Writes the labels' own columns; how many rows they have.
-    fn write_labels(&self, turns: &Turns<ColumnFile>, chunks: usize, fail: Fail<'_>) -> Result<u64> {
-        let part = Part::new(self.schema, 0..self.labels.schema.fields().len()).map_err(|e| fail(&e))?;
-        let columns = LabelColumns::new(self.labels, self.chunk_rows);
-        let rows = AtomicU64::new(0);
+    /// Writes the labels' own columns; how many leaves they have.
+    fn write_labels(&self, turns: &Turns<ColumnFile>, chunks: usize, fail: Fail<'_>) -> Result<usize> {
+        let fields = self.labels.schema.fields().len();
+        let part = Part::new(self.schema, 0..fields, 0).map_err(|e| fail(&e))?;
+        let columns = LabelColumns::new(self.labels, self.label_rows, self.chunk_rows);
         turns.in_parallel(self.threads, chunks, &|_| {
             let Some((chunk, _, batch)) = columns.next()? else { return Ok(()) };
-            rows.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
             let encoded = part.encode(chunk, batch.columns().to_vec()).map_err(|e| fail(&e))?;
             turns.take(chunk, |file| file.append(&part, chunk, encoded).map_err(|e| fail(&e))).map(drop)
         })?;
-        Ok(rows.into_inner())
+        // There are no more than were counted.
+        columns.next()?;
+        Ok(part.end_leaf())
     }
 }
-
-type Fail<'a> = &'a (dyn Fn(&dyn std::fmt::Display) -> LakeError + Sync);
 
 /// What the columns of all views are written with.
 struct Work<'a> {
     turns: &'a Turns<ColumnFile>,
+    /// Leaves of the labels' columns, which come first; a feature is one.
+    label_leaves: usize,
     /// The number of the view's first column among all pieces of the file.
     first_piece: usize,
     /// Rows of each chunk.
@@ -168,7 +172,8 @@ impl View<'_> {
         let fetch = files.begin_fetch(columns, self.of.threads, &units, &|unit| {
             Ok(Box::new(Placing::new(&seen.take_unit(unit)?, &placed)))
         })?;
-        let statuses = std::mem::take(&mut *placed.statuses.lock());
+        let (statuses, apart) =
+            (std::mem::take(&mut *placed.statuses.lock()), std::mem::take(&mut *placed.apart.lock()));
         let present = BooleanBuffer::from_iter(statuses.iter().map(|status| is_usable(*status)));
         let of_chunks: Vec<RowStatuses> = statuses
             .chunks(self.of.chunk_rows as usize)
@@ -184,7 +189,7 @@ impl View<'_> {
             fetch.read(number)?;
             let column = placed.columns[number].lock().take();
             let mut column = column.ok_or_else(|| LakeError::internal("a column was taken twice"))?;
-            for apart in &*placed.apart.lock() {
+            for apart in &apart {
                 let values = ColumnValues::Array(apart.batch.column(number));
                 let from = ColumnRows { first: 0, count: apart.rows.len(), values };
                 column.put(data_type, &from, &apart.rows);
@@ -231,7 +236,8 @@ impl View<'_> {
                 continue;
             }
             let field = first_field + number;
-            let part = Part::new(schema, field..field + 1).map_err(|e| fail(&e))?;
+            let part =
+                Part::new(schema, field..field + 1, work.label_leaves + number).map_err(|e| fail(&e))?;
             let (default, value_type) = (&self.job.defaults[feature], &self.job.plan.features()[feature].1);
             let mut counts = FeatureCounts::default();
             let mut chunks = Vec::with_capacity(of_chunks.len());

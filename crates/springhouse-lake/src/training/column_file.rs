@@ -21,7 +21,7 @@ use parquet::file::page_index::offset_index::OffsetIndexMetaData;
 use parquet::file::properties::WriterPropertiesPtr;
 use parquet::file::statistics::Statistics;
 use parquet::file::writer::{SerializedRowGroupWriter, TrackedWrite};
-use parquet::schema::types::{SchemaDescPtr, SchemaDescriptor};
+use parquet::schema::types::SchemaDescPtr;
 use std::fs::File;
 use std::io::Write;
 use std::ops::Range;
@@ -43,8 +43,10 @@ pub(crate) fn rearrange(
         footer.row_groups().iter().map(|group| group.num_rows().unsigned_abs() as usize).collect();
     let mut file = ColumnFile::new(to, schema, &rows)?;
     let parts = (first_fields..schema.fields().len()).map(|field| field..field + 1);
+    let mut first_leaf = 0;
     for fields in std::iter::once(0..first_fields).chain(parts) {
-        let part = Part::new(schema, fields)?;
+        let part = Part::new(schema, fields, first_leaf)?;
+        first_leaf = part.end_leaf();
         (0..rows.len()).try_for_each(|group| file.copy(&part, group, from, &footer))?;
     }
     file.finish()
@@ -113,22 +115,20 @@ impl Write for Shared {
 }
 
 impl Part {
-    /// Some fields of a schema that follow each other.
-    pub(crate) fn new(schema: &SchemaRef, fields: Range<usize>) -> ParquetResult<Self> {
-        let of_fields =
-            |fields: &[arrow::datatypes::FieldRef]| -> ParquetResult<(SchemaRef, SchemaDescriptor)> {
-                let schema = Arc::new(Schema::new(fields.to_vec()));
-                let descriptor = ArrowSchemaConverter::new().convert(&schema)?;
-                Ok((schema, descriptor))
-            };
-        let (_, before) = of_fields(&schema.fields()[..fields.start])?;
-        let (schema, descriptor) = of_fields(&schema.fields()[fields])?;
+    /// Some fields of a schema that follow each other; before them there are so many leaves.
+    pub(crate) fn new(schema: &SchemaRef, fields: Range<usize>, first_leaf: usize) -> ParquetResult<Self> {
+        let schema = Arc::new(Schema::new(schema.fields()[fields].to_vec()));
         Ok(Self {
             encoder: ParquetEncoder::new(&schema)?,
             properties: properties(&schema, Compression::SNAPPY),
-            schema: Arc::new(descriptor),
-            first_leaf: before.num_columns(),
+            schema: Arc::new(ArrowSchemaConverter::new().convert(&schema)?),
+            first_leaf,
         })
+    }
+
+    /// Leaves up to its end.
+    pub(crate) fn end_leaf(&self) -> usize {
+        self.first_leaf + self.schema.num_columns()
     }
 
     /// Encodes its columns of a row group; called by many threads.
@@ -182,7 +182,7 @@ impl ColumnFile {
         from: &File,
         footer: &ParquetMetaData,
     ) -> ParquetResult<()> {
-        let leaves = part.first_leaf..part.first_leaf + part.schema.num_columns();
+        let leaves = part.first_leaf..part.end_leaf();
         let of_group = footer.row_group(group);
         let index = |leaf: usize| {
             let offsets = footer.offset_index().and_then(|of_file| of_file.get(group)?.get(leaf).cloned());

@@ -5,6 +5,7 @@ use crate::error::{LakeError, Result};
 use crate::source::scan::in_parallel;
 use crate::training::assemble::Assembler;
 use crate::training::column_file::rearrange;
+use crate::training::label_table::changed;
 use crate::training::labels::{LabelReader, Labels};
 use crate::training::output_file::OutputFile;
 use crate::training::request::{OutputFormat, TrainingOutput};
@@ -131,25 +132,30 @@ pub(crate) trait Chunks: Sync {
 
 /// The labels' own columns, in chunks.
 pub(crate) struct LabelColumns<'a> {
+    labels: &'a Labels,
     reader: Mutex<(usize, LabelReader<'a>)>,
+    rows: u64,
     chunk_rows: u64,
 }
 
 impl<'a> LabelColumns<'a> {
-    pub(crate) fn new(labels: &'a Labels, chunk_rows: u64) -> Self {
+    /// Of labels that had so many rows when their keys were read.
+    pub(crate) fn new(labels: &'a Labels, rows: u64, chunk_rows: u64) -> Self {
         let columns = (0..labels.schema.fields().len()).collect();
-        Self { reader: Mutex::new((0, labels.read(columns))), chunk_rows }
+        Self { labels, reader: Mutex::new((0, labels.read(columns))), rows, chunk_rows }
     }
 
     /// As [`Chunks::next`].
     pub(crate) fn next(&self) -> Result<Option<(usize, u64, RecordBatch)>> {
         let mut reader = self.reader.lock();
-        let Some((first_row, batch)) = reader.1.next_chunk(self.chunk_rows as usize)? else {
-            return Ok(None);
-        };
+        let next = reader.1.next_chunk(self.chunk_rows as usize)?;
         let chunk = reader.0;
         reader.0 += 1;
-        Ok(Some((chunk, first_row, batch)))
+        let left = self.rows.saturating_sub(chunk as u64 * self.chunk_rows);
+        if next.as_ref().map_or(0, |(_, batch)| batch.num_rows() as u64) != left.min(self.chunk_rows) {
+            return Err(changed(&self.labels.name));
+        }
+        Ok(next.map(|(first_row, batch)| (chunk, first_row, batch)))
     }
 }
 
@@ -160,8 +166,8 @@ pub(crate) struct LabelChunks<'a> {
 }
 
 impl<'a> LabelChunks<'a> {
-    pub(crate) fn new(labels: &'a Labels, assembler: &'a Assembler<'a>, chunk_rows: u64) -> Self {
-        Self { labels: LabelColumns::new(labels, chunk_rows), assembler }
+    pub(crate) fn new(labels: LabelColumns<'a>, assembler: &'a Assembler<'a>) -> Self {
+        Self { labels, assembler }
     }
 }
 
@@ -197,9 +203,11 @@ pub(crate) fn write(
                 partial_prefix(path),
                 process::id()
             )));
-            let written = write_to(Some(OutputFile::create(&by_rows.0).map_err(|e| fail(&e))?))?;
+            let file = OutputFile::create(&by_rows.0).map_err(|e| fail(&e))?;
+            // Says that somebody is at it, as in `to_file`.
             let from = File::open(&by_rows.0).map_err(|e| fail(&e))?;
             let _ = from.try_lock();
+            let written = write_to(Some(file))?;
             rounds.stages.time("write", "", || {
                 to_file(path, |file| {
                     let file = rearrange(&from, schema, fields, file).map_err(|e| fail(&e))?;

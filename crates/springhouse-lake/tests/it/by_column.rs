@@ -5,7 +5,7 @@ use crate::support::*;
 use crate::training::{label_batch, random_labels, world};
 use arrow::array::RecordBatch;
 use parquet::file::reader::{FileReader, SerializedFileReader};
-use springhouse_lake::{Availability, TrainingOutcome};
+use springhouse_lake::{Availability, Progress, TrainingOutcome};
 use std::fs::File;
 use std::path::Path;
 
@@ -51,6 +51,45 @@ async fn answers_are_the_same_by_column_and_by_row_group() {
         }
     }
     assert!(not_null > 100_000, "{not_null} values are too few to compare");
+}
+
+/// Changes a file when rows of sources are read: labels were counted then, and are not written.
+struct Changing<'a> {
+    file: &'a Path,
+    to: &'a Path,
+}
+
+impl Progress for Changing<'_> {
+    fn report(&self, stage: &'static str, _done: u64, _total: u64) {
+        if stage == "reading sources" {
+            std::fs::copy(self.to, self.file).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn labels_that_change_while_they_are_read_are_told() {
+    let mut random = Random::new("labels_that_change_while_they_are_read_are_told");
+    let world = world(&mut random, 300).await;
+    let labels = label_batch(&random_labels(&mut random, &world.all, 140_000));
+    let (file, to) = (world.project.path("labels.csv"), world.project.path("others.csv"));
+    // More, fewer, and another number of row groups.
+    for (before, after) in
+        [(1_000, 1_001), (1_000, 30), (140_000, 70_000), (70_000, 140_000), (65_536, 65_537)]
+    {
+        write_csv(&to, &labels.slice(0, after));
+        for out in ["made.parquet", "made.arrow"] {
+            write_csv(&file, &labels.slice(0, before));
+            let out = world.project.path(out);
+            let mut request = world.project.request("labels.csv", &out);
+            request.features = ["parts_latest:p_amount", "pushed_latest"].map(str::to_owned).into();
+            let changing = Changing { file: &file, to: &to };
+            let told = world.project.lake.training_set(&request, &changing).await;
+            assert_eq!(told.unwrap_err().code, "labels_changed", "{before} labels, then {after}");
+            assert!(!out.exists());
+        }
+    }
+    assert_eq!(world.project.left_behind(), [""; 0]);
 }
 
 async fn made(

@@ -4,6 +4,8 @@
 //! [`springhouse_expr::ViewProjection`], the same as online.
 
 mod delta;
+#[cfg(test)]
+mod draws;
 mod error;
 mod event_id;
 mod frames;

@@ -488,11 +488,12 @@ impl Lake {
         budget.subtract(sets.iter().filter_map(|set| set.index.get()).map(LabelIndex::bytes).sum());
         drop(sets);
 
-        let made = |written: u64, counts: Vec<FeatureCounts>| -> Result<Made> {
-            if written != facts.rows {
-                return Err(changed(&labels.name));
-            }
-            Ok(Made { rows: written, counts, facts, partitions, spilled_bytes: file.size() })
+        let made = |counts: Vec<FeatureCounts>| Made {
+            rows: facts.rows,
+            counts,
+            facts,
+            partitions,
+            spilled_bytes: file.size(),
         };
         // Before the output has its name.
         let check = || {
@@ -501,8 +502,8 @@ impl Lake {
         };
         let of_views: Vec<(&SeenRows, &SourceFiles)> =
             seen.iter().map(|(rows, source)| (rows, &source.files)).collect();
-        let sizes = (facts.rows, threads);
-        if let Some(path) = by_column::output_of(&request.out, plan, sizes, request.memory_budget) {
+        let by_column = by_column::output_of(&request.out, plan, facts.rows, threads, request.memory_budget);
+        if let Some(path) = by_column {
             let by_column = ByColumn {
                 plan,
                 labels,
@@ -513,8 +514,7 @@ impl Lake {
                 stages,
                 report: &|done, total| tell(progress, "writing columns", done, total),
             };
-            let counts = by_column.write(path, &of_views, &check)?;
-            return made(facts.rows, counts);
+            return Ok(made(by_column.write(path, &of_views, &check)?));
         }
 
         let chunk_count = facts.rows.div_ceil(chunk_rows) as usize;
@@ -569,7 +569,10 @@ impl Lake {
             threads,
             &|done| tell(progress, "writing", done, facts.rows),
         )?;
-        made(written, assembler.counts.into_inner())
+        if written != facts.rows {
+            return Err(changed(&labels.name));
+        }
+        Ok(made(assembler.counts.into_inner()))
     }
 }
 

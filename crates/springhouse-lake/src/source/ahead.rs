@@ -14,6 +14,8 @@ use std::sync::Arc;
 const AHEAD_BYTES: u64 = 8 << 20;
 /// Bytes read ahead of one column, at least and at most.
 const OF_COLUMN: Range<u64> = (16 << 10)..(4 << 20);
+/// Bytes read at a time of what is in no column that is read ahead: about the header of a page.
+const ELSEWHERE: u64 = 8 << 10;
 
 /// A file whose columns are read.
 #[derive(Clone)]
@@ -67,13 +69,24 @@ impl Ahead {
         if bytes.len() as u64 == length { Ok(bytes.into()) } else { Err(outside()) }
     }
 
+    /// The column that has these bytes.
+    fn column(&self, start: u64, end: u64) -> Option<&Column> {
+        let after = self.columns.partition_point(|column| column.place.start <= start);
+        self.columns[..after].last().filter(|column| end <= column.place.end)
+    }
+
+    /// Some bytes, of a file that goes on there.
+    fn some(&self, start: u64) -> Result<Bytes> {
+        match self.column(start, start.saturating_add(1)) {
+            Some(_) => self.from(start, 1),
+            None => self.read(start, ELSEWHERE.min(self.length - start), &[]),
+        }
+    }
+
     /// At least so many bytes, and what is read ahead.
     fn from(&self, start: u64, length: u64) -> Result<Bytes> {
         let end = start.saturating_add(length);
-        let after = self.columns.partition_point(|column| column.place.start <= start);
-        let Some(column) = self.columns[..after].last().filter(|column| end <= column.place.end) else {
-            return self.read(start, length, &[]);
-        };
+        let Some(column) = self.column(start, end) else { return self.read(start, length, &[]) };
         let mut window = column.window.lock();
         let from = start.checked_sub(window.start).and_then(|from| usize::try_from(from).ok());
         let known = from.and_then(|from| (from <= window.bytes.len()).then(|| window.bytes.slice(from..)));
@@ -119,7 +132,7 @@ pub(crate) struct AheadRead {
 impl Read for AheadRead {
     fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
         if self.bytes.is_empty() && self.at < self.of.length {
-            self.bytes = self.of.from(self.at, 1).map_err(std::io::Error::other)?;
+            self.bytes = self.of.some(self.at).map_err(std::io::Error::other)?;
         }
         let count = into.len().min(self.bytes.len());
         into[..count].copy_from_slice(&self.bytes.split_to(count));
@@ -131,14 +144,11 @@ impl Read for AheadRead {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::draws::draws;
 
     #[test]
     fn bytes_are_those_of_the_file_wherever_they_are_asked_for() {
-        let mut state = 17u64;
-        let mut below = |bound: u64| {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            (state >> 33) % bound
-        };
+        let mut below = draws(17);
         let content: Vec<u8> = (0..3_000_000u32).map(|i| (i * 7 + i / 251) as u8).collect();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");

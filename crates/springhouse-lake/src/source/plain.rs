@@ -260,6 +260,7 @@ impl ChunkReader for Chunk {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::draws::draws;
     use crate::source::parquet::open;
     use arrow::array::{
         Array, ArrayRef, BooleanArray, Float32Array, Float64Array, Int32Array, Int64Array, RecordBatch,
@@ -269,13 +270,6 @@ mod tests {
     use parquet::arrow::ArrowWriter;
     use parquet::basic::{Compression, ZstdLevel};
     use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
-
-    fn draws(mut state: u64) -> impl FnMut(u64) -> u64 {
-        move |bound| {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            (state >> 33) % bound
-        }
-    }
 
     #[test]
     fn levels_of_any_runs_say_which_rows_are_there() {

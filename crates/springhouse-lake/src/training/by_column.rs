@@ -2,13 +2,13 @@
 //! sources' files to the output, so that no more is in memory at a time than the columns that are being made.
 
 use crate::error::{LakeError, Result};
-use crate::source::scan::{ColumnRows, ColumnValues, FetchedRows, SourceFiles, TakeRows, Unit};
-use crate::training::assemble::{FeatureCounts, RowStatuses, is_usable, shown_status};
+use crate::source::scan::{ColumnRows, ColumnValues, FetchedRows, SourceFiles, TakeRows};
+use crate::training::assemble::{FeatureCounts, RowStatuses, is_usable};
 use crate::training::column_file::{ColumnFile, Part};
 use crate::training::dense::{Column, DenseRow, among};
 use crate::training::join::dense_features;
 use crate::training::labels::Labels;
-use crate::training::latest::{SeenRows, places_of, without_nan};
+use crate::training::latest::{SeenRows, Wanted, places_of, without_nan};
 use crate::training::output::{LabelColumns, Turns, to_file};
 use crate::training::plan::{ServicePlan, Slot, ViewJob};
 use crate::training::request::{OutputFormat, TrainingOutput};
@@ -17,7 +17,7 @@ use crate::training::stages::Stages;
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::take_record_batch;
-use arrow::datatypes::{DataType, SchemaRef, UInt8Type, UInt32Type, UInt64Type};
+use arrow::datatypes::{DataType, SchemaRef, UInt64Type};
 use parking_lot::Mutex;
 use springhouse_core::ValueStatus;
 use springhouse_core::definition::TableFormat;
@@ -56,7 +56,8 @@ pub(crate) fn has_columns_apart(plan: &ServicePlan<'_>) -> bool {
 pub(crate) fn output_of<'o>(
     out: &TrainingOutput<'o>,
     plan: &ServicePlan<'_>,
-    (label_rows, threads): (u64, usize),
+    label_rows: u64,
+    threads: usize,
     memory_budget: u64,
 ) -> Option<&'o Path> {
     let TrainingOutput::File(path, OutputFormat::Parquet) = *out else { return None };
@@ -168,9 +169,9 @@ impl View<'_> {
                 statuses[*label as usize] = ValueStatus::Expired as u8;
             }
         }
-        let units: Vec<(usize, Unit)> = seen.units_seen();
+        let units = seen.units_first_seen(&seen.ranges());
         let fetch = files.begin_fetch(columns, self.of.threads, &units, &|unit| {
-            Ok(Box::new(Placing::new(&seen.take_unit(unit)?, &placed)))
+            Ok(Box::new(Placing::new(&seen.take_wanted(unit)?, &placed)))
         })?;
         let (statuses, apart) =
             (std::mem::take(&mut *placed.statuses.lock()), std::mem::take(&mut *placed.apart.lock()));
@@ -184,8 +185,7 @@ impl View<'_> {
             let Some(data_type) = &placed.types[number] else {
                 return work.turns.take(piece, |_| Ok(())).map(drop);
             };
-            let mut column = self.new_column(data_type, work.used);
-            std::mem::swap(&mut *placed.columns[number].lock(), &mut column);
+            *placed.columns[number].lock() = Some(self.new_column(data_type, work.used));
             fetch.read(number)?;
             let column = placed.columns[number].lock().take();
             let mut column = column.ok_or_else(|| LakeError::internal("a column was taken twice"))?;
@@ -208,12 +208,12 @@ impl View<'_> {
         Some(springhouse_kernel::arrow_type(&self.job.plan.features()[feature].1))
     }
 
-    fn new_column(&self, data_type: &DataType, used: &Mutex<Vec<Column>>) -> Option<Column> {
+    fn new_column(&self, data_type: &DataType, used: &Mutex<Vec<Column>>) -> Column {
         let mut used = used.lock();
         let again = used.iter().position(|column| column.can_hold(data_type));
         let again = again.map(|position| used.swap_remove(position));
         drop(used);
-        again.or_else(|| Some(Column::new(data_type, self.of.label_rows as usize)))
+        again.unwrap_or_else(|| Column::new(data_type, self.of.label_rows as usize))
     }
 
     /// Writes the outputs that show a column's values.
@@ -294,19 +294,13 @@ struct Placing<'a> {
 }
 
 impl<'a> Placing<'a> {
-    fn new(winners: &[RecordBatch], placed: &'a Placed) -> Self {
-        let mut wanted = Vec::with_capacity(winners.iter().map(RecordBatch::num_rows).sum());
+    fn new(wanted: &[Wanted], placed: &'a Placed) -> Self {
         let mut statuses = placed.statuses.lock();
-        for winners in winners {
-            let rows = winners.column(0).as_primitive::<UInt32Type>().values();
-            let labels = winners.column(1).as_primitive::<UInt64Type>().values();
-            let of_rows = winners.column(2).as_primitive::<UInt8Type>().values();
-            for ((row, label), status) in rows.iter().zip(labels).zip(of_rows) {
-                wanted.push(DenseRow::new(*row, *label as u32));
-                statuses[*label as usize] = shown_status(*status) as u8;
-            }
+        for wanted in wanted {
+            statuses[wanted.label_row as usize] = wanted.status as u8;
         }
-        Self { rows: wanted, next: 0, placed }
+        let rows = wanted.iter().map(|wanted| DenseRow::new(wanted.row, wanted.label_row as u32)).collect();
+        Self { rows, next: 0, placed }
     }
 }
 

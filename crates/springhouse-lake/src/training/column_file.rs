@@ -184,22 +184,17 @@ impl ColumnFile {
     ) -> ParquetResult<()> {
         let leaves = part.first_leaf..part.end_leaf();
         let of_group = footer.row_group(group);
-        let index = |leaf: usize| {
-            let offsets = footer.offset_index().and_then(|of_file| of_file.get(group)?.get(leaf).cloned());
-            let values = footer.column_index().and_then(|of_file| of_file.get(group)?.get(leaf).cloned());
-            (values.filter(|index| !matches!(index, ColumnIndexMetaData::NONE)), offsets)
-        };
+        let (column_indexes, offset_indexes) = (footer.column_index(), footer.offset_index());
         self.write_group(part, group, |writer, _| {
             leaves.into_iter().try_for_each(|leaf| {
                 let metadata = as_written(of_group.column(leaf))?;
-                let (column_index, offset_index) = index(leaf);
                 let close = ColumnCloseResult {
                     bytes_written: metadata.compressed_size().unsigned_abs(),
                     rows_written: of_group.num_rows().unsigned_abs(),
                     metadata,
                     bloom_filter: None,
-                    column_index,
-                    offset_index,
+                    column_index: column_indexes.and_then(|of_file| of_file.get(group)?.get(leaf).cloned()),
+                    offset_index: offset_indexes.and_then(|of_file| of_file.get(group)?.get(leaf).cloned()),
                 };
                 writer.append_column(from, close)
             })
@@ -256,18 +251,18 @@ impl ColumnFile {
                 leaves.into_iter().map(|leaf| leaf.ok_or_else(missing)).collect::<Result<_, _>>()?;
             let bytes = leaves.iter().map(|leaf| leaf.metadata.uncompressed_size()).sum();
             let first = leaves.first().map_or(0, |leaf| leaf.metadata.byte_range().0);
-            let mut of_group = RowGroupMetaData::builder(Arc::clone(&schema))
-                .set_num_rows(rows)
-                .set_total_byte_size(bytes)
-                .set_ordinal(number as i16)
-                .set_file_offset(first as i64);
             let (mut columns, mut column_index, mut offset_index) = (Vec::new(), Vec::new(), Vec::new());
             for leaf in leaves {
                 columns.push(leaf.metadata);
                 column_index.push(leaf.column_index);
                 offset_index.push(leaf.offset_index);
             }
-            of_group = of_group.set_column_metadata(columns);
+            let of_group = RowGroupMetaData::builder(Arc::clone(&schema))
+                .set_num_rows(rows)
+                .set_total_byte_size(bytes)
+                .set_ordinal(number as i16)
+                .set_file_offset(first as i64)
+                .set_column_metadata(columns);
             row_groups.push(of_group.build()?);
             column_indexes.push(column_index);
             offset_indexes.push(offset_index);

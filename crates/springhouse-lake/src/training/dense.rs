@@ -379,6 +379,7 @@ fn scatter_plain<T: Copy, const N: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::draws::draws;
     use arrow::array::{
         Date32Array, Decimal128Array, Float32Array, Float64Array, Int64Array, TimestampMicrosecondArray,
     };
@@ -386,11 +387,7 @@ mod tests {
 
     #[test]
     fn values_come_out_where_their_labels_are() {
-        let mut state = 3u64;
-        let mut below = |bound: u64| {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            (state >> 33) % bound
-        };
+        let mut below = draws(3);
         for round in 0..100 {
             let (rows, labels, chunk_rows) = (1 + below(60) as usize, 1 + below(100), 1 + below(40));
             let has_nulls = below(3) > 0;

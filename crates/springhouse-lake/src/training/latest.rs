@@ -308,20 +308,34 @@ impl SeenRows {
         })
     }
 
-    /// The parts of the files.
-    pub(crate) fn units(&self) -> &[Unit] {
-        &self.index.units
+    /// The parts of the files in which a label of these ranges sees a row, and none before, with their numbers.
+    pub(crate) fn units_first_seen(&self, ranges: &Range<usize>) -> Vec<(usize, Unit)> {
+        let is_now = |first: &Option<usize>| first.is_some_and(|first| ranges.contains(&first));
+        let units = self.index.units.iter().enumerate().zip(self.first_ranges());
+        units.filter(|(_, first)| is_now(first)).map(|((number, unit), _)| (number, unit.clone())).collect()
     }
 
-    /// Those in which some label sees a row, with their numbers.
-    pub(crate) fn units_seen(&self) -> Vec<(usize, Unit)> {
-        let units = self.units().iter().enumerate().zip(self.first_ranges());
-        units.filter(|(_, first)| first.is_some()).map(|((number, unit), _)| (number, unit.clone())).collect()
+    /// All ranges of the labels.
+    pub(crate) fn ranges(&self) -> Range<usize> {
+        0..self.ranges.count
     }
 
-    /// Takes out which rows of a part labels see: rows, labels, statuses.
-    pub(crate) fn take_unit(&self, unit: usize) -> Result<Vec<RecordBatch>> {
-        self.winners.take(unit)
+    /// Takes out which rows of a part labels see.
+    pub(crate) fn take_wanted(&self, unit: usize) -> Result<Vec<Wanted>> {
+        let winners = self.winners.take(unit)?;
+        let mut wanted = Vec::with_capacity(winners.iter().map(RecordBatch::num_rows).sum());
+        for winners in winners {
+            let rows = winners.column(0).as_primitive::<UInt32Type>().values();
+            let labels = winners.column(1).as_primitive::<UInt64Type>().values();
+            let statuses = winners.column(2).as_primitive::<UInt8Type>().values();
+            let winner = |(row, (label_row, status)): (&u32, (&u64, &u8))| Wanted {
+                row: *row,
+                label_row: *label_row,
+                status: shown_status(*status),
+            };
+            wanted.extend(rows.iter().zip(labels.iter().zip(statuses)).map(winner));
+        }
+        Ok(wanted)
     }
 
     /// Takes out all labels that see a row which is too old to be shown.
@@ -527,24 +541,23 @@ pub(crate) fn read_rows(
         Ok(())
     })?;
     let inputs = job.inputs()?;
-    let is_now = |first: &Option<usize>| first.is_some_and(|first| ranges.contains(&first));
-    let units = seen.index.units.iter().enumerate().zip(seen.first_ranges());
-    let wanted: Vec<(usize, Unit)> =
-        units.filter(|(_, first)| is_now(first)).map(|((number, unit), _)| (number, unit.clone())).collect();
+    let units = seen.units_first_seen(&ranges);
     let later_from = ranges.end as u64 * seen.ranges.rows;
-    files.fetch(inputs.source_columns(), threads, &wanted, &|number| {
-        let winners = seen.winners.take_one(number)?;
-        Ok(Box::new(Fetch::new(job, &inputs, &winners, answers, later_from, report)))
+    files.fetch(inputs.source_columns(), threads, &units, &|number| {
+        let wanted = seen.take_wanted(number)?;
+        Ok(Box::new(Fetch::new(job, &inputs, wanted, answers, later_from, report)))
     })
 }
 
 /// A row that a label sees.
 #[derive(Clone, Copy)]
-struct Wanted {
+pub(crate) struct Wanted {
     /// The row in its file.
-    row: u32,
-    label_row: u64,
-    status: ValueStatus,
+    pub row: u32,
+    /// The label's row.
+    pub label_row: u64,
+    /// Fresh or stale.
+    pub status: ValueStatus,
 }
 
 /// The rows of one unit that labels see.
@@ -577,23 +590,11 @@ impl<'a> Fetch<'a> {
     fn new(
         job: &'a ViewJob<'a>,
         inputs: &'a ViewProjection,
-        winners: &RecordBatch,
+        wanted: Vec<Wanted>,
         answers: &'a Answers,
         later_from: u64,
         report: &'a (dyn Fn(u64) -> Result<()> + Sync),
     ) -> Self {
-        let rows = winners.column(0).as_primitive::<UInt32Type>().values();
-        let labels = winners.column(1).as_primitive::<UInt64Type>().values();
-        let statuses = winners.column(2).as_primitive::<UInt8Type>().values();
-        let wanted: Vec<Wanted> = rows
-            .iter()
-            .zip(labels.iter().zip(statuses))
-            .map(|(row, (label_row, status))| Wanted {
-                row: *row,
-                label_row: *label_row,
-                status: shown_status(*status),
-            })
-            .collect();
         Self { job, inputs, answers, later_from, report, wanted, next: 0, by_chunk: Vec::new(), later: None }
     }
 

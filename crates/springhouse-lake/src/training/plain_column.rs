@@ -220,6 +220,7 @@ fn put_number(mut number: u64, to: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::draws::draws;
     use arrow::array::{Float32Array, Float64Array, RecordBatch};
     use arrow::compute::concat_batches;
     use arrow::datatypes::{Field, Schema};
@@ -266,11 +267,7 @@ mod tests {
 
     #[test]
     fn columns_are_read_as_those_of_the_library() {
-        let mut state = 11u64;
-        let mut below = |bound: u64| {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            (state >> 33) % bound
-        };
+        let mut below = draws(11);
         for round in 0..200 {
             let rows = 1 + if round % 10 == 0 { below(70_000) } else { below(200) } as usize;
             let null_share = [0, 0, 1, 50, 99][below(5) as usize];

@@ -23,6 +23,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How often an append is tried again after another writer's commit came first.
 const COMMIT_ATTEMPTS_MAX: usize = 20;
+/// Commits that are looked through, the newest first, for the version of an application transaction; behind compactions alone it
+/// lies deeper, and the library looks for it.
+const NEWEST_COMMITS: usize = 16;
 
 /// The files of one version of a Delta table.
 #[derive(Clone, Debug)]
@@ -143,6 +146,59 @@ pub(crate) async fn position(table: &DeltaTable, app: &str) -> Result<i64> {
     let state = table.snapshot().map_err(fail)?;
     let version = state.transaction_version(table.log_store().as_ref(), app).await;
     Ok(version.map_err(|e| LakeError::delta(&name, "reading", &e))?.unwrap_or(-1))
+}
+
+/// The same of the table in `directory`, without opening it where one of its newest commits tells; -1 too when there is no table.
+pub(crate) async fn position_in(directory: &Path, app: &str) -> Result<i64> {
+    if let Some(version) = position_in_newest(&directory.join("_delta_log"), app) {
+        return Ok(version);
+    }
+    match open(directory).await? {
+        None => Ok(-1),
+        Some(table) => position(&table, app).await,
+    }
+}
+
+/// What the newest commit that names the application transaction says, or that none does of them all; none when it is not among
+/// the newest, or when one of them can't be read: the library then tells why.
+fn position_in_newest(log: &Path, app: &str) -> Option<i64> {
+    let version_of = |name: &std::ffi::OsStr| -> Option<u64> {
+        let digits = name.to_str()?.strip_suffix(".json")?;
+        if digits.len() == 20 { digits.parse().ok() } else { None }
+    };
+    let mut versions = Vec::new();
+    for entry in std::fs::read_dir(log).ok()? {
+        versions.extend(version_of(&entry.ok()?.file_name()));
+    }
+    versions.sort_unstable_by(|a, b| b.cmp(a));
+    let newest = *versions.first()?;
+    // One after the other: of what is before a gap only a checkpoint tells.
+    let without_gap = versions.iter().zip(0..).take_while(|(version, back)| **version + back == newest);
+    for (version, _) in without_gap.take(NEWEST_COMMITS) {
+        let commit = std::fs::read(log.join(format!("{version:020}.json"))).ok()?;
+        let actions = serde_json::Deserializer::from_slice(&commit).into_iter::<Named>();
+        let mut found = None;
+        for action in actions {
+            found = action.ok()?.txn.filter(|txn| txn.app_id == app).map(|txn| txn.version).or(found);
+        }
+        if found.is_some() || *version == 0 {
+            return found.or(Some(-1));
+        }
+    }
+    None
+}
+
+/// An action of a commit, of which only an application transaction counts.
+#[derive(serde::Deserialize)]
+struct Named {
+    txn: Option<NamedTransaction>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct NamedTransaction {
+    app_id: String,
+    version: i64,
 }
 
 /// What to append: the rows from a position on, with the last position among them. None when nothing is left.

@@ -74,10 +74,7 @@ impl Lake {
     /// # Errors
     /// `delta_failed` when the table can't be read.
     pub async fn stream_position(&self, source: &Source) -> Result<i64> {
-        match delta::open(&self.stream_table(&source.name)).await? {
-            None => Ok(-1),
-            Some(table) => delta::position(&table, &stream_app(&source.name)).await,
-        }
+        delta::position_in(&self.stream_table(&source.name), &stream_app(&source.name)).await
     }
 
     /// Appends rows to the dead-letter table of a source exactly once: a second append with a `last_offset` at or below

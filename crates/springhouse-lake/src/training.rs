@@ -13,6 +13,7 @@ mod column_file;
 mod dense;
 pub(crate) mod gather;
 pub(crate) mod join;
+mod label_keys;
 mod label_query;
 mod label_table;
 mod labels;
@@ -42,22 +43,23 @@ pub use request::{
 pub use stages::StageTime;
 
 use crate::error::{LakeError, Result};
-use crate::identity::{Presence, for_each_identity, mix};
+use crate::identity::Presence;
 use crate::lake::Lake;
 use crate::materialize::TableCursor;
 use crate::progress::{Progress, Silent, tell};
 use crate::source::keys::KeySet;
-use crate::source::scan::{Origin, ScanCounts, ScanFile, ScanSpec, SourceFiles, SourceRows, join};
+use crate::source::scan::{Origin, ScanCounts, ScanFile, ScanSpec, SourceFiles, SourceRows};
 use crate::source::selected::{Pass, PassKind};
-use crate::spill::{Budget, Partitions, SpillFile, partition_count, partition_of};
-use arrow::array::{ArrayRef, Decimal128Array, Int64Array, UInt64Array};
+use crate::spill::{Budget, Partitions, SpillFile, partition_count};
 use arrow::datatypes::SchemaRef;
 use assemble::{Assembler, FeatureCounts, output_field, request_fields};
 use by_column::{ByColumn, has_columns_apart};
 use cache::{CachedEvents, LabelBuckets, Making, Reading, Wanted, cached_events};
+use futures::future::join_all;
 use gather::{EventGroup, Extras, Keep, Payload, group_views};
 use join::{Answers, answer_bytes, join_inputs, label_schema};
-use label_table::{changed, empty};
+use label_keys::{EncodedLabels, LabelFacts, LabelSet, read_labels};
+use label_table::changed;
 use labels::Labels;
 use latest::{LABEL_BYTES, LabelIndex, Meeting, Ranges, SeenRows, find_rows, find_rows_put_aside, read_rows};
 use parking_lot::Mutex;
@@ -71,7 +73,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::sync_channel;
 use std::time::Instant;
 
 /// What was made.
@@ -107,54 +108,6 @@ const ROWS_SHARE: u64 = 32;
 const ROUND_SHARE: u64 = 4;
 /// Fewer are taken at a time while no more than this share of the answers is read before its labels are taken, and put aside.
 const EARLY_WORTH_IT: f64 = 0.25;
-
-/// Keys and moments of all labels, by partition of one entity.
-struct LabelSet<'a> {
-    entity: &'a Entity,
-    key_columns: &'a [usize],
-    partitions: Partitions,
-    present: Presence,
-    buckets: LabelBuckets,
-    /// The different first keys, while they are few.
-    keys: Arc<KeySet>,
-    /// The labels in order, made when a view of latest values first asks for it.
-    index: std::cell::OnceCell<LabelIndex>,
-}
-
-impl LabelSet<'_> {
-    /// Puts labels with these keys and moments aside.
-    fn add(&mut self, keys: &[ArrayRef], at: &[Micros], first_row: u64) -> Result<()> {
-        Arc::make_mut(&mut self.keys).add(&keys[0]);
-        let mut identity = Vec::with_capacity(at.len());
-        let (mut rows, mut moments) = (Vec::with_capacity(at.len()), Vec::with_capacity(at.len()));
-        let mut partition = Vec::with_capacity(at.len());
-        for_each_identity(keys, &self.entity.keys, at.len(), |row, found| {
-            // A label without a key is kept; its features are missing.
-            let Some(found) = found else { return };
-            let hash = mix(found);
-            self.present.insert(found);
-            self.buckets.insert(hash);
-            identity.push(found as i128);
-            rows.push(first_row + row as u64);
-            moments.push(at[row]);
-            partition.push(partition_of(hash, self.partitions.count()));
-        });
-        let columns: [ArrayRef; 3] = [
-            Arc::new(Decimal128Array::from(identity).with_precision_and_scale(38, 0)?),
-            Arc::new(UInt64Array::from(rows)),
-            Arc::new(Int64Array::from(moments)),
-        ];
-        self.partitions.push(&columns, &partition)
-    }
-}
-
-/// What the first pass over the labels found.
-#[derive(Clone, Copy)]
-struct LabelFacts {
-    rows: u64,
-    first: Micros,
-    last: Micros,
-}
 
 /// A source, opened once, with what was read of it.
 struct OpenSource {
@@ -246,7 +199,7 @@ impl Lake {
             let labels = &prepared.labels;
             let facts = match labels.moments_known() {
                 Some((first, last)) => LabelFacts { rows: labels.row_count().unwrap_or(0), first, last },
-                None => read_labels(labels, &mut [], &Silent)?,
+                None => read_labels(labels, &mut [], None, &Silent)?,
             };
             let rows = labels.row_count().or(Some(facts.rows));
             let range = Some((facts.first, facts.last));
@@ -290,14 +243,17 @@ impl Lake {
             plan.requests.iter().map(|job| request_fields(&labels, job.view)).collect::<Result<Vec<_>>>()?;
         let features = plan.outputs.iter().map(|o| output_field(&o.name, &o.value_type)).collect();
         let schema = output::output_schema(&labels, features)?;
+        let jobs: BTreeMap<&str, &ViewJob<'_>> =
+            plan.views.iter().rev().map(|job| (job.source.name.as_str(), job)).collect();
+        let opened = join_all(jobs.iter().map(|(name, job)| {
+            let mut cut = request.cuts.get(*name).cloned().unwrap_or_default();
+            let inputs = request.inputs.get(*name);
+            cut.stream_end = cut.stream_end.or(inputs.and_then(|inputs| inputs.stream_end));
+            self.open_source(job, cut, inputs)
+        }));
         let mut sources: BTreeMap<String, OpenSource> = BTreeMap::new();
-        for job in &plan.views {
-            if !sources.contains_key(&job.source.name) {
-                let mut cut = request.cuts.get(&job.source.name).cloned().unwrap_or_default();
-                let inputs = request.inputs.get(&job.source.name);
-                cut.stream_end = cut.stream_end.or(inputs.and_then(|inputs| inputs.stream_end));
-                sources.insert(job.source.name.clone(), self.open_source(job, cut, inputs).await?);
-            }
+        for (name, opened) in jobs.keys().zip(opened.await) {
+            sources.insert((*name).to_owned(), opened?);
         }
         let groups = group_views(&plan.views, payload_of);
         Ok(Prepared { plan, labels, entities, key_columns, fields, schema, sources, groups })
@@ -347,10 +303,17 @@ impl Lake {
                 index: std::cell::OnceCell::new(),
             })
             .collect();
-        let facts = stages.time("read labels", "", || read_labels(labels, &mut sets, progress))?;
+        let chunk_rows = output::chunk_rows(schema);
+        let by_column =
+            |rows: u64| by_column::output_of(&request.out, plan, rows, threads, request.memory_budget);
+        let encoded = match labels.row_count().and_then(by_column) {
+            Some(path) => Some(EncodedLabels::new(path, schema, labels, chunk_rows, request.memory_budget)?),
+            None => None,
+        };
+        let facts =
+            stages.time("read labels", "", || read_labels(labels, &mut sets, encoded.as_ref(), progress))?;
 
         // Events meet labels.
-        let chunk_rows = output::chunk_rows(schema);
         let mut answers: Vec<Answers> =
             plan.views.iter().map(|job| Answers::new(job, facts.rows, chunk_rows, &budget, &file)).collect();
         let row_bytes = plan.views.iter().filter(|job| is_latest(&job.view)).map(answer_bytes).sum();
@@ -502,11 +465,11 @@ impl Lake {
         };
         let of_views: Vec<(&SeenRows, &SourceFiles)> =
             seen.iter().map(|(rows, source)| (rows, &source.files)).collect();
-        let by_column = by_column::output_of(&request.out, plan, facts.rows, threads, request.memory_budget);
-        if let Some(path) = by_column {
+        if let Some(path) = by_column(facts.rows) {
             let by_column = ByColumn {
                 plan,
                 labels,
+                encoded: encoded.as_ref(),
                 schema,
                 label_rows: facts.rows,
                 chunk_rows,
@@ -799,58 +762,6 @@ fn ranges_per_round(seen: &[(SeenRows, &OpenSource)], ranges: Ranges, threads: u
     let most = ranges.fitting.min(ranges.count);
     let few = (0..).map(|power| (RANGES_PER_THREAD * threads) << power).take_while(|few| *few < most);
     few.into_iter().find(is_worth_it).unwrap_or(most)
-}
-
-/// Batches of labels that are read before they are divided up.
-const BATCHES_AHEAD: usize = 4;
-
-/// The first pass over the labels: keys and moments, put aside by partition.
-fn read_labels(labels: &Labels, sets: &mut [LabelSet<'_>], progress: &dyn Progress) -> Result<LabelFacts> {
-    let mut columns: Vec<usize> = sets.iter().flat_map(|s| s.key_columns.iter().copied()).collect();
-    columns.push(labels.at_column);
-    columns.sort_unstable();
-    columns.dedup();
-    let position = |column: usize| columns.binary_search(&column).expect("every column read is in the list");
-    let mut facts = LabelFacts { rows: 0, first: Micros::MAX, last: Micros::MIN };
-    let total = labels.row_count().unwrap_or(0);
-    // One thread decodes what the other divides up.
-    let (sender, batches) = sync_channel(BATCHES_AHEAD);
-    let mut reader = labels.read(columns.clone());
-    std::thread::scope(|scope| -> Result<()> {
-        let reading = scope.spawn(move || -> Result<()> {
-            while let Some(batch) = reader.next_batch()? {
-                if sender.send(batch).is_err() {
-                    break;
-                }
-            }
-            Ok(())
-        });
-        for (first_row, batch) in batches {
-            let at = labels.moments(batch.column(position(labels.at_column)), first_row)?;
-            facts.rows += at.len() as u64;
-            facts.first = facts.first.min(at.iter().copied().min().unwrap_or(Micros::MAX));
-            facts.last = facts.last.max(at.iter().copied().max().unwrap_or(Micros::MIN));
-            for set in &mut *sets {
-                let mut keys: Vec<ArrayRef> = Vec::with_capacity(set.key_columns.len());
-                for (column, (_, value_type)) in set.key_columns.iter().zip(&set.entity.keys) {
-                    keys.push(labels.typed(
-                        batch.column(position(*column)),
-                        *column,
-                        value_type,
-                        first_row,
-                    )?);
-                }
-                set.add(&keys, &at, first_row)?;
-            }
-            tell(progress, "reading labels", facts.rows, total)?;
-        }
-        join(reading)
-    })?;
-    if facts.rows == 0 {
-        return Err(empty(&labels.name));
-    }
-    sets.iter_mut().for_each(|set| set.present.shrink());
-    Ok(facts)
 }
 
 /// What of an event's stamp and identity the answers of these views depend on.

@@ -7,6 +7,7 @@ use crate::training::assemble::{FeatureCounts, RowStatuses, is_usable};
 use crate::training::column_file::{ColumnFile, Part};
 use crate::training::dense::{Column, DenseRow, among};
 use crate::training::join::dense_features;
+use crate::training::label_keys::EncodedLabels;
 use crate::training::labels::Labels;
 use crate::training::latest::{SeenRows, Wanted, places_of, without_nan};
 use crate::training::output::{LabelColumns, Turns, to_file};
@@ -33,6 +34,8 @@ const LABEL_BYTES: u64 = 9;
 pub(crate) struct ByColumn<'a> {
     pub plan: &'a ServicePlan<'a>,
     pub labels: &'a Labels,
+    /// The labels' own columns, where they were encoded when their keys were read.
+    pub encoded: Option<&'a EncodedLabels>,
     pub schema: &'a SchemaRef,
     pub label_rows: u64,
     pub chunk_rows: u64,
@@ -115,6 +118,12 @@ impl ByColumn<'_> {
 
     /// Writes the labels' own columns; how many leaves they have.
     fn write_labels(&self, turns: &Turns<ColumnFile>, chunks: usize, fail: Fail<'_>) -> Result<usize> {
+        if let Some((part, encoded)) = self.encoded.and_then(EncodedLabels::take) {
+            for (chunk, columns) in encoded.into_iter().enumerate() {
+                turns.take(chunk, |file| file.append(part, chunk, columns).map_err(|e| fail(&e)))?;
+            }
+            return Ok(part.end_leaf());
+        }
         let fields = self.labels.schema.fields().len();
         let part = Part::new(self.schema, 0..fields, 0).map_err(|e| fail(&e))?;
         let columns = LabelColumns::new(self.labels, self.label_rows, self.chunk_rows);
@@ -287,7 +296,8 @@ struct Apart {
 
 /// The rows of one part of a file that labels see.
 struct Placing<'a> {
-    /// Ascending by row from when they are read on.
+    /// Ascending by row from when they are read on. Found partition by partition, in each ascending where a file is in the order
+    /// of its entities: a sort that finds such runs has little to do.
     rows: Vec<DenseRow>,
     next: usize,
     placed: &'a Placed,
@@ -310,7 +320,7 @@ impl TakeRows for Placing<'_> {
     }
 
     fn wanted(&mut self) -> Vec<u32> {
-        self.rows.sort_unstable_by_key(|row| row.row);
+        self.rows.sort_by_key(|row| row.row);
         let mut rows: Vec<u32> = self.rows.iter().map(|row| row.row).collect();
         rows.dedup();
         rows
@@ -330,7 +340,7 @@ impl TakeRows for Placing<'_> {
     }
 
     fn begin_columns(&mut self) -> Result<bool> {
-        self.rows.sort_unstable_by_key(|row| row.row);
+        self.rows.sort_by_key(|row| row.row);
         Ok(true)
     }
 

@@ -200,19 +200,19 @@ pub(crate) struct EntityNumbers(HashMap<i128, u32, ahash::RandomState>);
 
 impl EntityNumbers {
     /// In the order of their first labels; and the number of each label's.
-    pub(crate) fn of(identities: &[i128]) -> (Self, Vec<u32>) {
+    pub(crate) fn of<'a>(identities: impl Iterator<Item = &'a i128>) -> (Self, Vec<u32>) {
         let mut numbers: HashMap<i128, u32, ahash::RandomState> = HashMap::default();
         let number = |identity: &i128| {
             let next = numbers.len() as u32;
             *numbers.entry(*identity).or_insert(next)
         };
-        let entities = identities.iter().map(number).collect();
+        let entities = identities.map(number).collect();
         (Self(numbers), entities)
     }
 
     /// The same in the order of their identities, which for most keys is that of the keys: what comes sorted by key then goes
     /// through memory from one end to the other. And the identities by number.
-    pub(crate) fn sorted(identities: &[i128]) -> (Self, Vec<u32>, Vec<Identity>) {
+    pub(crate) fn sorted<'a>(identities: impl Iterator<Item = &'a i128>) -> (Self, Vec<u32>, Vec<Identity>) {
         let (mut numbers, mut entities) = Self::of(identities);
         let mut sorted: Vec<Identity> = numbers.0.keys().map(|identity| *identity as Identity).collect();
         sorted.sort_unstable();
@@ -265,7 +265,7 @@ impl EntityNumbers {
 pub(crate) fn load_partition(labels: &Partitions, events: &Partitions, partition: usize) -> Result<Joined> {
     let labels = labels.load_one(partition)?;
     let identities = labels.column(IDENTITY).as_primitive::<Decimal128Type>();
-    let (numbers, label_entities) = EntityNumbers::of(identities.values());
+    let (numbers, label_entities) = EntityNumbers::of(identities.values().iter());
     let events = events.take_one(partition)?;
     let found = events.column(IDENTITY).as_primitive::<Decimal128Type>();
     let (event_entities, kept) = numbers.find(found.values());

@@ -1,4 +1,5 @@
-//! Labels: what was asked, when. Read twice: once for keys and moments, once for everything, to be passed through.
+//! Labels: what was asked, when. Read for keys and moments, and for everything, to be passed through: at once where the output is
+//! made by column ([`crate::training::label_keys`]), else twice.
 //!
 //! A label table may be behind a query ([`crate::training::label_query`]) and a sample; what comes out of them are the labels,
 //! numbered from 0 in the order of the table.

@@ -48,7 +48,7 @@ impl LabelIndex {
         let made: Vec<Mutex<Option<LabelPartition>>> =
             (0..labels.count()).map(|_| Mutex::default()).collect();
         in_parallel(threads, labels.count(), &|partition| {
-            *made[partition].lock() = Some(LabelPartition::new(&labels.load_one(partition)?));
+            *made[partition].lock() = Some(LabelPartition::new(&labels.load(partition)?));
             Ok(())
         })?;
         let partitions = made.into_iter().filter_map(Mutex::into_inner).collect();
@@ -65,13 +65,21 @@ impl LabelIndex {
 }
 
 impl LabelPartition {
-    fn new(labels: &RecordBatch) -> Self {
-        let identities = labels.column(0).as_primitive::<Decimal128Type>().values();
-        let (numbers, entities, identities) = EntityNumbers::sorted(identities);
-        let at: &[Micros] = labels.column(2).as_primitive::<Int64Type>().values();
-        let order = LabelOrder::new(numbers.count(), &LabelColumns { entities: &entities, at });
-        let rows = labels.column(1).as_primitive::<UInt64Type>().values();
-        Self { numbers, identities, order, rows: rows.iter().map(|row| *row as u32).collect() }
+    /// Of the labels in these pieces.
+    fn new(labels: &[RecordBatch]) -> Self {
+        let identities =
+            |piece: &'_ RecordBatch| piece.column(0).as_primitive::<Decimal128Type>().values().clone();
+        let pieces: Vec<_> = labels.iter().map(identities).collect();
+        let (numbers, entities, identities) =
+            EntityNumbers::sorted(pieces.iter().flat_map(|piece| &piece[..]));
+        let mut at: Vec<Micros> = Vec::with_capacity(entities.len());
+        let mut rows = Vec::with_capacity(entities.len());
+        for piece in labels {
+            at.extend_from_slice(piece.column(2).as_primitive::<Int64Type>().values());
+            rows.extend(piece.column(1).as_primitive::<UInt64Type>().values().iter().map(|row| *row as u32));
+        }
+        let order = LabelOrder::new(numbers.count(), &LabelColumns { entities: &entities, at: &at });
+        Self { numbers, identities, order, rows }
     }
 
     /// Where an identity is, or would be: near a place where a lesser one was, mostly.

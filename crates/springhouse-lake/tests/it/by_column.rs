@@ -21,9 +21,10 @@ async fn answers_are_the_same_by_column_and_by_row_group() {
             let (by_column, by_group) =
                 (world.project.path("made.parquet"), world.project.path("made.arrow"));
             let mut first = Vec::new();
-            // All at once; so little that what labels see was written to disk before; so little that columns don't fit. In parts.
+            // All at once; so little that what labels see was written to disk before, that the labels' own columns are not kept, that
+            // columns don't fit. In parts.
             for (memory, part_rows) in
-                [(512 << 20, None), (4 << 20, None), (64 << 10, None), (4 << 20, Some(999))]
+                [(512 << 20, None), (4 << 20, None), (1 << 20, None), (64 << 10, None), (4 << 20, Some(999))]
             {
                 let ours = made(&world.project, &by_column, availability, memory, part_rows).await;
                 let theirs = made(&world.project, &by_group, availability, memory, None).await;
@@ -72,16 +73,22 @@ async fn labels_that_change_while_they_are_read_are_told() {
     let mut random = Random::new("labels_that_change_while_they_are_read_are_told");
     let world = world(&mut random, 300).await;
     let labels = label_batch(&random_labels(&mut random, &world.all, 140_000));
-    let (file, to) = (world.project.path("labels.csv"), world.project.path("others.csv"));
     // More, fewer, and another number of row groups.
     for (before, after) in
         [(1_000, 1_001), (1_000, 30), (140_000, 70_000), (70_000, 140_000), (65_536, 65_537)]
     {
-        write_csv(&to, &labels.slice(0, after));
-        for out in ["made.parquet", "made.arrow"] {
-            write_csv(&file, &labels.slice(0, before));
+        for (name, out) in
+            [("labels.csv", "made.parquet"), ("labels.csv", "made.arrow"), ("labels.parquet", "made.parquet")]
+        {
+            let (file, to) = (world.project.path(name), world.project.path(&format!("others-{name}")));
+            for (path, rows) in [(&file, before), (&to, after)] {
+                match name {
+                    "labels.csv" => write_csv(path, &labels.slice(0, rows)),
+                    _ => write_parquet(path, &labels.slice(0, rows), 10_000),
+                }
+            }
             let out = world.project.path(out);
-            let mut request = world.project.request("labels.csv", &out);
+            let mut request = world.project.request(name, &out);
             request.features = ["parts_latest:p_amount", "pushed_latest"].map(str::to_owned).into();
             let changing = Changing { file: &file, to: &to };
             let told = world.project.lake.training_set(&request, &changing).await;

@@ -63,6 +63,63 @@ async fn an_append_counts_once_however_often_it_comes() {
     assert_eq!(rows_of(&project), (0..100).collect::<Vec<i64>>());
 }
 
+#[tokio::test]
+async fn a_position_is_found_behind_any_number_of_other_commits() {
+    let mut random = Random::new("a_position_is_found_behind_any_number_of_other_commits");
+    let project = Project::new(YAML);
+    let source = project.source("pushed");
+    let events = random_events(&mut random, 40);
+    let commit = |version: u64| {
+        let log = project.directory.path().join(".springhouse/lake/pushed/_delta_log");
+        log.join(format!("{version:020}.json"))
+    };
+    for (first, position) in [(0, 19), (20, 39)] {
+        project
+            .lake
+            .append_stream(source, stream_append(&events[first..first + 20], first as i64))
+            .await
+            .unwrap();
+        let newest = (0..).find(|version| !commit(*version).exists()).unwrap() - 1;
+        // Those of others, who append nothing.
+        for version in newest + 1..newest + 24 {
+            std::fs::write(
+                commit(version),
+                "{\"commitInfo\":{}}\n{\"txn\":{\"appId\":\"another\",\"version\":7}}\n",
+            )
+            .unwrap();
+            assert_eq!(project.lake.stream_position(source).await.unwrap(), position, "{version}");
+        }
+    }
+    // What can't be read is told, and not taken for what was before it.
+    let newest = (0..).find(|version| !commit(*version).exists()).unwrap();
+    std::fs::write(commit(newest), "{\"commitInfo\":{}}\n{\"txn\":{\"appId\":").unwrap();
+    assert_eq!(project.lake.stream_position(source).await.unwrap_err().code, "delta_failed");
+}
+
+#[tokio::test]
+async fn a_table_that_nothing_was_appended_to_has_no_position() {
+    let project = Project::new(YAML);
+    let source = project.source("pushed");
+    let log = project.directory.path().join(".springhouse/lake/pushed/_delta_log");
+    std::fs::create_dir_all(&log).unwrap();
+    assert_eq!(project.lake.stream_position(source).await.unwrap(), -1);
+    let mut random = Random::new("a_table_that_nothing_was_appended_to_has_no_position");
+    let events = random_events(&mut random, 10);
+    project.lake.append_stream(source, stream_append(&events, 0)).await.unwrap();
+    // The same table by somebody else.
+    for version in 0..2 {
+        let commit = log.join(format!("{version:020}.json"));
+        let text = std::fs::read_to_string(&commit).unwrap();
+        let others: String =
+            text.lines().filter(|line| !line.contains("\"txn\"")).map(|line| format!("{line}\n")).collect();
+        assert_eq!(text.contains("\"txn\""), version == 1);
+        std::fs::write(&commit, others).unwrap();
+    }
+    let lake =
+        Lake::open(project.directory.path(), &project.directory.path().join(".springhouse/lake")).unwrap();
+    assert_eq!(lake.stream_position(source).await.unwrap(), -1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_writers_of_the_same_rows_write_them_once() {
     let mut random = Random::new("two_writers_of_the_same_rows_write_them_once");

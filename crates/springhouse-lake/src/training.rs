@@ -43,7 +43,6 @@ pub use request::{
 pub use stages::StageTime;
 
 use crate::error::{LakeError, Result};
-use crate::identity::Presence;
 use crate::lake::Lake;
 use crate::materialize::TableCursor;
 use crate::progress::{Progress, Silent, tell};
@@ -54,7 +53,7 @@ use crate::spill::{Budget, Partitions, SpillFile, partition_count};
 use arrow::datatypes::SchemaRef;
 use assemble::{Assembler, FeatureCounts, output_field, request_fields};
 use by_column::{ByColumn, has_columns_apart};
-use cache::{CachedEvents, LabelBuckets, Making, Reading, Wanted, cached_events};
+use cache::{CachedEvents, Making, Reading, Wanted, cached_events};
 use futures::future::join_all;
 use gather::{EventGroup, Extras, Keep, Payload, group_views};
 use join::{Answers, answer_bytes, join_inputs, label_schema};
@@ -293,14 +292,9 @@ impl Lake {
             .entities
             .iter()
             .zip(&prepared.key_columns)
-            .map(|(entity, key_columns)| LabelSet {
-                entity,
-                key_columns,
-                partitions: Partitions::new(partitions, label_schema(), &budget, &file),
-                present: Presence::with_capacity(labels.row_guess()),
-                buckets: LabelBuckets::new(),
-                keys: Arc::new(KeySet::new(&entity.keys[0].1)),
-                index: std::cell::OnceCell::new(),
+            .map(|(entity, key_columns)| {
+                let partitions = Partitions::new(partitions, label_schema(), &budget, &file);
+                LabelSet::new(entity, key_columns, partitions, labels.row_guess())
             })
             .collect();
         let chunk_rows = output::chunk_rows(schema);

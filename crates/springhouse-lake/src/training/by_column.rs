@@ -5,7 +5,7 @@ use crate::error::{LakeError, Result};
 use crate::source::scan::{ColumnRows, ColumnValues, FetchedRows, SourceFiles, TakeRows};
 use crate::training::assemble::{FeatureCounts, RowStatuses, is_usable};
 use crate::training::column_file::{ColumnFile, Part};
-use crate::training::dense::{Column, DenseRow, among};
+use crate::training::dense::{Column, DenseRow, among, sort_by_row};
 use crate::training::join::dense_features;
 use crate::training::label_keys::EncodedLabels;
 use crate::training::labels::Labels;
@@ -296,8 +296,7 @@ struct Apart {
 
 /// The rows of one part of a file that labels see.
 struct Placing<'a> {
-    /// Ascending by row from when they are read on. Found partition by partition, in each ascending where a file is in the order
-    /// of its entities: a sort that finds such runs has little to do.
+    /// Ascending by row from when they are read on.
     rows: Vec<DenseRow>,
     next: usize,
     placed: &'a Placed,
@@ -320,7 +319,7 @@ impl TakeRows for Placing<'_> {
     }
 
     fn wanted(&mut self) -> Vec<u32> {
-        self.rows.sort_by_key(|row| row.row);
+        sort_by_row(&mut self.rows);
         let mut rows: Vec<u32> = self.rows.iter().map(|row| row.row).collect();
         rows.dedup();
         rows
@@ -340,7 +339,7 @@ impl TakeRows for Placing<'_> {
     }
 
     fn begin_columns(&mut self) -> Result<bool> {
-        self.rows.sort_by_key(|row| row.row);
+        sort_by_row(&mut self.rows);
         Ok(true)
     }
 

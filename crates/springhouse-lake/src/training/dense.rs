@@ -81,6 +81,39 @@ impl DenseRow {
     }
 }
 
+/// Brings rows in the order of their numbers, digit by digit: those of one part of a file differ in two bytes mostly.
+pub(crate) fn sort_by_row(rows: &mut Vec<DenseRow>) {
+    /// Fewer are sorted sooner by comparing.
+    const FEW: usize = 1_000;
+    const DIGITS: usize = 256;
+    if rows.len() < FEW {
+        return rows.sort_unstable_by_key(|row| row.row);
+    }
+    let (least, greatest) =
+        rows.iter().fold((u32::MAX, 0), |(least, greatest), row| (least.min(row.row), greatest.max(row.row)));
+    let mut sorted = vec![DenseRow::new(0, 0); rows.len()];
+    let mut shift = 0;
+    while (greatest - least) >> shift > 0 {
+        let digit = |row: &DenseRow| ((row.row - least) >> shift) as usize % DIGITS;
+        let mut next = [0; DIGITS];
+        rows.iter().for_each(|row| next[digit(row)] += 1);
+        let mut start = 0;
+        for place in &mut next {
+            start += std::mem::replace(place, start);
+        }
+        for row in rows.iter() {
+            let place = &mut next[digit(row)];
+            sorted[*place] = *row;
+            *place += 1;
+        }
+        std::mem::swap(rows, &mut sorted);
+        shift += DIGITS.ilog2();
+        if shift == u32::BITS {
+            break;
+        }
+    }
+}
+
 /// A column as it is read with null for what is no number; plain values are looked at when they are put.
 pub(crate) fn numbers<'a>(from: &ColumnRows<'a>, array: &'a mut Option<ArrayRef>) -> ColumnValues<'a> {
     match from.values {
@@ -384,6 +417,26 @@ mod tests {
         Date32Array, Decimal128Array, Float32Array, Float64Array, Int64Array, TimestampMicrosecondArray,
     };
     use arrow::compute::{concat, take};
+
+    #[test]
+    fn rows_are_sorted_whatever_their_numbers() {
+        let mut below = draws(5);
+        for count in [0, 1, 999, 1_000, 1_001, 20_000] {
+            for spread in [1, 2, 255, 256, 257, 65_536, 1 << 24, u64::from(u32::MAX)] {
+                let first = below(u64::from(u32::MAX) - spread + 1);
+                let mut rows: Vec<DenseRow> = (0..count)
+                    .map(|place| DenseRow::new((first + below(spread + 1)) as u32, place))
+                    .collect();
+                let mut naive: Vec<(u32, u32)> = rows.iter().map(|row| (row.row, row.place)).collect();
+                sort_by_row(&mut rows);
+                naive.sort_unstable();
+                let mut sorted: Vec<(u32, u32)> = rows.iter().map(|row| (row.row, row.place)).collect();
+                assert!(sorted.is_sorted_by_key(|row| row.0), "{count} rows, {spread} apart");
+                sorted.sort_unstable();
+                assert_eq!(sorted, naive, "{count} rows, {spread} apart");
+            }
+        }
+    }
 
     #[test]
     fn values_come_out_where_their_labels_are() {

@@ -32,34 +32,64 @@ pub(crate) struct LabelSet<'a> {
     pub buckets: LabelBuckets,
     /// The different first keys, while they are few.
     pub keys: Arc<KeySet>,
+    found: Found,
     /// The labels in order, made when a view of latest values first asks for it.
     pub index: OnceCell<LabelIndex>,
 }
 
-impl LabelSet<'_> {
+/// What is found of the labels of a batch: identities with their rows in it, and their partitions. The memory is used again.
+#[derive(Default)]
+struct Found {
+    labels: Vec<(i128, u32)>,
+    partitions: Vec<u32>,
+}
+
+impl<'a> LabelSet<'a> {
+    /// Of an entity, whose keys are these columns of about so many labels.
+    pub(crate) fn new(
+        entity: &'a Entity,
+        key_columns: &'a [usize],
+        partitions: Partitions,
+        label_guess: u64,
+    ) -> Self {
+        Self {
+            entity,
+            key_columns,
+            partitions,
+            present: Presence::with_capacity(label_guess),
+            buckets: LabelBuckets::new(),
+            keys: Arc::new(KeySet::new(&entity.keys[0].1)),
+            found: Found::default(),
+            index: OnceCell::new(),
+        }
+    }
+
     /// Puts labels with these keys and moments aside.
     fn add(&mut self, keys: &[ArrayRef], at: &[Micros], first_row: u64) -> Result<()> {
         Arc::make_mut(&mut self.keys).add(&keys[0]);
-        let mut identity = Vec::with_capacity(at.len());
-        let (mut rows, mut moments) = (Vec::with_capacity(at.len()), Vec::with_capacity(at.len()));
-        let mut partition = Vec::with_capacity(at.len());
+        let Found { labels, partitions } = &mut self.found;
+        labels.clear();
+        partitions.clear();
         for_each_identity(keys, &self.entity.keys, at.len(), |row, found| {
             // A label without a key is kept; its features are missing.
             let Some(found) = found else { return };
             let hash = mix(found);
             self.present.insert(found);
             self.buckets.insert(hash);
-            identity.push(found as i128);
-            rows.push(first_row + row as u64);
-            moments.push(at[row]);
-            partition.push(partition_of(hash, self.partitions.count()));
+            labels.push((found as i128, row as u32));
+            partitions.push(partition_of(hash, self.partitions.count()));
         });
-        let columns: [ArrayRef; 3] = [
-            Arc::new(Decimal128Array::from(identity).with_precision_and_scale(38, 0)?),
-            Arc::new(UInt64Array::from(rows)),
-            Arc::new(Int64Array::from(moments)),
+        let grouping = self.partitions.grouping(partitions);
+        let labels = grouping.order.iter().map(|place| labels[*place as usize]);
+        let identities = Decimal128Array::from_iter_values(labels.clone().map(|(identity, _)| identity));
+        let rows = labels.clone().map(|(_, row)| first_row + u64::from(row));
+        let moments = labels.map(|(_, row)| at[row as usize]);
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(identities.with_precision_and_scale(38, 0)?),
+            Arc::new(UInt64Array::from_iter_values(rows)),
+            Arc::new(Int64Array::from_iter_values(moments)),
         ];
-        self.partitions.push(&columns, &partition)
+        self.partitions.push_grouped(columns, &grouping)
     }
 }
 

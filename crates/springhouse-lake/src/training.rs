@@ -242,8 +242,9 @@ impl Lake {
             plan.requests.iter().map(|job| request_fields(&labels, job.view)).collect::<Result<Vec<_>>>()?;
         let features = plan.outputs.iter().map(|o| output_field(&o.name, &o.value_type)).collect();
         let schema = output::output_schema(&labels, features)?;
+        // A view of each source.
         let jobs: BTreeMap<&str, &ViewJob<'_>> =
-            plan.views.iter().rev().map(|job| (job.source.name.as_str(), job)).collect();
+            plan.views.iter().map(|job| (job.source.name.as_str(), job)).collect();
         let opened = join_all(jobs.iter().map(|(name, job)| {
             let mut cut = request.cuts.get(*name).cloned().unwrap_or_default();
             let inputs = request.inputs.get(*name);

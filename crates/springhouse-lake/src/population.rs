@@ -10,10 +10,9 @@ use crate::lake::Lake;
 use crate::source::scan::{ScanCounts, ScanSpec, SourceFiles};
 use crate::spill::{Budget, Partitions, SpillFile, partition_count, partition_of};
 use crate::training::gather::{EventGroup, Extras, Keep, Payload};
-use crate::training::join::{label_schema, load_partition};
+use crate::training::join::{label_columns, label_schema, load_partition};
 use crate::training::plan::{ViewJob, view_job};
 use crate::training::{blocking, threads};
-use arrow::array::{ArrayRef, Decimal128Array, Int64Array, UInt64Array};
 use parking_lot::Mutex;
 use springhouse_core::definition::{DefaultValue, FeatureRef, PopulationStatistic};
 use springhouse_core::{Definitions, Micros, Value, ValueStatus, ValueType};
@@ -77,12 +76,9 @@ impl Lake {
         let labels = Partitions::new(partitions, label_schema(), &budget, &file);
         let mut present = Presence::with_capacity(sample.len() as u64);
         sample.iter().for_each(|(_, identity, _)| present.insert(*identity));
-        let identity = sample.iter().map(|(_, identity, _)| *identity as i128);
-        let columns: [ArrayRef; 3] = [
-            Arc::new(Decimal128Array::from_iter_values(identity).with_precision_and_scale(38, 0)?),
-            Arc::new(UInt64Array::from_iter_values(0..sample.len() as u64)),
-            Arc::new(Int64Array::from_iter_values(sample.iter().map(|(_, _, at)| *at))),
-        ];
+        let columns = label_columns(
+            sample.iter().zip(0..).map(|((_, identity, at), row)| (*identity as i128, row, *at)),
+        )?;
         let partition: Vec<u32> =
             sample.iter().map(|(_, id, _)| partition_of(mix(*id), partitions)).collect();
         labels.push(&columns, &partition)?;

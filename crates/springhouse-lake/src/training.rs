@@ -302,7 +302,7 @@ impl Lake {
         let by_column =
             |rows: u64| by_column::output_of(&request.out, plan, rows, threads, request.memory_budget);
         let encoded = match labels.row_count().and_then(by_column) {
-            Some(path) => Some(EncodedLabels::new(path, schema, labels, chunk_rows, request.memory_budget)?),
+            Some(path) => EncodedLabels::new(path, schema, labels, chunk_rows, request.memory_budget)?,
             None => None,
         };
         let facts =

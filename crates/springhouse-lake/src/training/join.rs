@@ -9,7 +9,10 @@ use crate::training::dense::{DenseAnswers, is_dense};
 use crate::training::gather::{EVENT_TIME, EventGroup, IDENTITY, Payload};
 use crate::training::payload_of;
 use crate::training::plan::ViewJob;
-use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt8Array, UInt32Array, UInt64Array, new_null_array};
+use arrow::array::{
+    ArrayRef, AsArray, Decimal128Array, Int64Array, RecordBatch, UInt8Array, UInt32Array, UInt64Array,
+    new_null_array,
+};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::{
     DataType, Decimal128Type, Field, Int64Type, Schema, SchemaRef, UInt8Type, UInt64Type,
@@ -182,6 +185,18 @@ pub(crate) fn label_schema() -> SchemaRef {
         Field::new("row", DataType::UInt64, false),
         Field::new("at", DataType::Int64, false),
     ]))
+}
+
+/// Labels as these columns: identity, row and moment of each.
+pub(crate) fn label_columns(
+    labels: impl Iterator<Item = (i128, u64, Micros)> + Clone,
+) -> Result<Vec<ArrayRef>> {
+    let identities = Decimal128Array::from_iter_values(labels.clone().map(|(identity, ..)| identity));
+    Ok(vec![
+        Arc::new(identities.with_precision_and_scale(38, 0)?),
+        Arc::new(UInt64Array::from_iter_values(labels.clone().map(|(_, row, _)| row))),
+        Arc::new(Int64Array::from_iter_values(labels.map(|(.., at)| at))),
+    ])
 }
 
 /// One partition: labels and events with entities numbered densely.

@@ -9,11 +9,12 @@ use crate::source::scan::join;
 use crate::spill::{Partitions, partition_of};
 use crate::training::cache::LabelBuckets;
 use crate::training::column_file::Part;
+use crate::training::join::label_columns;
 use crate::training::label_table::empty;
 use crate::training::labels::Labels;
 use crate::training::latest::LabelIndex;
 use crate::training::sink::EncodedColumn;
-use arrow::array::{ArrayRef, Decimal128Array, Int64Array, RecordBatch, UInt64Array};
+use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use parking_lot::Mutex;
 use springhouse_core::Micros;
@@ -80,16 +81,11 @@ impl<'a> LabelSet<'a> {
             partitions.push(partition_of(hash, self.partitions.count()));
         });
         let grouping = self.partitions.grouping(partitions);
-        let labels = grouping.order.iter().map(|place| labels[*place as usize]);
-        let identities = Decimal128Array::from_iter_values(labels.clone().map(|(identity, _)| identity));
-        let rows = labels.clone().map(|(_, row)| first_row + u64::from(row));
-        let moments = labels.map(|(_, row)| at[row as usize]);
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(identities.with_precision_and_scale(38, 0)?),
-            Arc::new(UInt64Array::from_iter_values(rows)),
-            Arc::new(Int64Array::from_iter_values(moments)),
-        ];
-        self.partitions.push_grouped(columns, &grouping)
+        let labels = grouping.order.iter().map(|place| {
+            let (identity, row) = labels[*place as usize];
+            (identity, first_row + u64::from(row), at[row as usize])
+        });
+        self.partitions.push_grouped(label_columns(labels)?, &grouping)
     }
 }
 
@@ -176,8 +172,8 @@ pub(crate) fn read_labels(
 pub(crate) struct EncodedLabels {
     part: Part,
     chunk_rows: usize,
-    /// Most bytes of labels that are kept; of more the columns are read again when it is their turn.
-    bytes_max: usize,
+    /// Most bytes that are kept; where there are more, all columns are read again when it is their turn.
+    bytes_max: u64,
     path: PathBuf,
     kept: Mutex<Kept>,
 }
@@ -185,46 +181,48 @@ pub(crate) struct EncodedLabels {
 #[derive(Default)]
 struct Kept {
     chunks: Vec<Vec<EncodedColumn>>,
-    bytes: usize,
+    bytes: u64,
 }
 
 impl EncodedLabels {
     /// Of the memory budget one part in so many may be taken by labels that wait for their turn.
     const SHARE: u64 = 16;
 
+    /// None for labels whose files are larger than what may be kept: no more of them is read at first than keys and moments.
     pub(crate) fn new(
         path: &Path,
         schema: &SchemaRef,
         labels: &Labels,
         chunk_rows: u64,
         memory_budget: u64,
-    ) -> Result<Self> {
+    ) -> Result<Option<Self>> {
+        let bytes_max = memory_budget / Self::SHARE;
+        if labels.table.bytes() > bytes_max {
+            return Ok(None);
+        }
         let part = Part::new(schema, 0..labels.schema.fields().len(), 0);
-        Ok(Self {
+        Ok(Some(Self {
             part: part.map_err(|e| LakeError::unwritable(path, &e))?,
             chunk_rows: chunk_rows as usize,
-            bytes_max: (memory_budget / Self::SHARE) as usize,
+            bytes_max,
             path: path.to_owned(),
             kept: Mutex::default(),
-        })
+        }))
     }
 
     /// The next chunk.
     fn add(&self, chunk: &RecordBatch) -> Result<()> {
         let mut kept = self.kept.lock();
-        // In memory they take more than encoded, if anything.
-        kept.bytes += chunk
-            .columns()
-            .iter()
-            .map(|column| column.to_data().get_slice_memory_size())
-            .sum::<Result<usize, _>>()?;
         if kept.bytes > self.bytes_max {
-            kept.chunks = Vec::new();
             return Ok(());
         }
-        let number = kept.chunks.len();
-        let encoded = self.part.encode(number, chunk.columns().to_vec());
-        kept.chunks.push(encoded.map_err(|e| LakeError::unwritable(&self.path, &e))?);
+        let encoded = self.part.encode(kept.chunks.len(), chunk.columns().to_vec());
+        let encoded = encoded.map_err(|e| LakeError::unwritable(&self.path, &e))?;
+        kept.bytes += encoded.iter().map(EncodedColumn::bytes).sum::<u64>();
+        kept.chunks.push(encoded);
+        if kept.bytes > self.bytes_max {
+            kept.chunks = Vec::new();
+        }
         Ok(())
     }
 

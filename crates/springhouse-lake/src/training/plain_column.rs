@@ -48,6 +48,11 @@ impl PlainColumn {
             .then(|| Self { values: ArrayRef::clone(values), statistics })
     }
 
+    /// Bytes of its values.
+    pub(crate) fn bytes(&self) -> u64 {
+        (self.values.len() * width(&self.values)) as u64
+    }
+
     /// Writes it as the next column of a row group; `memory` is used again.
     pub(crate) fn append<W: Write + Send>(
         self,

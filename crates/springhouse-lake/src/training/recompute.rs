@@ -6,10 +6,9 @@ use crate::lake::Lake;
 use crate::source::scan::{Origin, ScanSpec, SourceRows};
 use crate::spill::{Budget, Partitions, SpillFile};
 use crate::training::gather::{EventGroup, Extras, Keep, Payload};
-use crate::training::join::{label_schema, load_partition};
+use crate::training::join::{label_columns, label_schema, load_partition};
 use crate::training::plan::view_job;
 use crate::training::{Cut, blocking, threads};
-use arrow::array::{ArrayRef, Decimal128Array, Int64Array, UInt64Array};
 use springhouse_core::definition::FeatureView;
 use springhouse_core::{Definitions, EntityKey, Micros};
 use springhouse_kernel::{EntityAnswer, value_at};
@@ -41,12 +40,9 @@ impl Lake {
             let budget = Arc::new(Budget::new(BUDGET));
             let file = Arc::new(SpillFile::new(self.tables()));
             let labels = Partitions::new(1, label_schema(), &budget, &file);
-            let identities = keys.iter().map(|key| identity_of(key.as_bytes()) as i128);
-            let columns: [ArrayRef; 3] = [
-                Arc::new(Decimal128Array::from_iter_values(identities).with_precision_and_scale(38, 0)?),
-                Arc::new(UInt64Array::from_iter_values(0..keys.len() as u64)),
-                Arc::new(Int64Array::from(at.to_vec())),
-            ];
+            let asked = keys.iter().zip(0..).zip(at);
+            let columns =
+                label_columns(asked.map(|((key, row), at)| (identity_of(key.as_bytes()) as i128, row, *at)))?;
             labels.push(&columns, &vec![0; keys.len()])?;
             let group = EventGroup::new(&[&job], vec![0], Payload::Inputs, Extras::all(job.source, false))?;
             let spec = ScanSpec {

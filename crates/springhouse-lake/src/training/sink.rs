@@ -43,6 +43,14 @@ pub(crate) enum EncodedColumn {
 }
 
 impl EncodedColumn {
+    /// Bytes in memory, about.
+    pub(crate) fn bytes(&self) -> u64 {
+        match self {
+            Self::Packed(column) => column.close().bytes_written,
+            Self::Plain(column) => column.bytes(),
+        }
+    }
+
     /// Writes it as the next column of a row group.
     pub(crate) fn append<W: Write + Send>(
         self,

@@ -22,7 +22,7 @@ use std::time::Instant;
 
 /// That of the program.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn column_type(name: &str) -> Option<ValueType> {
     Some(if name == "carrier" { ValueType::String } else { ValueType::Float64 })

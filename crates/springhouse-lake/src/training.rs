@@ -167,7 +167,13 @@ impl Lake {
         let started = Instant::now();
         let prepared = self.prepare(request).await?;
         let stages = Stages::default();
-        let made = blocking(|| self.make(&stages, request, progress, &prepared))?;
+        let made = blocking(|| {
+            std::thread::scope(|scope| {
+                // For the manifest; told there if it can't be had.
+                scope.spawn(|| prepared.labels.hash().map(drop));
+                self.make(&stages, request, progress, &prepared)
+            })
+        })?;
         let manifest = manifest::manifest(request, &prepared, &made)?;
         if let Some(out) = request.out.path() {
             manifest::write(out, &manifest)?;

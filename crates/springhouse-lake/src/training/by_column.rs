@@ -2,7 +2,7 @@
 //! sources' files to the output, so that no more is in memory at a time than the columns that are being made.
 
 use crate::error::{LakeError, Result};
-use crate::source::scan::{ColumnRows, ColumnValues, FetchedRows, SourceFiles, TakeRows};
+use crate::source::scan::{ColumnFetch, ColumnRows, ColumnValues, FetchedRows, SourceFiles, TakeRows, Unit};
 use crate::training::assemble::{FeatureCounts, RowStatuses, is_usable};
 use crate::training::column_file::{ColumnFile, Part};
 use crate::training::dense::{Column, DenseRow, among, sort_by_row};
@@ -13,7 +13,7 @@ use crate::training::latest::{SeenRows, Wanted, places_of, without_nan};
 use crate::training::output::{LabelColumns, Turns, to_file};
 use crate::training::plan::{ServicePlan, Slot, ViewJob};
 use crate::training::request::{OutputFormat, TrainingOutput};
-use crate::training::sink::Fail;
+use crate::training::sink::{EncodedColumn, Fail};
 use crate::training::stages::Stages;
 use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::buffer::BooleanBuffer;
@@ -23,12 +23,15 @@ use parking_lot::Mutex;
 use springhouse_core::ValueStatus;
 use springhouse_core::definition::TableFormat;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
 
 /// Of the memory budget one part in so many may be taken by what is being made.
-const SHARE: u64 = 4;
-/// Bytes that a label takes beside values: which row it sees, and a status.
-const LABEL_BYTES: u64 = 9;
+const SHARE: u64 = 3;
+/// Bytes that a label takes beside values: which row it sees, and a status; of two views, for one is made ready while the columns of
+/// the one before it are written.
+const LABEL_BYTES: u64 = 2 * 9;
 
 /// A training set that is made like that.
 pub(crate) struct ByColumn<'a> {
@@ -83,32 +86,57 @@ impl ByColumn<'_> {
         let chunks: Vec<usize> = (0..self.label_rows.div_ceil(self.chunk_rows))
             .map(|chunk| (self.label_rows - chunk * self.chunk_rows).min(self.chunk_rows) as usize)
             .collect();
+        let units: Vec<Vec<(usize, Unit)>> =
+            seen.iter().map(|(seen, _)| seen.units_first_seen(&seen.ranges())).collect();
         to_file(path, |file| {
             let file = ColumnFile::new(file, self.schema, &chunks).map_err(|e| fail(&e))?;
             let turns = Turns::new(file);
-            let label_leaves =
-                self.stages.time("write", "", || self.write_labels(&turns, chunks.len(), &fail))?;
+            let encoded = self.encoded.and_then(EncodedLabels::take);
+            let label_leaves = match &encoded {
+                Some((part, _)) => part.end_leaf(),
+                None => self.stages.time("write", "", || self.write_labels(&turns, chunks.len(), &fail))?,
+            };
             let counts = Mutex::new(vec![FeatureCounts::default(); self.plan.outputs.len()]);
-            let mut piece = chunks.len();
-            let columns_written = AtomicU64::new(0);
-            let used = Mutex::new(Vec::new());
-            for (seen, files) in seen {
-                let view = View { of: self, job: &self.plan.views[seen.view], number: seen.view };
-                let work = Work {
-                    turns: &turns,
-                    label_leaves,
-                    first_piece: piece,
-                    chunks: &chunks,
-                    counts: &counts,
-                    used: &used,
-                    columns_written: &columns_written,
-                    fail: &fail,
-                };
-                let written =
-                    self.stages.time("read rows", &view.job.view.name, || view.write(seen, files, &work))?;
-                piece += written;
+            let work = Work {
+                of: self,
+                turns: &turns,
+                label_leaves,
+                chunks: &chunks,
+                counts: &counts,
+                used: Mutex::default(),
+                columns_written: AtomicU64::new(0),
+                fail: &fail,
+            };
+            let mut first_piece = chunks.len();
+            let mut views = Vec::with_capacity(seen.len());
+            for ((seen, files), units) in seen.iter().zip(&units) {
+                let view = View::new(&work, seen, files, units, first_piece)?;
+                first_piece += view.columns.len();
+                views.push(view);
             }
+            let label_jobs = usize::from(encoded.is_some());
+            let labels = Mutex::new(encoded);
+            turns.in_parallel(self.threads, label_jobs + first_piece - chunks.len(), &|job| {
+                if job < label_jobs {
+                    let encoded = labels.lock().take();
+                    let Some((part, encoded)) = encoded else { return Ok(()) };
+                    return self.stages.time("write", "", || append_labels(&turns, part, encoded, &fail));
+                }
+                let piece = chunks.len() + job - label_jobs;
+                let number = views.partition_point(|view| view.first_piece <= piece) - 1;
+                let view = &views[number];
+                // Nothing else can be done before the first one is ready, but for the labels.
+                view.make_ready(if number == 0 { self.threads - label_jobs } else { 1 })?;
+                view.write(piece - view.first_piece)?;
+                let rest = view.first_piece + view.columns.len() - piece - 1;
+                match views.get(number + 1) {
+                    // While the others make the last columns of this one.
+                    Some(next) if rest == self.threads.min(view.columns.len() - 1) => next.make_ready(1),
+                    _ => Ok(()),
+                }
+            })?;
             check()?;
+            drop(views);
             self.stages.time("write", "", || {
                 turns.into_inner().finish().map_err(|e| fail(&e))?.finish().map_err(|e| fail(&e))
             })?;
@@ -116,14 +144,8 @@ impl ByColumn<'_> {
         })
     }
 
-    /// Writes the labels' own columns; how many leaves they have.
+    /// Reads and writes the labels' own columns; how many leaves they have.
     fn write_labels(&self, turns: &Turns<ColumnFile>, chunks: usize, fail: Fail<'_>) -> Result<usize> {
-        if let Some((part, encoded)) = self.encoded.and_then(EncodedLabels::take) {
-            for (chunk, columns) in encoded.into_iter().enumerate() {
-                turns.take(chunk, |file| file.append(part, chunk, columns).map_err(|e| fail(&e)))?;
-            }
-            return Ok(part.end_leaf());
-        }
         let fields = self.labels.schema.fields().len();
         let part = Part::new(self.schema, 0..fields, 0).map_err(|e| fail(&e))?;
         let columns = LabelColumns::new(self.labels, self.label_rows, self.chunk_rows);
@@ -138,77 +160,139 @@ impl ByColumn<'_> {
     }
 }
 
+/// Writes the labels' own columns, which were encoded before.
+fn append_labels(
+    turns: &Turns<ColumnFile>,
+    part: &Part,
+    encoded: Vec<Vec<EncodedColumn>>,
+    fail: Fail<'_>,
+) -> Result<()> {
+    let mut chunks = encoded.into_iter().enumerate();
+    chunks.try_for_each(|(chunk, columns)| {
+        turns.take(chunk, |file| file.append(part, chunk, columns).map_err(|e| fail(&e))).map(drop)
+    })
+}
+
 /// What the columns of all views are written with.
 struct Work<'a> {
+    of: &'a ByColumn<'a>,
     turns: &'a Turns<ColumnFile>,
     /// Leaves of the labels' columns, which come first; a feature is one.
     label_leaves: usize,
-    /// The number of the view's first column among all pieces of the file.
-    first_piece: usize,
     /// Rows of each chunk.
     chunks: &'a [usize],
     counts: &'a Mutex<Vec<FeatureCounts>>,
     /// Memory of columns that are written.
-    used: &'a Mutex<Vec<Column>>,
-    columns_written: &'a AtomicU64,
+    used: Mutex<Vec<Column>>,
+    columns_written: AtomicU64,
     fail: Fail<'a>,
 }
 
 /// A view whose columns are written.
 struct View<'a> {
-    of: &'a ByColumn<'a>,
+    work: &'a Work<'a>,
     job: &'a ViewJob<'a>,
-    number: usize,
+    seen: &'a SeenRows,
+    files: &'a SourceFiles,
+    /// The parts of the files in which labels see rows.
+    units: &'a [(usize, Unit)],
+    /// The source's.
+    columns: Vec<String>,
+    /// The number of its first column among all pieces of the file.
+    first_piece: usize,
+    state: Mutex<State<'a>>,
+    columns_left: AtomicUsize,
 }
 
-impl View<'_> {
-    /// Reads and writes its columns; how many there are.
-    fn write(&self, seen: &SeenRows, files: &SourceFiles, work: &Work<'_>) -> Result<usize> {
-        let inputs = self.job.inputs()?;
-        let columns = inputs.source_columns();
-        let placed = Placed {
-            statuses: Mutex::new(vec![ValueStatus::Missing as u8; self.of.label_rows as usize]),
-            columns: columns.iter().map(|_| Mutex::default()).collect(),
-            types: columns.iter().map(|column| self.type_of(column)).collect(),
+/// How far a view is.
+enum State<'a> {
+    Waiting,
+    Ready(Arc<Ready<'a>>),
+    Written,
+}
+
+/// What a view's columns are made from.
+struct Ready<'a> {
+    since: Instant,
+    placed: Arc<Placed>,
+    fetch: ColumnFetch<'a, 'a>,
+    apart: Vec<Apart>,
+    present: BooleanBuffer,
+    of_chunks: Vec<RowStatuses>,
+}
+
+impl<'a> View<'a> {
+    fn new(
+        work: &'a Work<'a>,
+        seen: &'a SeenRows,
+        files: &'a SourceFiles,
+        units: &'a [(usize, Unit)],
+        first_piece: usize,
+    ) -> Result<Self> {
+        let job = &work.of.plan.views[seen.view];
+        let columns = job.inputs()?.source_columns().to_vec();
+        let (state, columns_left) = (Mutex::new(State::Waiting), AtomicUsize::new(columns.len()));
+        Ok(Self { work, job, seen, files, units, columns, first_piece, state, columns_left })
+    }
+
+    /// Finds out which rows of which parts of files are wanted, unless that was done before. Who comes meanwhile waits.
+    fn make_ready(&self, threads: usize) -> Result<()> {
+        let mut state = self.state.lock();
+        if let State::Waiting = *state {
+            *state = State::Ready(Arc::new(self.ready(threads)?));
+        }
+        Ok(())
+    }
+
+    fn ready(&self, threads: usize) -> Result<Ready<'a>> {
+        let since = Instant::now();
+        let of = self.work.of;
+        let placed = Arc::new(Placed {
+            statuses: Mutex::new(vec![ValueStatus::Missing as u8; of.label_rows as usize]),
+            columns: self.columns.iter().map(|_| Mutex::default()).collect(),
+            types: self.columns.iter().map(|column| self.type_of(column)).collect(),
             apart: Mutex::default(),
-        };
-        for labels in seen.take_expired()? {
+        });
+        for labels in self.seen.take_expired()? {
             let mut statuses = placed.statuses.lock();
             for label in labels.column(0).as_primitive::<UInt64Type>().values() {
                 statuses[*label as usize] = ValueStatus::Expired as u8;
             }
         }
-        let units = seen.units_first_seen(&seen.ranges());
-        let fetch = files.begin_fetch(columns, self.of.threads, &units, &|unit| {
-            Ok(Box::new(Placing::new(&seen.take_wanted(unit)?, &placed)))
+        let fetch = self.files.begin_fetch(&self.columns, threads, self.units, &|unit| {
+            Ok(Box::new(Placing::new(&self.seen.take_wanted(unit)?, &placed)))
         })?;
-        let (statuses, apart) =
-            (std::mem::take(&mut *placed.statuses.lock()), std::mem::take(&mut *placed.apart.lock()));
+        let statuses = std::mem::take(&mut *placed.statuses.lock());
+        let apart = std::mem::take(&mut *placed.apart.lock());
         let present = BooleanBuffer::from_iter(statuses.iter().map(|status| is_usable(*status)));
-        let of_chunks: Vec<RowStatuses> = statuses
-            .chunks(self.of.chunk_rows as usize)
+        let of_chunks = statuses
+            .chunks(of.chunk_rows as usize)
             .map(|statuses| RowStatuses::new(statuses.to_vec()))
             .collect();
-        work.turns.in_parallel(self.of.threads, columns.len(), &|number| {
-            let piece = work.first_piece + number;
-            let Some(data_type) = &placed.types[number] else {
-                return work.turns.take(piece, |_| Ok(())).map(drop);
-            };
-            *placed.columns[number].lock() = Some(self.new_column(data_type, work.used));
-            fetch.read(number)?;
-            let column = placed.columns[number].lock().take();
-            let mut column = column.ok_or_else(|| LakeError::internal("a column was taken twice"))?;
-            for apart in &apart {
-                let values = ColumnValues::Array(apart.batch.column(number));
-                let from = ColumnRows { first: 0, count: apart.rows.len(), values };
-                column.put(data_type, &from, &apart.rows);
-            }
-            let values = column.finish(data_type, &present)?;
-            self.write_column(&columns[number], &values, &of_chunks, piece, work)?;
+        Ok(Ready { since, placed, fetch, apart, present, of_chunks })
+    }
+
+    /// Reads and writes a column.
+    fn write(&self, number: usize) -> Result<()> {
+        let ready = match &*self.state.lock() {
+            State::Ready(ready) => Some(Arc::clone(ready)),
+            State::Waiting | State::Written => None,
+        };
+        let ready = ready.ok_or_else(|| LakeError::internal("a view is not ready for its columns"))?;
+        let work = self.work;
+        let piece = self.first_piece + number;
+        if let Some(data_type) = &ready.placed.types[number] {
+            let values = ready.values(number, data_type, self.new_column(data_type))?;
+            self.write_column(&self.columns[number], &values, &ready.of_chunks, piece)?;
             work.used.lock().extend(Column::again(values));
-            Ok(())
-        })?;
-        Ok(columns.len())
+        } else {
+            work.turns.take(piece, |_| Ok(()))?;
+        }
+        if self.columns_left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            *self.state.lock() = State::Written;
+            work.of.stages.add("read rows", &self.job.view.name, ready.since.elapsed());
+        }
+        Ok(())
     }
 
     /// The type of the features that are a column; none where no feature is.
@@ -217,12 +301,12 @@ impl View<'_> {
         Some(springhouse_kernel::arrow_type(&self.job.plan.features()[feature].1))
     }
 
-    fn new_column(&self, data_type: &DataType, used: &Mutex<Vec<Column>>) -> Column {
-        let mut used = used.lock();
+    fn new_column(&self, data_type: &DataType) -> Column {
+        let mut used = self.work.used.lock();
         let again = used.iter().position(|column| column.can_hold(data_type));
         let again = again.map(|position| used.swap_remove(position));
         drop(used);
-        again.unwrap_or_else(|| Column::new(data_type, self.of.label_rows as usize))
+        again.unwrap_or_else(|| Column::new(data_type, self.work.of.label_rows as usize))
     }
 
     /// Writes the outputs that show a column's values.
@@ -232,16 +316,16 @@ impl View<'_> {
         values: &ArrayRef,
         of_chunks: &[RowStatuses],
         piece: usize,
-        work: &Work<'_>,
     ) -> Result<()> {
-        let fail = work.fail;
-        let (schema, outputs) = (self.of.schema, &self.of.plan.outputs);
+        let work = self.work;
+        let (of, fail) = (work.of, work.fail);
+        let (schema, outputs) = (of.schema, &of.plan.outputs);
         let first_field = schema.fields().len() - outputs.len();
         let features = self.job.features_of(column);
         let mut encoded = Vec::new();
         for (number, output) in outputs.iter().enumerate() {
             let Slot::Stored { view, feature } = output.slot else { continue };
-            if view != self.number || !features.contains(&feature) {
+            if view != self.seen.view || !features.contains(&feature) {
                 continue;
             }
             let field = first_field + number;
@@ -270,9 +354,25 @@ impl View<'_> {
                         file.append(&part, chunk, columns).map_err(|e| fail(&e))?;
                     }
                 }
-                (self.of.report)(done, outputs.len() as u64)
+                (of.report)(done, outputs.len() as u64)
             })
             .map(drop)
+    }
+}
+
+impl Ready<'_> {
+    /// Reads the values of a column to their labels' places.
+    fn values(&self, number: usize, data_type: &DataType, empty: Column) -> Result<ArrayRef> {
+        *self.placed.columns[number].lock() = Some(empty);
+        self.fetch.read(number)?;
+        let column = self.placed.columns[number].lock().take();
+        let mut column = column.ok_or_else(|| LakeError::internal("a column was taken twice"))?;
+        for apart in &self.apart {
+            let values = ColumnValues::Array(apart.batch.column(number));
+            let from = ColumnRows { first: 0, count: apart.rows.len(), values };
+            column.put(data_type, &from, &apart.rows);
+        }
+        column.finish(data_type, &self.present)
     }
 }
 
@@ -295,25 +395,26 @@ struct Apart {
 }
 
 /// The rows of one part of a file that labels see.
-struct Placing<'a> {
+struct Placing {
     /// Ascending by row from when they are read on.
     rows: Vec<DenseRow>,
     next: usize,
-    placed: &'a Placed,
+    placed: Arc<Placed>,
 }
 
-impl<'a> Placing<'a> {
-    fn new(wanted: &[Wanted], placed: &'a Placed) -> Self {
+impl Placing {
+    fn new(wanted: &[Wanted], placed: &Arc<Placed>) -> Self {
         let mut statuses = placed.statuses.lock();
         for wanted in wanted {
             statuses[wanted.label_row as usize] = wanted.status as u8;
         }
         let rows = wanted.iter().map(|wanted| DenseRow::new(wanted.row, wanted.label_row as u32)).collect();
-        Self { rows, next: 0, placed }
+        drop(statuses);
+        Self { rows, next: 0, placed: Arc::clone(placed) }
     }
 }
 
-impl TakeRows for Placing<'_> {
+impl TakeRows for Placing {
     fn count(&self) -> usize {
         self.rows.len()
     }

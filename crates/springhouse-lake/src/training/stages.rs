@@ -23,7 +23,12 @@ impl Stages {
     pub(crate) fn time<T>(&self, stage: &'static str, of: &str, work: impl FnOnce() -> T) -> T {
         let started = Instant::now();
         let done = work();
-        let took = started.elapsed();
+        self.add(stage, of, started.elapsed());
+        done
+    }
+
+    /// Notes how long something took.
+    pub(crate) fn add(&self, stage: &'static str, of: &str, took: Duration) {
         tracing::debug!(stage, of, seconds = took.as_secs_f64(), "stage");
         let mut stages = self.0.lock();
         match stages.iter_mut().find(|known| known.stage == stage && known.of == of) {
@@ -31,8 +36,6 @@ impl Stages {
             Some(known) => known.took += took,
             None => stages.push(StageTime { stage, of: of.to_owned(), took }),
         }
-        drop(stages);
-        done
     }
 
     pub(crate) fn into_list(self) -> Vec<StageTime> {

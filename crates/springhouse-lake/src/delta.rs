@@ -9,6 +9,7 @@ use crate::error::{LakeError, Result};
 use crate::layout;
 use crate::source::location::{FileRef, file_name};
 use arrow::array::RecordBatch;
+use deltalake_core::checkpoints::create_checkpoint;
 use deltalake_core::kernel::transaction::{CommitBuilder, CommitProperties, TransactionError};
 use deltalake_core::kernel::{
     Action, Add, ArrayType, DataType as DeltaType, MetadataExt, StructField, StructType, Transaction,
@@ -335,6 +336,21 @@ pub(crate) async fn replace(
     sync_commit(directory, done.version() as i64)?;
     table.state = Some(done.snapshot());
     Ok(size)
+}
+
+/// Writes what all commits so far say to one file, so that who opens the table reads that instead of them.
+pub(crate) async fn checkpoint(directory: &Path, table: &DeltaTable) -> Result<()> {
+    let fail = |e: DeltaTableError| LakeError::delta(&directory.display().to_string(), "checkpointing", &e);
+    let version = table.snapshot().map_err(fail)?.version();
+    create_checkpoint(table, None).await.map_err(fail)?;
+    let log = directory.join("_delta_log");
+    // The second says that the first is there.
+    for name in [format!("{version:020}.checkpoint.parquet"), "_last_checkpoint".to_owned()] {
+        let path = log.join(name);
+        let synced = std::fs::File::open(&path).and_then(|file| file.sync_all());
+        synced.map_err(|e| LakeError::unwritable(&path, &e))?;
+    }
+    sync_directory(&log).map_err(|e| LakeError::unwritable(&log, &e))
 }
 
 /// Takes files with their rows out of the table, in one commit; they stay on disk.

@@ -97,6 +97,9 @@ impl Lake {
             }
             tell(progress, "compacting", outcome.bytes_before, total)?;
         }
+        if outcome.files_rewritten > 0 && !request.dry_run {
+            delta::checkpoint(&directory, &table).await?;
+        }
         if let Some(retention) = request.vacuum {
             outcome.files_deleted = vacuum(&directory, &table, retention, request.dry_run).await?;
         }

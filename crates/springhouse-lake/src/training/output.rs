@@ -246,7 +246,7 @@ pub(crate) fn to_file<T>(path: &Path, write: impl FnOnce(OutputFile) -> Result<T
             // Who holds the file that was there frees its blocks, some tens of milliseconds for a large one; nobody waits for that.
             let replaced = path.is_file().then(|| File::open(path));
             std::fs::rename(&partial, path).map_err(|e| unwritable(&e))?;
-            std::thread::spawn(move || drop(replaced));
+            let _ = std::thread::Builder::new().spawn(move || drop(replaced));
             Ok(written)
         }
         Err(error) => {

@@ -102,6 +102,16 @@ async fn a_compacted_table_gives_the_same_bytes_in_fewer_files() {
     assert!(optimized(&project, &vacuum).await.files_deleted > 20);
     assert_eq!(data_files(&project).len(), 1);
     assert!(trained(&project).await == after);
+    // What the log says is in one file: commits before that are not needed.
+    let log = project.path(".springhouse/lake/pushed/_delta_log");
+    let checkpoint: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(log.join("_last_checkpoint")).unwrap()).unwrap();
+    for version in 0..checkpoint["version"].as_u64().unwrap() {
+        std::fs::remove_file(log.join(format!("{version:020}.json"))).unwrap();
+    }
+    let project = Project { lake: Lake::open(project.directory.path(), &tables).unwrap(), ..project };
+    assert_eq!(project.lake.stream_position(project.source("pushed")).await.unwrap(), 399);
+    assert!(trained(&project).await == after);
 }
 
 /// In a file of many rows each column is written as it is best read, and read another way.

@@ -125,13 +125,12 @@ impl ByColumn<'_> {
                 let piece = chunks.len() + job - label_jobs;
                 let number = views.partition_point(|view| view.first_piece <= piece) - 1;
                 let view = &views[number];
-                // Nothing else can be done before the first one is ready, but for the labels.
-                view.make_ready(if number == 0 { self.threads - label_jobs } else { 1 })?;
+                view.make_ready()?;
                 view.write(piece - view.first_piece)?;
                 let rest = view.first_piece + view.columns.len() - piece - 1;
                 match views.get(number + 1) {
                     // While the others make the last columns of this one.
-                    Some(next) if rest == self.threads.min(view.columns.len() - 1) => next.make_ready(1),
+                    Some(next) if rest == self.threads.min(view.columns.len() - 1) => next.make_ready(),
                     _ => Ok(()),
                 }
             })?;
@@ -235,16 +234,17 @@ impl<'a> View<'a> {
         Ok(Self { work, job, seen, files, units, columns, first_piece, state, columns_left })
     }
 
-    /// Finds out which rows of which parts of files are wanted, unless that was done before. Who comes meanwhile waits.
-    fn make_ready(&self, threads: usize) -> Result<()> {
+    /// Finds out which rows of which parts of files are wanted, unless that was done before. Who comes meanwhile waits. On as many
+    /// threads as there may be, though some may be at columns still: where few rows are wanted, they are read here.
+    fn make_ready(&self) -> Result<()> {
         let mut state = self.state.lock();
         if let State::Waiting = *state {
-            *state = State::Ready(Arc::new(self.ready(threads)?));
+            *state = State::Ready(Arc::new(self.ready()?));
         }
         Ok(())
     }
 
-    fn ready(&self, threads: usize) -> Result<Ready<'a>> {
+    fn ready(&self) -> Result<Ready<'a>> {
         let since = Instant::now();
         let of = self.work.of;
         let placed = Arc::new(Placed {
@@ -259,7 +259,7 @@ impl<'a> View<'a> {
                 statuses[*label as usize] = ValueStatus::Expired as u8;
             }
         }
-        let fetch = self.files.begin_fetch(&self.columns, threads, self.units, &|unit| {
+        let fetch = self.files.begin_fetch(&self.columns, of.threads, self.units, &|unit| {
             Ok(Box::new(Placing::new(&self.seen.take_wanted(unit)?, &placed)))
         })?;
         let statuses = std::mem::take(&mut *placed.statuses.lock());

@@ -343,14 +343,8 @@ pub(crate) async fn checkpoint(directory: &Path, table: &DeltaTable) -> Result<(
     let fail = |e: DeltaTableError| LakeError::delta(&directory.display().to_string(), "checkpointing", &e);
     let version = table.snapshot().map_err(fail)?.version();
     create_checkpoint(table, None).await.map_err(fail)?;
-    let log = directory.join("_delta_log");
     // The second says that the first is there.
-    for name in [format!("{version:020}.checkpoint.parquet"), "_last_checkpoint".to_owned()] {
-        let path = log.join(name);
-        let synced = std::fs::File::open(&path).and_then(|file| file.sync_all());
-        synced.map_err(|e| LakeError::unwritable(&path, &e))?;
-    }
-    sync_directory(&log).map_err(|e| LakeError::unwritable(&log, &e))
+    sync_log(directory, &[&format!("{version:020}.checkpoint.parquet"), "_last_checkpoint"])
 }
 
 /// Takes files with their rows out of the table, in one commit; they stay on disk.
@@ -490,12 +484,18 @@ fn write_file(directory: &Path, rows: &RecordBatch, after: i64, last: i64) -> Re
 
 /// The object store does not sync a commit; after a power cut the log must still have what was said to be in it.
 fn sync_commit(directory: &Path, version: i64) -> Result<()> {
+    sync_log(directory, &[&format!("{version:020}.json")])
+}
+
+/// Brings files of a table's log to the disk, one after the other, then their names.
+fn sync_log(directory: &Path, names: &[&str]) -> Result<()> {
     let log = directory.join("_delta_log");
-    let entry = log.join(format!("{version:020}.json"));
-    std::fs::File::open(&entry)
-        .and_then(|f| f.sync_all())
-        .and_then(|()| sync_directory(&log))
-        .map_err(|e| LakeError::unwritable(&entry, &e))
+    for name in names {
+        let entry = log.join(name);
+        let synced = std::fs::File::open(&entry).and_then(|file| file.sync_all());
+        synced.map_err(|e| LakeError::unwritable(&entry, &e))?;
+    }
+    sync_directory(&log).map_err(|e| LakeError::unwritable(&log, &e))
 }
 
 pub(crate) fn sync_directory(directory: &Path) -> std::io::Result<()> {

@@ -9,7 +9,7 @@ use arrow::error::ArrowError;
 use arrow::ipc::writer::StreamWriter;
 use springhouse_core::{Value, ValueType};
 use springhouse_kernel::array_from_values;
-use springhouse_serving::{FeatureAnswer, FeatureColumn};
+use springhouse_serving::{FeatureAnswer, FeatureColumn, FeatureHead};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -32,25 +32,26 @@ pub fn arrow_answer(answer: &FeatureAnswer, options: &AnswerOptions) -> Result<V
         fields.push(Field::new(name, array.data_type().clone(), true));
         arrays.push(array);
     };
-    for column in &answer.columns {
-        add(column.name.to_string(), array_from_values(&column.value_type, &column.values));
+    for column in answer.columns() {
+        let FeatureHead { name, value_type, .. } = column.head;
+        add(name.clone(), array_from_values(value_type, column.values));
         if options.metadata {
-            add(format!("{}__status", column.name), statuses(column));
+            add(format!("{name}__status"), statuses(&column));
             let ages = column.ages.iter().map(|age| age.map(|micros| micros as f64 / 1e6));
-            add(format!("{}__age_s", column.name), Arc::new(ages.collect::<Float64Array>()));
+            add(format!("{name}__age_s"), Arc::new(ages.collect::<Float64Array>()));
         }
         if options.full {
             let times: Vec<_> =
                 column.event_times.iter().map(|at| at.map_or(Value::Null, Value::Timestamp)).collect();
-            add(format!("{}__event_time", column.name), array_from_values(&ValueType::Timestamp, &times));
+            add(format!("{name}__event_time"), array_from_values(&ValueType::Timestamp, &times));
             let origins = column.origins.iter().map(|origin| origin_name(*origin));
-            add(format!("{}__origin", column.name), Arc::new(StringArray::from_iter_values(origins)));
+            add(format!("{name}__origin"), Arc::new(StringArray::from_iter_values(origins)));
         }
     }
     let metadata = HashMap::from([
         (AT_KEY.to_owned(), format_timestamp(answer.at)),
         (LEVEL_KEY.to_owned(), level_name(answer.level).to_owned()),
-        (DEFINITION_KEY.to_owned(), answer.definition_hash.to_string()),
+        (DEFINITION_KEY.to_owned(), answer.head.definition_hash.to_string()),
     ]);
     let schema = Arc::new(Schema::new_with_metadata(fields, metadata));
     let count = RecordBatchOptions::new().with_row_count(Some(answer.row_count));
@@ -63,6 +64,6 @@ pub fn arrow_answer(answer: &FeatureAnswer, options: &AnswerOptions) -> Result<V
     Ok(out)
 }
 
-fn statuses(column: &FeatureColumn) -> ArrayRef {
+fn statuses(column: &FeatureColumn<'_>) -> ArrayRef {
     Arc::new(StringArray::from_iter_values(column.statuses.iter().map(|status| status_name(*status))))
 }

@@ -100,32 +100,34 @@ pub fn json_value(value: &Value, value_type: &ValueType) -> serde_json::Value {
 }
 
 /// Appends the items with commas between, in brackets.
-pub(crate) fn array<T>(
+pub(crate) fn array<T>(out: &mut Vec<u8>, of: impl Iterator<Item = T>, write: impl FnMut(&mut Vec<u8>, T)) {
+    out.push(b'[');
+    items(out, of, write);
+    out.push(b']');
+}
+
+/// Appends the items with commas between.
+pub(crate) fn items<T>(
     out: &mut Vec<u8>,
-    items: impl Iterator<Item = T>,
+    of: impl Iterator<Item = T>,
     mut write: impl FnMut(&mut Vec<u8>, T),
 ) {
-    out.push(b'[');
-    for (index, item) in items.enumerate() {
+    for (index, item) in of.enumerate() {
         if index > 0 {
             out.push(b',');
         }
         write(out, item);
     }
-    out.push(b']');
 }
 
 /// Appends a JSON string with the escapes that JSON needs and no others.
 pub fn write_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
-    let bytes = text.as_bytes();
-    let mut start = 0;
-    for (index, byte) in bytes.iter().enumerate() {
-        if !matches!(byte, b'"' | b'\\' | 0..=0x1f) {
-            continue;
-        }
-        out.extend_from_slice(&bytes[start..index]);
-        start = index + 1;
+    let mut rest = text.as_bytes();
+    loop {
+        let (plain, special) = rest.split_at(plain_bytes(rest));
+        out.extend_from_slice(plain);
+        let Some((byte, after)) = special.split_first() else { break };
         match byte {
             b'"' => out.extend_from_slice(b"\\\""),
             b'\\' => out.extend_from_slice(b"\\\\"),
@@ -139,9 +141,33 @@ pub fn write_string(out: &mut Vec<u8>, text: &str) {
                 out.push(HEX[usize::from(byte & 15)]);
             }
         }
+        rest = after;
     }
-    out.extend_from_slice(&bytes[start..]);
     out.push(b'"');
+}
+
+/// How many bytes stand before the first that is escaped. Eight are looked at as a whole: subtracting borrows into the high
+/// bit of those that are below what is subtracted.
+fn plain_bytes(bytes: &[u8]) -> usize {
+    const ONES: u64 = u64::MAX / 255;
+    const HIGH: u64 = ONES * 0x80;
+    let below = |word: u64, bound: u8| word.wrapping_sub(ONES * u64::from(bound)) & !word;
+    let equal = |word: u64, byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
+    // A borrow may go on into bytes behind the first one that is found; that one is right.
+    let first = |eight: &[u8; 8]| {
+        let word = u64::from_le_bytes(*eight);
+        let special = (below(word, 0x20) | equal(word, b'"') | equal(word, b'\\')) & HIGH;
+        (special != 0).then(|| special.trailing_zeros() as usize / 8)
+    };
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (number, word) in words.iter().enumerate() {
+        if let Some(place) = first(word) {
+            return number * 8 + place;
+        }
+    }
+    let mut last = [b' '; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    first(&last).map_or(bytes.len(), |place| words.len() * 8 + place)
 }
 
 /// Appends an integer.
@@ -192,6 +218,17 @@ fn quoted(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_first_byte_that_is_escaped_is_found(bytes in prop::collection::vec(any::<u8>(), 0..40), around in "[ -~]{0,30}") {
+            let mixed = [around.as_bytes(), &bytes, around.as_bytes()].concat();
+            for bytes in [&bytes[..], around.as_bytes(), &mixed] {
+                let expected = bytes.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f));
+                prop_assert_eq!(plain_bytes(bytes), expected.unwrap_or(bytes.len()), "{:?}", bytes);
+            }
+        }
+    }
 
     fn json(value: &Value, value_type: &str) -> String {
         let mut out = Vec::new();

@@ -16,6 +16,8 @@ mod push;
 mod query;
 mod routes;
 mod status;
+#[cfg(test)]
+mod test_answer;
 mod text;
 mod write;
 

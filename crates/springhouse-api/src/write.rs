@@ -1,11 +1,11 @@
 //! A feature answer as JSON, written by hand into one buffer: this is most of what the server does per request.
 
 use crate::features::AnswerFormat;
-use crate::json::{array, push_integer, write_string, write_value};
+use crate::json::{array, items, push_integer, write_string, write_value};
 use crate::parse::AnswerOptions;
 use crate::text::push_timestamp;
 use springhouse_core::{Micros, ValueStatus};
-use springhouse_serving::{DegradationLevel, FeatureAnswer, FeatureColumn, Origin};
+use springhouse_serving::{DegradationLevel, FeatureAnswer, FeatureColumn, FeatureHead, Origin};
 
 /// Appends the answer as the JSON of [`crate::FeaturesBody`].
 pub fn write_features(out: &mut Vec<u8>, answer: &FeatureAnswer, options: &AnswerOptions) {
@@ -15,7 +15,7 @@ pub fn write_features(out: &mut Vec<u8>, answer: &FeatureAnswer, options: &Answe
     out.extend_from_slice(b"\",\"level\":\"");
     out.extend_from_slice(level_name(answer.level).as_bytes());
     out.extend_from_slice(b"\",\"definition\":");
-    write_string(out, &answer.definition_hash);
+    write_string(out, &answer.head.definition_hash);
     out.extend_from_slice(b",\"row_count\":");
     push_integer(out, answer.row_count);
     match options.format {
@@ -24,11 +24,11 @@ pub fn write_features(out: &mut Vec<u8>, answer: &FeatureAnswer, options: &Answe
     }
     if options.full {
         out.extend_from_slice(b",\"positions\":");
-        array(out, answer.cuts.iter(), |out, (view, cut)| {
+        array(out, answer.positions(), |out, (view, cut)| {
             out.extend_from_slice(b"{\"view\":");
             write_string(out, view);
             out.extend_from_slice(b",\"cut\":");
-            push_integer(out, *cut);
+            push_integer(out, cut);
             out.push(b'}');
         });
     }
@@ -44,46 +44,76 @@ fn estimate(answer: &FeatureAnswer, options: &AnswerOptions) -> usize {
     } else {
         16
     };
-    256 + answer.columns.len() * (72 + answer.row_count.min(100_000) * per_value)
+    256 + answer.head.features.len() * (72 + answer.row_count.min(100_000) * per_value)
+}
+
+/// How a feature begins in an answer by columns.
+struct Opening {
+    /// `,"name":{"type":"float64","values":[`.
+    bytes: Vec<u8>,
+    /// Where the name ends in it.
+    name_end: usize,
+}
+
+impl Opening {
+    fn of(feature: &FeatureHead) -> Self {
+        let mut bytes = vec![b','];
+        write_string(&mut bytes, &feature.name);
+        let name_end = bytes.len();
+        bytes.extend_from_slice(b":{\"type\":");
+        write_string(&mut bytes, &feature.type_name);
+        bytes.extend_from_slice(b",\"values\":[");
+        Self { bytes, name_end }
+    }
 }
 
 fn write_columns(out: &mut Vec<u8>, answer: &FeatureAnswer, options: &AnswerOptions) {
-    out.extend_from_slice(b",\"features\":");
-    let mut next = 0;
+    out.extend_from_slice(b",\"features\":{");
+    let features = &answer.head.features;
+    let openings: &Vec<Opening> =
+        answer.head.prepared.get_or_make(|| features.iter().map(Opening::of).collect());
+    let rows = answer.row_count;
     let mut written = 0..0;
-    object(out, &answer.columns, |out, column| {
-        out.push(b'{');
+    for (place, (feature, opening)) in features.iter().zip(openings).enumerate() {
+        let comma = usize::from(place == 0);
         if options.metadata {
-            out.extend_from_slice(b"\"type\":");
-            write_type(out, column);
-            out.push(b',');
+            out.extend_from_slice(&opening.bytes[comma..]);
+        } else {
+            out.extend_from_slice(&opening.bytes[comma..opening.name_end]);
+            out.extend_from_slice(b":{\"values\":[");
         }
-        out.extend_from_slice(b"\"values\":");
-        array(out, column.values.iter(), |out, value| {
-            write_value(out, value, &column.value_type, options.int64);
-        });
+        let values = &answer.values[place * rows..][..rows];
+        items(out, values.iter(), |out, value| write_value(out, value, &feature.value_type, options.int64));
         let start = out.len();
-        match answer.columns[..next].last() {
-            // Features of one row mostly have all of this in common.
-            Some(before) if is_known_alike(before, column, options.full) => {
-                out.extend_from_within(written.clone());
-            }
-            _ => write_metadata(out, column, options),
+        // Features of one row mostly have the rest in common.
+        if place > 0 && is_known_alike(answer, place - 1, place, options.full) {
+            out.extend_from_within(written);
+        } else {
+            out.push(b']');
+            write_metadata(out, &answer.column(place), options);
+            out.push(b'}');
         }
         written = start..out.len();
-        next += 1;
-        out.push(b'}');
-    });
+    }
+    out.push(b'}');
 }
 
-/// True when two columns' rows have the same statuses and ages, and, where they are `full`, times and origins.
-pub(crate) fn is_known_alike(one: &FeatureColumn, other: &FeatureColumn, full: bool) -> bool {
-    one.ages == other.ages
-        && one.statuses == other.statuses
-        && (!full || one.event_times == other.event_times && one.origins == other.origins)
+/// True when the rows of the features at two places have the same statuses and ages, and, where they are told in `full`, times
+/// and origins.
+#[inline]
+pub(crate) fn is_known_alike(answer: &FeatureAnswer, one: usize, other: usize, full: bool) -> bool {
+    let rows = answer.row_count;
+    let of = |number: usize| number * rows..(number + 1) * rows;
+    let view = |place: usize| answer.head.features[place].view;
+    let (view, other_view) = (view(one), view(other));
+    answer.statuses[of(one)] == answer.statuses[of(other)]
+        && (view == other_view || answer.ages[of(view)] == answer.ages[of(other_view)])
+        && (!full
+            || answer.origins[of(one)] == answer.origins[of(other)]
+                && (view == other_view || answer.event_times[of(view)] == answer.event_times[of(other_view)]))
 }
 
-fn write_metadata(out: &mut Vec<u8>, column: &FeatureColumn, options: &AnswerOptions) {
+fn write_metadata(out: &mut Vec<u8>, column: &FeatureColumn<'_>, options: &AnswerOptions) {
     if options.metadata {
         out.extend_from_slice(b",\"status\":");
         array(out, column.statuses.iter(), |out, status| write_status(out, *status));
@@ -99,46 +129,50 @@ fn write_metadata(out: &mut Vec<u8>, column: &FeatureColumn, options: &AnswerOpt
 }
 
 fn write_rows(out: &mut Vec<u8>, answer: &FeatureAnswer, options: &AnswerOptions) {
-    let columns = &answer.columns;
     if options.metadata {
         out.extend_from_slice(b",\"types\":");
-        object(out, columns, write_type);
+        object(out, answer, |out, c| write_type(out, &c));
     }
     out.extend_from_slice(b",\"rows\":");
     array(out, 0..answer.row_count, |out, row| {
         out.extend_from_slice(b"{\"values\":");
-        object(out, columns, |out, c| write_value(out, &c.values[row], &c.value_type, options.int64));
+        object(out, answer, |out, c| write_value(out, &c.values[row], &c.head.value_type, options.int64));
         if options.metadata {
             out.extend_from_slice(b",\"status\":");
-            object(out, columns, |out, c| write_status(out, c.statuses[row]));
+            object(out, answer, |out, c| write_status(out, c.statuses[row]));
             out.extend_from_slice(b",\"age_s\":");
-            object(out, columns, |out, c| write_seconds(out, c.ages[row]));
+            object(out, answer, |out, c| write_seconds(out, c.ages[row]));
         }
         if options.full {
             out.extend_from_slice(b",\"event_time\":");
-            object(out, columns, |out, c| write_instant(out, c.event_times[row]));
+            object(out, answer, |out, c| write_instant(out, c.event_times[row]));
             out.extend_from_slice(b",\"origin\":");
-            object(out, columns, |out, c| write_origin(out, c.origins[row]));
+            object(out, answer, |out, c| write_origin(out, c.origins[row]));
         }
         out.push(b'}');
     });
 }
 
-fn object(out: &mut Vec<u8>, columns: &[FeatureColumn], mut write: impl FnMut(&mut Vec<u8>, &FeatureColumn)) {
+/// An object with an item for each feature.
+fn object<'a>(
+    out: &mut Vec<u8>,
+    answer: &'a FeatureAnswer,
+    mut write: impl FnMut(&mut Vec<u8>, FeatureColumn<'a>),
+) {
     out.push(b'{');
-    for (index, column) in columns.iter().enumerate() {
+    for (index, column) in answer.columns().enumerate() {
         if index > 0 {
             out.push(b',');
         }
-        write_string(out, &column.name);
+        write_string(out, &column.head.name);
         out.push(b':');
         write(out, column);
     }
     out.push(b'}');
 }
 
-fn write_type(out: &mut Vec<u8>, column: &FeatureColumn) {
-    write_string(out, &column.type_name);
+fn write_type(out: &mut Vec<u8>, column: &FeatureColumn<'_>) {
+    write_string(out, &column.head.type_name);
 }
 
 /// The word for a status; the same as its serde name.

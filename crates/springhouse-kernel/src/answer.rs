@@ -2,10 +2,9 @@
 
 use crate::codec::Reader;
 use crate::plan::Event;
-use crate::state::{StoredRow, latest_value};
+use crate::state::{StoredRow, latest_status};
 use springhouse_core::definition::DefaultValue;
 use springhouse_core::{Micros, Value, ValueStatus};
-use std::borrow::Cow;
 
 /// The raw answer: values and statuses before defaults, TTLs and policy.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,10 +45,11 @@ impl Reading<'_> {
         }
     }
 
-    /// The value and the status of a feature; its value is taken out.
-    pub fn take(&mut self, feature: usize) -> (Value, ValueStatus) {
+    /// Puts the value of a feature there and gives its status; a value may be taken once.
+    #[inline]
+    pub fn take(&mut self, feature: usize, into: &mut Value) -> ValueStatus {
         match &mut self.from {
-            ReadFrom::Row(row, columns) => latest_value(Cow::Borrowed(&row.values[columns[feature]])),
+            ReadFrom::Row(row, columns) => into.clone_from(&row.values[columns[feature]]),
             ReadFrom::Stored(row, columns, reader, next) => {
                 let input = columns[feature];
                 if input < *next {
@@ -57,12 +57,14 @@ impl Reading<'_> {
                 }
                 (*next..input).for_each(|_| reader.skip_checked());
                 *next = input + 1;
-                latest_value(Cow::Owned(reader.checked_value()))
+                *into = reader.checked_value();
             }
             ReadFrom::Answer(answer) => {
-                (std::mem::take(&mut answer.values[feature]), answer.statuses[feature])
+                *into = std::mem::take(&mut answer.values[feature]);
+                return answer.statuses[feature];
             }
         }
+        latest_status(into)
     }
 }
 

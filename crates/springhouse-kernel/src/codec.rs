@@ -98,6 +98,10 @@ pub(crate) fn put_value(out: &mut Out, value: &Value) {
     }
 }
 
+fn unzigzag(number: u64) -> i64 {
+    (number >> 1) as i64 ^ -((number & 1) as i64)
+}
+
 /// Values inside values stop here; a list of structs of lists is as deep as types go.
 const VALUE_DEPTH_MAX: u32 = 4;
 
@@ -169,8 +173,7 @@ impl<'a> Reader<'a> {
 
     /// A signed number.
     pub(crate) fn signed(&mut self) -> Taken<i64> {
-        let number = self.number()?;
-        Ok((number >> 1) as i64 ^ -((number & 1) as i64))
+        Ok(unzigzag(self.number()?))
     }
 
     /// A signed 128-bit number.
@@ -233,7 +236,21 @@ impl<'a> Reader<'a> {
     }
 
     /// A value of bytes that [`Self::skip_values`] gave.
+    #[inline]
     pub(crate) fn checked_value(&mut self) -> Value {
+        // Most are numbers, and the way of the others, with its results in between, is long for them.
+        if let Some((tag, rest)) = self.rest.split_first() {
+            let mut after = Self { rest, version: self.version };
+            let number = match tag {
+                3 => after.short_number().map(|number| Value::Int64(unzigzag(number))),
+                5 => after.exactly().ok().map(|bits| Value::Float64(f64::from_le_bytes(bits))),
+                _ => None,
+            };
+            if let Some(number) = number {
+                *self = after;
+                return number;
+            }
+        }
         self.value().expect("it was looked through when it was read")
     }
 

@@ -5,7 +5,7 @@ mod latest;
 mod surviving;
 mod windows;
 
-pub(crate) use latest::{LatestState, StoredRow, latest_value};
+pub(crate) use latest::{LatestState, StoredRow, latest_status};
 pub(crate) use surviving::SurvivingState;
 pub(crate) use windows::WindowsState;
 

@@ -108,7 +108,9 @@ fn an_answer_does_not_depend_on_how_its_state_came_about() {
                 let mut reading = view.plan.reading(&state, at);
                 assert_eq!(reading.event_time(), read.event_time);
                 for (feature, expected) in read.values.into_iter().zip(read.statuses).enumerate() {
-                    assert_eq!(reading.take(feature), expected, "read by feature");
+                    let mut value = Value::Null;
+                    let status = reading.take(feature, &mut value);
+                    assert_eq!((value, status), expected, "read by feature");
                 }
             }
             let edge = now - READ_BACK;

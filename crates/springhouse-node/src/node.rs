@@ -1,7 +1,7 @@
 //! Opening a node, and its jobs.
 
 use crate::progress::{
-    NodeFrontiers, ViewProgress, forget, note_materialized, note_stream_start, read_progress,
+    Named, NodeFrontiers, ViewProgress, forget, note_materialized, note_stream_start, read_progress,
 };
 use crate::store::StorePlace;
 use crate::topics::Topics;
@@ -602,7 +602,7 @@ impl Node {
             (handle.id.clone(), progress)
         };
         self.workers.set_views(&applied.definitions, &applied.views);
-        let views: HashMap<_, _> = applied.definitions.feature_views.values().map(of).collect();
+        let views: Named<_> = applied.definitions.feature_views.values().map(of).collect();
         let fed_by = |view: &FeatureView| {
             let source = &applied.definitions.sources[&view.source];
             let topic = source.kafka.as_ref().map(|kafka| kafka.topic.clone()).or(source.ndjson.clone())?;

@@ -79,14 +79,17 @@ pub(crate) async fn forget(store: &dyn OnlineStore, view: &ViewHandle) -> Result
     Ok(())
 }
 
+/// What is known of views, by id; each answer looks for each of its views.
+pub(crate) type Named<T> = HashMap<Arc<str>, T, ahash::RandomState>;
+
 /// Gives serving the present frontier of each view.
 #[derive(Debug, Default)]
 pub(crate) struct NodeFrontiers {
     /// Set once ingestion has opened (serving answers nothing before).
     ingest: OnceLock<Arc<Ingest>>,
-    views: ArcSwap<HashMap<Arc<str>, ViewProgress>>,
+    views: ArcSwap<Named<ViewProgress>>,
     /// The topics that views are fed from, by view: source and topic.
-    fed_by: ArcSwap<HashMap<Arc<str>, (String, String)>>,
+    fed_by: ArcSwap<Named<(String, String)>>,
     topics: Arc<Topics>,
     workers: Arc<Workers>,
 }
@@ -101,11 +104,7 @@ impl NodeFrontiers {
         Self { topics, workers, ..Self::default() }
     }
 
-    pub(crate) fn set_views(
-        &self,
-        views: HashMap<Arc<str>, ViewProgress>,
-        fed_by: HashMap<Arc<str>, (String, String)>,
-    ) {
+    pub(crate) fn set_views(&self, views: Named<ViewProgress>, fed_by: Named<(String, String)>) {
         self.fed_by.store(Arc::new(fed_by));
         self.views.store(Arc::new(views));
     }

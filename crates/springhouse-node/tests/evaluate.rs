@@ -81,7 +81,7 @@ fn values(rows: &[GivenSource], view: &str, at: Micros) -> Result<Vec<Value>, No
             options: CallOptions::default(),
         };
         let answer = server.features(&request).await.expect("the request is right");
-        Ok(answer.columns.into_iter().map(|column| column.values[0].clone()).collect())
+        Ok(answer.columns().map(|column| column.values[0].clone()).collect())
     })
 }
 

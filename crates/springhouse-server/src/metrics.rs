@@ -5,7 +5,7 @@ mod ages;
 mod guard;
 
 use crate::app::Routed;
-use ages::{AgesCollector, ServedAges};
+use ages::{Ages, AgesCollector, ServedAges};
 use guard::{GUARD_METRICS, GuardMetrics};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -22,9 +22,9 @@ use springhouse_core::{Micros, ValueStatus};
 use springhouse_ingest::LatencyHistogram;
 use springhouse_node::{Condition, NodeStatus};
 use springhouse_serving::{DegradationLevel, FeatureAnswer, ServingStatistics};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 /// A metric's name (as it is scraped) and what it says.
@@ -236,6 +236,14 @@ impl ServedLogRows {
     }
 }
 
+/// What is counted of a view's values.
+#[derive(Debug)]
+struct ServedView {
+    ages: Arc<Ages>,
+    /// By status; made when first used.
+    values: [OnceLock<Counter>; STATUSES],
+}
+
 /// The metrics of one server.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -249,6 +257,8 @@ pub(crate) struct Metrics {
     pub(crate) panics: Counter,
     answers: [Counter; 4],
     values: Family<StatusLabels, Counter>,
+    /// What is counted of each view that was served since the start, found with one lookup.
+    views: RwLock<HashMap<Arc<str>, ServedView, ahash::RandomState>>,
     rows: [Counter; 3],
     pushes_refused: Family<CodeLabels, Counter>,
     log_end: Gauge,
@@ -337,6 +347,7 @@ impl Metrics {
             connections: new!(CONNECTIONS),
             panics: new!(PANICS),
             values: new!(VALUES),
+            views: RwLock::default(),
             pushes_refused: new!(PUSH_REFUSED),
             log_end: new!(LOG_END),
             applied_end: new!(APPLIED_END),
@@ -397,22 +408,51 @@ impl Metrics {
             DegradationLevel::Critical => 3,
         };
         self.answers[level].inc();
-        let mut columns = answer.columns.iter().peekable();
-        while let Some(first) = columns.peek() {
-            let view = first.view.clone();
-            // All features of a row have one age.
-            self.served_ages.add(&view, &first.ages, answer.at);
-            let mut counts = [0u64; STATUSES];
-            // Columns of one view stand together.
-            while let Some(column) = columns.next_if(|column| column.view == view) {
-                for status in &column.statuses {
-                    counts[*status as usize] += 1;
-                }
+        let mut counts = vec![[0u64; STATUSES]; answer.head.views.len()];
+        let mut rest = &*answer.statuses;
+        // Features of one view mostly stand together. Those that were not asked for come last.
+        for features in answer.head.features.chunk_by(|one, other| one.view == other.view) {
+            let (statuses, others) = rest.split_at(features.len() * answer.row_count);
+            let counts = &mut counts[features[0].view];
+            statuses.iter().for_each(|status| counts[*status as usize] += 1);
+            rest = others;
+        }
+        let mut views = self.views.read().unwrap_or_else(PoisonError::into_inner);
+        for (place, (view, counts)) in answer.head.views.iter().zip(&counts).enumerate() {
+            if *counts == [0; STATUSES] {
+                // It was read for others only.
+                continue;
             }
-            for (status, count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
-                let labels = StatusLabels { view: Word(view.clone()), status: status_word(status) };
-                self.values.get_or_create(&labels).inc_by(*count);
+            if !views.contains_key(&view.name) {
+                drop(views);
+                self.add_view(&view.name);
+                views = self.views.read().unwrap_or_else(PoisonError::into_inner);
             }
+            let ages = &answer.ages[place * answer.row_count..][..answer.row_count];
+            self.add_values(&views[&view.name], &view.name, counts, ages, answer.at);
+        }
+    }
+
+    fn add_view(&self, name: &Arc<str>) {
+        let view = ServedView { ages: self.served_ages.of(name), values: Default::default() };
+        self.views.write().unwrap_or_else(PoisonError::into_inner).entry(name.clone()).or_insert(view);
+    }
+
+    fn add_values(
+        &self,
+        view: &ServedView,
+        name: &Arc<str>,
+        counts: &[u64; STATUSES],
+        ages: &[Option<Micros>],
+        at: Micros,
+    ) {
+        view.ages.add_rows(ages, at);
+        for (status, count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+            let counter = view.values[status].get_or_init(|| {
+                let labels = StatusLabels { view: Word(name.clone()), status: status_word(status) };
+                self.values.get_or_create_owned(&labels)
+            });
+            counter.inc_by(*count);
         }
     }
 
@@ -566,28 +606,29 @@ mod tests {
     use springhouse_ingest::IngestPositions;
     use springhouse_node::{PartitionStatus, TopicStatus, ViewLine};
     use springhouse_online::StoreStatistics;
+    use springhouse_serving::{AnswerHead, FeatureHead, Origin, Prepared, ViewHead};
     use springhouse_serving::{BreakerState, GuardStatistics, NodeStatistics};
-    use springhouse_serving::{FeatureColumn, Origin};
 
     fn answer() -> FeatureAnswer {
-        let column = FeatureColumn {
-            name: "f".into(),
-            view: "v".into(),
-            value_type: ValueType::Bool,
-            type_name: "bool".into(),
-            values: vec![Value::Null; 2].into(),
-            statuses: vec![ValueStatus::OverCap; 2].into(),
-            ages: vec![None; 2].into(),
-            event_times: vec![None; 2].into(),
-            origins: vec![Origin::Default; 2].into(),
+        let feature =
+            FeatureHead { name: "f".into(), view: 0, value_type: ValueType::Bool, type_name: "bool".into() };
+        let head = AnswerHead {
+            features: vec![feature],
+            views: vec![ViewHead { name: "v".into(), id: None }],
+            definition_hash: "h".into(),
+            prepared: Prepared::default(),
         };
         FeatureAnswer {
+            head: Arc::new(head),
             at: 0,
             row_count: 2,
-            columns: vec![column],
             level: DegradationLevel::Stale,
-            cuts: Vec::new(),
-            definition_hash: "h".into(),
+            values: vec![Value::Null; 2],
+            statuses: vec![ValueStatus::OverCap; 2],
+            origins: vec![Origin::Default; 2],
+            ages: vec![None; 2],
+            event_times: vec![None; 2],
+            cuts: vec![None],
         }
     }
 

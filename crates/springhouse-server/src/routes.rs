@@ -10,6 +10,8 @@ mod health;
 mod push;
 mod training;
 
+pub(crate) use features::features;
+
 use crate::app::{App, Refused, Routed};
 use crate::problem::JSON;
 use axum::Router;
@@ -47,6 +49,17 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         })
 }
 
+/// True for `POST /v1/features`, the hot route.
+pub(crate) fn is_features<B>(request: &Request<B>) -> bool {
+    let path = ROUTES[RouteName::Features as usize].path;
+    request.method() == axum::http::Method::POST && request.uri().path() == path
+}
+
+/// The same where the router was asked.
+async fn features_by_router(app: Arc<App>, request: Request) -> Answer {
+    features(&app, request).await
+}
+
 fn method_router(method: Method, name: RouteName, app: &Arc<App>) -> MethodRouter {
     macro_rules! handled_by {
         ($handler:path) => {{
@@ -62,7 +75,7 @@ fn method_router(method: Method, name: RouteName, app: &Arc<App>) -> MethodRoute
         }};
     }
     match name {
-        RouteName::Features => handled_by!(features::features),
+        RouteName::Features => handled_by!(features_by_router),
         RouteName::Push => handled_by!(push::push),
         RouteName::Status => handled_by!(catalog::status),
         RouteName::Views => handled_by!(catalog::views),

@@ -170,7 +170,7 @@ impl Writer {
         answer: &FeatureAnswer,
     ) -> Option<Vec<LogRow>> {
         let signature = self.node.serving().signature(&request.selection).ok()?;
-        let personal = self.personal_of(&answer.definition_hash)?;
+        let personal = self.personal_of(&answer.head.definition_hash)?;
         let types: BTreeMap<&str, &ValueType> = (signature.keys.iter().map(|(name, of)| (name.as_str(), of)))
             .chain(signature.fields.iter().map(|(name, of, _)| (name.as_str(), of)))
             .collect();
@@ -186,33 +186,37 @@ impl Writer {
             };
             Json::Object(columns.iter().map(value).collect()).to_string()
         };
-        let columns: Vec<(&FeatureColumn, bool)> =
-            answer.columns.iter().map(|column| (column, personal.has(column))).collect();
-        let words = |of: &dyn Fn(&FeatureColumn) -> &'static str| {
-            let word = |(column, _): &(&FeatureColumn, bool)| (column.name.to_string(), of(column).into());
+        let is_personal = |column: &FeatureColumn<'_>| {
+            personal.has(&answer.head.views[column.head.view].name, &column.head.name)
+        };
+        let columns: Vec<(FeatureColumn<'_>, bool)> =
+            answer.columns().map(|column| (column, is_personal(&column))).collect();
+        let words = |of: &dyn Fn(&FeatureColumn<'_>) -> &'static str| {
+            let word =
+                |(column, _): &(FeatureColumn<'_>, bool)| (column.head.name.clone(), of(column).into());
             Json::Object(columns.iter().map(word).collect()).to_string()
         };
         let positions: Map<String, Json> =
-            answer.cuts.iter().map(|(view, cut)| (view.to_string(), (*cut).into())).collect();
+            answer.positions().map(|(view, cut)| (view.to_owned(), cut.into())).collect();
         let positions = Json::Object(positions).to_string();
         let service = match &request.selection {
             Selection::Service(service) => Some(service.clone()),
             Selection::Features(_) => None,
         };
         let row = |row: usize| {
-            let value = |(column, is_personal): &(&FeatureColumn, bool)| {
+            let value = |(column, is_personal): &(FeatureColumn<'_>, bool)| {
                 let value = if *is_personal {
                     Json::Null
                 } else {
-                    json_value(&column.values[row], &column.value_type)
+                    json_value(&column.values[row], &column.head.value_type)
                 };
-                (column.name.to_string(), value)
+                (column.head.name.clone(), value)
             };
             LogRow {
                 served_at: answer.at,
                 trace_id: served.trace_id.clone(),
                 service: service.clone(),
-                definition: answer.definition_hash.clone(),
+                definition: answer.head.definition_hash.clone(),
                 row: i32::try_from(row).unwrap_or(i32::MAX),
                 level: level_name(answer.level),
                 entities: given(&request.entities, row),
@@ -340,9 +344,9 @@ impl Personal {
         }
     }
 
-    fn has(&self, column: &FeatureColumn) -> bool {
-        let feature = column.name.strip_prefix(&*column.view).and_then(|rest| rest.strip_prefix(':'));
-        let feature = feature.unwrap_or(&column.name).to_owned();
-        self.features.contains(&FeatureRef { view: column.view.to_string(), feature })
+    /// Whether it has a feature of the view, by the name that it has in an answer.
+    fn has(&self, view: &str, name: &str) -> bool {
+        let feature = name.strip_prefix(view).and_then(|rest| rest.strip_prefix(':')).unwrap_or(name);
+        self.features.contains(&FeatureRef { view: view.to_owned(), feature: feature.to_owned() })
     }
 }

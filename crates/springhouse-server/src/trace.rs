@@ -1,12 +1,15 @@
 //! A name for every request: taken over from a W3C `traceparent`, else drawn; and who is told of requests.
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderName};
 use springhouse_serving::{FeatureAnswer, FeatureRequest, Stages};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+/// The header in which a caller names its trace.
+const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The trace that a request belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,7 +118,7 @@ impl TraceIds {
     }
 
     pub(crate) fn of(&self, headers: &HeaderMap) -> TraceContext {
-        let given = headers.get("traceparent").and_then(|value| context(value.as_bytes()));
+        let given = headers.get(TRACE_PARENT).and_then(|value| context(value.as_bytes()));
         given.unwrap_or_else(|| {
             // An odd step visits every number before it repeats one; the mixing hides the step.
             let number = self.next.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
@@ -127,13 +130,9 @@ impl TraceIds {
 
 fn hex(high: u64, low: u64) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut out = String::with_capacity(32);
-    for word in [high, low] {
-        for shift in (0..16).rev() {
-            out.push(char::from(DIGITS[(word >> (shift * 4)) as usize & 15]));
-        }
-    }
-    out
+    let bytes = (u128::from(high) << 64 | u128::from(low)).to_be_bytes();
+    let digits = bytes.map(|byte| [byte >> 4, byte & 15].map(|half| DIGITS[usize::from(half)]));
+    String::from_utf8(digits.as_flattened().to_vec()).expect("digits are ASCII")
 }
 
 /// Of `00-<32 hex>-<16 hex>-<2 hex>`.

@@ -1,8 +1,8 @@
 //! From states to columns: the kernel's answer, ages, statuses, policy, defaults; then what is computed from those.
 
-use crate::answer::{DegradationLevel, FeatureColumn, Origin, PerRow};
+use crate::answer::{DegradationLevel, FeatureAnswer, Origin};
 use crate::error::ServingError;
-use crate::plan::{ColumnShape, ComputedInput, ComputedView, RequestShape, ViewRead};
+use crate::plan::{ColumnFrom, ColumnShape, ComputedInput, ComputedView, RequestShape, ViewRead};
 use crate::read::{Found, FoundRow, Inputs, age_of};
 use crate::request::ViewFrontier;
 use crate::snapshot::{ServedView, Snapshot};
@@ -22,31 +22,49 @@ pub(crate) struct Moment {
     pub(crate) drop_stale: bool,
 }
 
-/// Fills the columns of one stored view.
+/// An answer with room for everything.
+pub(crate) fn empty_answer(shape: &RequestShape, row_count: usize, at: Micros) -> FeatureAnswer {
+    let (values, views) = (shape.columns.len() * row_count, shape.head.views.len());
+    FeatureAnswer {
+        head: Arc::clone(&shape.head),
+        at,
+        row_count,
+        level: DegradationLevel::Healthy,
+        values: std::iter::repeat_with(|| Value::Null).take(values).collect(),
+        statuses: vec![ValueStatus::Unavailable; values],
+        origins: vec![Origin::Default; values],
+        ages: vec![None; views * row_count],
+        event_times: vec![None; views * row_count],
+        cuts: vec![None; views],
+    }
+}
+
+/// Fills in what was found of the stored view at this place in the shape's reads.
 pub(crate) fn assemble_view(
     snapshot: &Snapshot,
     shape: &RequestShape,
-    read: &ViewRead,
+    place: usize,
     found: &Found,
     moment: Moment,
-    columns: &mut [FeatureColumn],
-    row_count: usize,
+    answer: &mut FeatureAnswer,
 ) -> Result<(), ServingError> {
+    let read = &shape.reads[place];
     let view = &snapshot.views[read.view];
-    let rows = Rows { shape, read, view, moment };
-    for row in 0..row_count {
+    let rows = Rows { shape, read, place, view, moment };
+    answer.cuts[place] = found.cut();
+    for row in 0..answer.row_count {
         match found {
             Found::States(states, frontier) => {
-                rows.answer(states[row].as_deref(), frontier, columns, row, Origin::Store)?
+                rows.answer(states[row].as_deref(), frontier, answer, row, Origin::Store)?
             }
             Found::Rows(found) => match &found[row] {
                 FoundRow::Read(read) => {
-                    rows.answer(read.state.as_deref(), &read.frontier, columns, row, read.origin)?
+                    rows.answer(read.state.as_deref(), &read.frontier, answer, row, read.origin)?
                 }
                 FoundRow::Known(known) => {
-                    rows.answer(known.state.as_deref(), &known.frontier, columns, row, Origin::LastKnown)?
+                    rows.answer(known.state.as_deref(), &known.frontier, answer, row, Origin::LastKnown)?
                 }
-                FoundRow::Nothing => rows.unavailable(columns),
+                FoundRow::Nothing => rows.unavailable(answer, row),
             },
         }
     }
@@ -57,6 +75,7 @@ pub(crate) fn assemble_view(
 struct Rows<'a> {
     shape: &'a RequestShape,
     read: &'a ViewRead,
+    place: usize,
     view: &'a ServedView,
     moment: Moment,
 }
@@ -67,59 +86,66 @@ impl Rows<'_> {
         &self,
         state: Option<&EntityState>,
         frontier: &ViewFrontier,
-        columns: &mut [FeatureColumn],
+        answer: &mut FeatureAnswer,
         row: usize,
         read_from: Origin,
     ) -> Result<(), ServingError> {
         let plan = &self.view.handle.plan;
+        let policy = &self.shape.policy;
+        let may_refuse = policy.may_refuse();
         let mut reading = state.map(|state| plan.reading(state, self.moment.at));
         let event_time = reading.as_ref().and_then(Reading::event_time);
         let age = age_of(plan.is_latest(), event_time, frontier, self.moment.at);
-        // A window over nothing loaded is no answer, whatever it counts to.
-        let is_loaded = plan.is_latest() || age.is_some();
+        answer.ages[self.place * answer.row_count + row] = age;
+        answer.event_times[self.place * answer.row_count + row] = event_time;
+        let of_fresh = self.status(ValueStatus::Fresh, age);
         for (feature, column) in &self.read.features {
-            let (mut value, raw) = match &mut reading {
-                Some(reading) => reading.take(*feature),
-                None => (self.view.empty.values[*feature].clone(), self.view.empty.statuses[*feature]),
+            let at = column * answer.row_count + row;
+            let value = &mut answer.values[at];
+            let raw = match &mut reading {
+                Some(reading) => reading.take(*feature, value),
+                None => {
+                    value.clone_from(&self.view.empty.values[*feature]);
+                    self.view.empty.statuses[*feature]
+                }
             };
-            let mut status = match is_loaded {
-                true => status_at_age(raw, age, self.view.soft_ttl, self.view.hard_ttl),
-                false => ValueStatus::Expired,
+            let mut status = match raw {
+                ValueStatus::Fresh => of_fresh,
+                raw => self.status(raw, age),
             };
-            if status == ValueStatus::Fresh
-                && self.moment.max_age.zip(age).is_some_and(|(max, age)| age > max)
-            {
-                status = ValueStatus::Stale;
+            if may_refuse {
+                self.refuse(status, &self.shape.columns[*column], row, age)?;
             }
-            let shape = &self.shape.columns[*column];
-            self.refuse(status, shape, row, age)?;
             let mut origin = read_from;
-            if !is_served(status, self.shape.policy.on_stale, self.moment.drop_stale) {
-                value = shape.default.clone();
+            if !is_served(status, policy.on_stale, self.moment.drop_stale) {
+                value.clone_from(&self.shape.columns[*column].default);
                 origin = Origin::Default;
             }
             if read_from == Origin::LastKnown {
                 status = ValueStatus::Unavailable;
             }
-            let column = &mut columns[*column];
-            column.values.push(value);
-            column.statuses.push(status);
-            column.ages.push(age);
-            column.event_times.push(event_time);
-            column.origins.push(origin);
+            answer.statuses[at] = status;
+            answer.origins[at] = origin;
         }
         Ok(())
     }
 
-    fn unavailable(&self, columns: &mut [FeatureColumn]) {
+    /// What becomes of the status that the kernel gave a value of this age.
+    fn status(&self, raw: ValueStatus, age: Option<Micros>) -> ValueStatus {
+        // A window over nothing loaded is no answer, whatever it counts to.
+        if !self.view.handle.plan.is_latest() && age.is_none() {
+            return ValueStatus::Expired;
+        }
+        let status = status_at_age(raw, age, self.view.soft_ttl, self.view.hard_ttl);
+        let is_over_max = self.moment.max_age.zip(age).is_some_and(|(max, age)| age > max);
+        if status == ValueStatus::Fresh && is_over_max { ValueStatus::Stale } else { status }
+    }
+
+    /// The defaults; the rest says already that there is nothing.
+    fn unavailable(&self, answer: &mut FeatureAnswer, row: usize) {
         for (_, column) in &self.read.features {
-            let default = self.shape.columns[*column].default.clone();
-            let column = &mut columns[*column];
-            column.values.push(default);
-            column.statuses.push(ValueStatus::Unavailable);
-            column.ages.push(None);
-            column.event_times.push(None);
-            column.origins.push(Origin::Default);
+            let value = &mut answer.values[column * answer.row_count + row];
+            value.clone_from(&self.shape.columns[*column].default);
         }
     }
 
@@ -155,39 +181,40 @@ fn is_served(status: ValueStatus, on_stale: OnStale, drop_stale: bool) -> bool {
     }
 }
 
-/// Evaluates one request view over what is filled in already.
+/// Evaluates the request view at this place in the shape's computed ones, over what is filled in already.
 pub(crate) fn assemble_computed(
     snapshot: &Snapshot,
     shape: &RequestShape,
-    computed: &ComputedView,
+    place: usize,
     inputs: &Inputs<'_>,
     at: &[Micros],
-    columns: &mut [FeatureColumn],
+    answer: &mut FeatureAnswer,
 ) {
     let rows = inputs.row_count;
+    let computed = &shape.computed[place];
     let plan = &snapshot.request_views[&computed.name].plan;
     let arrays = plan.evaluate_with(at, &|place, _| match computed.inputs[place] {
         ComputedInput::Column(column) => {
-            array_from_values(&shape.columns[column].value_type, &columns[column].values)
+            let values = &answer.values[column * rows..][..rows];
+            array_from_values(&shape.columns[column].value_type, values)
         }
         ComputedInput::Field(field) => field_array(shape, inputs, field),
         ComputedInput::Now => unreachable!("the plan makes `now` itself"),
     });
-    let ages = oldest(computed, columns, rows);
+    let ages = oldest(shape, computed, answer);
+    answer.ages[(shape.reads.len() + place) * rows..][..rows].copy_from_slice(&ages);
     for (array, output) in arrays.iter().zip(&computed.outputs) {
-        let Some(place) = *output else { continue };
-        let column = &mut columns[place];
-        for (row, age) in ages.iter().enumerate() {
+        let Some(column) = *output else { continue };
+        let shape = &shape.columns[column];
+        for row in 0..rows {
+            let at = column * rows + row;
             let is_null = array.is_null(row);
-            let shape = &shape.columns[place];
-            column.values.push(match is_null {
+            answer.values[at] = match is_null {
                 true => shape.default.clone(),
                 false => value_at(array, row, &shape.value_type),
-            });
-            column.statuses.push(if is_null { ValueStatus::Null } else { ValueStatus::Fresh });
-            column.origins.push(if is_null { Origin::Default } else { Origin::Computed });
-            column.ages.push(*age);
-            column.event_times.push(None);
+            };
+            answer.statuses[at] = if is_null { ValueStatus::Null } else { ValueStatus::Fresh };
+            answer.origins[at] = if is_null { Origin::Default } else { Origin::Computed };
         }
     }
 }
@@ -203,53 +230,30 @@ fn field_array(shape: &RequestShape, inputs: &Inputs<'_>, field: usize) -> Array
 }
 
 /// Per row the age of the oldest value that the view reads: what is computed is as old as that.
-fn oldest(computed: &ComputedView, columns: &[FeatureColumn], rows: usize) -> Vec<Option<Micros>> {
-    let mut ages = vec![None; rows];
+fn oldest(shape: &RequestShape, computed: &ComputedView, answer: &FeatureAnswer) -> Vec<Option<Micros>> {
+    let rows = answer.row_count;
+    let mut oldest: Vec<Option<Micros>> = vec![None; rows];
     for input in &computed.inputs {
         if let ComputedInput::Column(column) = input {
-            ages.iter_mut()
-                .zip(&columns[*column].ages)
-                .for_each(|(oldest, age)| *oldest = (*oldest).max(*age));
+            let view = shape.columns[*column].from.view(shape.reads.len());
+            let ages = &answer.ages[view * rows..][..rows];
+            oldest.iter_mut().zip(ages).for_each(|(oldest, age)| *oldest = (*oldest).max(*age));
         }
     }
-    ages
-}
-
-/// Empty columns of the shape, with room for the rows.
-pub(crate) fn empty_columns(shape: &RequestShape, row_count: usize) -> Vec<FeatureColumn> {
-    let column = |column: &ColumnShape| FeatureColumn {
-        name: Arc::clone(&column.name),
-        view: Arc::clone(&column.view),
-        value_type: column.value_type.clone(),
-        type_name: Arc::clone(&column.type_name),
-        values: PerRow::with_capacity(row_count),
-        statuses: PerRow::with_capacity(row_count),
-        ages: PerRow::with_capacity(row_count),
-        event_times: PerRow::with_capacity(row_count),
-        origins: PerRow::with_capacity(row_count),
-    };
-    shape.columns.iter().map(column).collect()
+    oldest
 }
 
 /// How degraded the answer is: the worst of what was read from the store, shown or not.
-pub(crate) fn level(shape: &RequestShape, columns: &[FeatureColumn]) -> DegradationLevel {
-    let mut level = DegradationLevel::Healthy;
-    let (mut stored, mut lost) = (0usize, 0usize);
-    for (column, shape) in columns.iter().zip(&shape.columns) {
-        if !shape.is_stored {
-            continue;
-        }
-        for status in &column.statuses {
-            stored += 1;
-            match status {
-                ValueStatus::Stale => level = level.max(DegradationLevel::Stale),
-                ValueStatus::Expired | ValueStatus::Unavailable => {
-                    lost += 1;
-                    level = level.max(DegradationLevel::Degraded);
-                }
-                _ => {}
-            }
-        }
+pub(crate) fn level(shape: &RequestShape, answer: &FeatureAnswer) -> DegradationLevel {
+    use ValueStatus::{Expired, Stale, Unavailable};
+    let seen = answer.statuses.iter().fold(0u32, |seen, status| seen | 1 << *status as u32);
+    let was_seen = |status: ValueStatus| seen & (1 << status as u32) != 0;
+    // Of what is computed nothing is any of these.
+    if was_seen(Expired) || was_seen(Unavailable) {
+        let lost = answer.statuses.iter().filter(|status| matches!(status, Expired | Unavailable)).count();
+        let is_read = |column: &&ColumnShape| matches!(column.from, ColumnFrom::Read(_));
+        let read = shape.columns.iter().filter(is_read).count() * answer.row_count;
+        return if lost == read { DegradationLevel::Critical } else { DegradationLevel::Degraded };
     }
-    if stored > 0 && lost == stored { DegradationLevel::Critical } else { level }
+    if was_seen(Stale) { DegradationLevel::Stale } else { DegradationLevel::Healthy }
 }

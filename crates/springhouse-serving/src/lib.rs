@@ -16,7 +16,9 @@ mod snapshot;
 mod stages;
 mod statistics;
 
-pub use answer::{DegradationLevel, FeatureAnswer, FeatureColumn, Origin, PerRow};
+pub use answer::{
+    AnswerHead, DegradationLevel, FeatureAnswer, FeatureColumn, FeatureHead, Origin, Prepared, ViewHead,
+};
 pub use error::ServingError;
 pub use guard::{BreakerState, GuardedStore};
 pub use request::{

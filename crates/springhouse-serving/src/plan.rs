@@ -1,5 +1,6 @@
 //! The shape of a request: what to read, what to compute, what to show, found once per selection.
 
+use crate::answer::{AnswerHead, FeatureHead, Prepared, ViewHead};
 use crate::error::ServingError;
 use crate::request::{Selection, ServingSettings, Signature};
 use crate::snapshot::Snapshot;
@@ -19,10 +20,9 @@ pub(crate) struct RequestShape {
     pub(crate) reads: Vec<ViewRead>,
     /// In an order in which each finds its inputs computed.
     pub(crate) computed: Vec<ComputedView>,
-    /// Every value needed, shown or not.
+    /// Every value needed: those asked for, in that order, then others.
     pub(crate) columns: Vec<ColumnShape>,
-    /// The columns shown, in the order asked for.
-    pub(crate) shown: Vec<usize>,
+    pub(crate) head: Arc<AnswerHead>,
     pub(crate) policy: Policy,
     /// Who may ask; empty is everyone.
     pub(crate) readers: Vec<String>,
@@ -70,14 +70,28 @@ pub(crate) enum ComputedInput {
 #[derive(Debug)]
 pub(crate) struct ColumnShape {
     pub(crate) feature: FeatureRef,
-    /// As the answer names it.
-    pub(crate) name: Arc<str>,
-    pub(crate) view: Arc<str>,
     pub(crate) value_type: ValueType,
-    /// Its name, made once: it stands in every answer.
-    pub(crate) type_name: Arc<str>,
     pub(crate) default: Value,
-    pub(crate) is_stored: bool,
+    pub(crate) from: ColumnFrom,
+}
+
+/// What gives a column's values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ColumnFrom {
+    /// A place in the shape's reads.
+    Read(usize),
+    /// A place in its computed views.
+    Computed(usize),
+}
+
+impl ColumnFrom {
+    /// The place among all views, of which so many are read.
+    pub(crate) fn view(self, reads: usize) -> usize {
+        match self {
+            Self::Read(read) => read,
+            Self::Computed(computed) => reads + computed,
+        }
+    }
 }
 
 /// What to do with values that are not fresh.
@@ -87,6 +101,15 @@ pub(crate) struct Policy {
     pub(crate) on_unavailable: OnUnavailable,
     pub(crate) on_missing: OnAbsent,
     pub(crate) on_expired: OnAbsent,
+}
+
+impl Policy {
+    /// True when a status may make the request fail.
+    pub(crate) fn may_refuse(&self) -> bool {
+        self.on_stale == OnStale::Fail
+            || self.on_missing == OnAbsent::Fail
+            || self.on_expired == OnAbsent::Fail
+    }
 }
 
 pub(crate) fn plan_selection(
@@ -218,22 +241,21 @@ impl<'a> Planner<'a> {
         let features = view.handle.plan.features();
         let place = features.iter().position(|(name, _)| *name == feature.feature);
         let place = place.ok_or_else(|| unknown_feature(&snapshot.definitions, feature))?;
-        let column = self.add(ColumnShape {
-            feature: feature.clone(),
-            name: feature.feature.as_str().into(),
-            view: Arc::clone(&view.name),
-            value_type: features[place].1.clone(),
-            type_name: features[place].1.to_string().into(),
-            default: view.defaults[place].clone(),
-            is_stored: true,
-        });
-        match self.reads.iter_mut().find(|read| read.view == number) {
-            Some(read) => read.features.push((place, column)),
+        let read = match self.reads.iter().position(|read| read.view == number) {
+            Some(read) => read,
             None => {
                 let entity = self.entity(&view.entity);
-                self.reads.push(ViewRead { view: number, entity, features: vec![(place, column)] });
+                self.reads.push(ViewRead { view: number, entity, features: Vec::new() });
+                self.reads.len() - 1
             }
-        }
+        };
+        let column = self.add(ColumnShape {
+            feature: feature.clone(),
+            value_type: features[place].1.clone(),
+            default: view.defaults[place].clone(),
+            from: ColumnFrom::Read(read),
+        });
+        self.reads[read].features.push((place, column));
         Ok(column)
     }
 
@@ -254,7 +276,7 @@ impl<'a> Planner<'a> {
         let place = view.features.iter().position(|f| f.name == feature.feature);
         let place = place.ok_or_else(|| unknown_feature(&snapshot.definitions, feature))?;
         if let Some(at) = self.computed.iter().position(|computed| computed.name == feature.view) {
-            let column = self.add_requested(feature, place);
+            let column = self.add_requested(feature, place, at);
             self.computed[at].outputs[place] = Some(column);
             return Ok(column);
         }
@@ -275,23 +297,20 @@ impl<'a> Planner<'a> {
                 ComputedInput::Now
             });
         }
-        let column = self.add_requested(feature, place);
+        let column = self.add_requested(feature, place, self.computed.len());
         let mut outputs = vec![None; view.features.len()];
         outputs[place] = Some(column);
         self.computed.push(ComputedView { name: feature.view.clone(), inputs, outputs });
         Ok(column)
     }
 
-    fn add_requested(&mut self, feature: &FeatureRef, place: usize) -> usize {
+    fn add_requested(&mut self, feature: &FeatureRef, place: usize, computed: usize) -> usize {
         let served = &self.snapshot.request_views[&feature.view];
         self.add(ColumnShape {
             feature: feature.clone(),
-            name: feature.feature.as_str().into(),
-            view: Arc::clone(&served.name),
             value_type: served.plan.features()[place].1.clone(),
-            type_name: served.plan.features()[place].1.to_string().into(),
             default: served.defaults[place].clone(),
-            is_stored: false,
+            from: ColumnFrom::Computed(computed),
         })
     }
 
@@ -330,13 +349,11 @@ impl<'a> Planner<'a> {
         service: Option<&FeatureService>,
     ) -> Result<RequestShape, ServingError> {
         let keys = self.keys()?;
-        self.name_columns(&shown);
-        let features = shown.iter().map(|column| {
-            let column = &self.columns[*column];
-            (column.name.to_string(), column.value_type.clone())
-        });
-        let signature = Signature { keys, fields: self.fields.clone(), features: features.collect() };
         let personal = if service.is_some() { Vec::new() } else { self.personal() };
+        self.put_first(&shown);
+        let head = self.head(shown.len());
+        let features = head.features.iter().map(|f| (f.name.clone(), f.value_type.clone())).collect();
+        let signature = Signature { keys, fields: self.fields.clone(), features };
         let policy = service.map_or_else(Policy::default, |service| Policy {
             on_stale: service.on_stale,
             on_unavailable: service.on_unavailable,
@@ -349,11 +366,63 @@ impl<'a> Planner<'a> {
             reads: self.reads,
             computed: self.computed,
             columns: self.columns,
-            shown,
+            head: Arc::new(head),
             policy,
             readers: service.map_or_else(Vec::new, |service| service.readers.clone()),
             personal,
         })
+    }
+
+    /// Moves the columns that are shown before the others, in this order.
+    fn put_first(&mut self, shown: &[usize]) {
+        let hidden = (0..self.columns.len()).filter(|column| !shown.contains(column));
+        let order: Vec<usize> = shown.iter().copied().chain(hidden).collect();
+        let mut place = vec![0; order.len()];
+        order.iter().enumerate().for_each(|(new, old)| place[*old] = new);
+        let mut columns: Vec<_> = self.columns.drain(..).map(Some).collect();
+        let take = |old: &usize| columns[*old].take().expect("each column has one place");
+        self.columns = order.iter().map(take).collect();
+        let reads = self.reads.iter_mut().flat_map(|read| &mut read.features);
+        reads.for_each(|(_, column)| *column = place[*column]);
+        for computed in &mut self.computed {
+            computed.outputs.iter_mut().flatten().for_each(|column| *column = place[*column]);
+            for input in &mut computed.inputs {
+                if let ComputedInput::Column(column) = input {
+                    *column = place[*column];
+                }
+            }
+        }
+    }
+
+    /// What the answers have in common, of which the first so many columns are shown.
+    fn head(&self, shown: usize) -> AnswerHead {
+        let shown = &self.columns[..shown];
+        let feature = |column: &ColumnShape| {
+            // `feature` where that is one of a kind among what is shown, else `view:feature`.
+            let of_this_name = |other: &&ColumnShape| other.feature.feature == column.feature.feature;
+            let is_one = shown.iter().filter(of_this_name).count() == 1;
+            let name = if is_one { column.feature.feature.clone() } else { column.feature.to_string() };
+            FeatureHead {
+                name,
+                view: column.from.view(self.reads.len()),
+                value_type: column.value_type.clone(),
+                type_name: column.value_type.to_string(),
+            }
+        };
+        let read = |read: &ViewRead| {
+            let view = &self.snapshot.views[read.view];
+            ViewHead { name: Arc::clone(&view.name), id: Some(Arc::clone(&view.handle.id)) }
+        };
+        let computed = |computed: &ComputedView| {
+            let view = &self.snapshot.request_views[&computed.name];
+            ViewHead { name: Arc::clone(&view.name), id: None }
+        };
+        AnswerHead {
+            features: shown.iter().map(feature).collect(),
+            views: self.reads.iter().map(read).chain(self.computed.iter().map(computed)).collect(),
+            definition_hash: Arc::clone(&self.snapshot.definition_hash),
+            prepared: Prepared::default(),
+        }
     }
 
     /// The distinct keys of all entities.
@@ -376,17 +445,6 @@ impl<'a> Planner<'a> {
             }
         }
         Ok(keys)
-    }
-
-    /// `feature` where that is one of a kind among what is shown, else `view:feature`.
-    fn name_columns(&mut self, shown: &[usize]) {
-        for column in shown {
-            let feature = self.columns[*column].feature.clone();
-            let of_this_name = |other: &&usize| self.columns[**other].feature.feature == feature.feature;
-            if shown.iter().filter(of_this_name).count() > 1 {
-                self.columns[*column].name = feature.to_string().into();
-            }
-        }
     }
 
     /// Personal data among what is read, with the readers of the services that show it.

@@ -14,7 +14,7 @@ use futures::future::join_all;
 use springhouse_core::definition::OnUnavailable;
 use springhouse_core::{EntityKey, KeyError, Micros, Value, ValueType};
 use springhouse_kernel::EntityState;
-use springhouse_online::{BoxFuture, OnlineStore, StoreError, ViewHandle};
+use springhouse_online::{BoxFuture, OnlineStore, States, StoreError, ViewHandle};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -199,9 +199,15 @@ pub(crate) fn encode_entities(
             entity.keys.iter().map(|(name, _)| key_column(shape, inputs, name)).collect();
         let mut encoded = Vec::with_capacity(inputs.row_count);
         for at in 0..inputs.row_count {
-            row.clear();
-            row.extend(columns.iter().map(|column| column[at].clone()));
-            let key = EntityKey::encode(&entity.keys, &row);
+            let values = match columns.as_slice() {
+                [column] => &column[at..=at],
+                columns => {
+                    row.clear();
+                    row.extend(columns.iter().map(|column| column[at].clone()));
+                    &row
+                }
+            };
+            let key = EntityKey::encode(&entity.keys, values);
             encoded.push(key.map_err(|error| invalid_key(&error, at))?);
         }
         entities.push(encoded);
@@ -279,14 +285,13 @@ pub(crate) struct FallbackCounts {
 impl Reader<'_> {
     /// Asks a store for every view of the shape at once.
     pub(crate) async fn read_store(&self, store: &dyn OnlineStore) -> Result<Vec<Found>, ServingError> {
-        let ask = |read: &ViewRead| {
+        let mut asked = Vec::with_capacity(self.shape.reads.len());
+        for read in &self.shape.reads {
             let view = &self.snapshot.views[read.view];
-            in_time(store.get_many(&view.handle, &self.entities[read.entity]), self.ask.wait)
-        };
-        let answers = match self.shape.reads.as_slice() {
-            [read] => vec![ask(read).await],
-            reads => join_all(reads.iter().map(ask)).await,
-        };
+            let mut answer = store.get_many(&view.handle, &self.entities[read.entity]);
+            asked.push((futures::poll!(answer.as_mut()), answer));
+        }
+        let answers = in_time(asked, self.ask.wait).await;
         let mut found = Vec::with_capacity(answers.len());
         for ((read, answer), frontier) in self.shape.reads.iter().zip(answers).zip(self.frontiers) {
             let view = &self.snapshot.views[read.view];
@@ -386,16 +391,32 @@ impl Reader<'_> {
     }
 }
 
-/// The answer, if it comes in time. A store that answers at once costs no timer (and needs no runtime with one).
-async fn in_time<T>(
-    mut answer: BoxFuture<'_, Result<T, StoreError>>,
+type Answered = Result<States, StoreError>;
+
+/// What was answered at once, and the rest if it comes in time. A store that answers at once costs no timer (and needs no
+/// runtime with one).
+async fn in_time(
+    asked: Vec<(Poll<Answered>, BoxFuture<'_, Answered>)>,
     limit: Duration,
-) -> Result<T, NoAnswer> {
-    let answered = match futures::poll!(answer.as_mut()) {
-        Poll::Ready(answered) => answered,
-        Poll::Pending => tokio::time::timeout(limit, answer).await.map_err(|_| NoAnswer::Timeout(limit))?,
-    };
-    answered.map_err(|error| NoAnswer::from(&error))
+) -> Vec<Result<States, NoAnswer>> {
+    let told = |answered: Answered| answered.map_err(|error| NoAnswer::from(&error));
+    if asked.iter().any(|(polled, _)| polled.is_pending()) {
+        let rest = asked.into_iter().map(|(polled, answer)| async move {
+            match polled {
+                Poll::Ready(answered) => told(answered),
+                Poll::Pending => {
+                    let answered = tokio::time::timeout(limit, answer).await;
+                    answered.map_or(Err(NoAnswer::Timeout(limit)), told)
+                }
+            }
+        });
+        return join_all(rest).await;
+    }
+    let ready = asked.into_iter().filter_map(|(polled, _)| match polled {
+        Poll::Ready(answered) => Some(told(answered)),
+        Poll::Pending => None,
+    });
+    ready.collect()
 }
 
 /// The age of a row's value in a view.

@@ -2,11 +2,11 @@
 
 use crate::admission::Admission;
 use crate::answer::FeatureAnswer;
-use crate::assemble::{Moment, assemble_computed, assemble_view, empty_columns, level};
+use crate::assemble::{Moment, assemble_computed, assemble_view, empty_answer, level};
 use crate::error::ServingError;
 use crate::guard::Ask;
 use crate::last_known::LastKnown;
-use crate::plan::{RequestShape, ViewRead};
+use crate::plan::RequestShape;
 use crate::read::{FallbackCounts, Found, Reader, check_inputs, encode_entities};
 use crate::request::{
     CallOptions, FeatureRequest, Frontiers, Selection, ServingSettings, Signature, ViewFrontier,
@@ -143,32 +143,20 @@ impl FeatureServer {
         let found = self.read(&reader, stages).await;
         stages.end(Stage::Store);
         let found = found?;
-        let rows = inputs.row_count;
-        let mut columns = empty_columns(&shape, rows);
-        for (read, found) in shape.reads.iter().zip(&found) {
-            assemble_view(&snapshot, &shape, read, found, moment, &mut columns, rows)?;
+        let mut answer = empty_answer(&shape, inputs.row_count, moment.at);
+        for (place, found) in found.iter().enumerate() {
+            assemble_view(&snapshot, &shape, place, found, moment, &mut answer)?;
         }
         stages.end(Stage::Kernel);
         if !shape.computed.is_empty() {
-            let at = vec![moment.at; rows];
-            for computed in &shape.computed {
-                assemble_computed(&snapshot, &shape, computed, &inputs, &at, &mut columns);
+            let at = vec![moment.at; inputs.row_count];
+            for place in 0..shape.computed.len() {
+                assemble_computed(&snapshot, &shape, place, &inputs, &at, &mut answer);
             }
             stages.end(Stage::Expressions);
         }
-        let level = level(&shape, &columns);
-        let cut = |(read, found): (&ViewRead, &Found)| {
-            Some((Arc::clone(&snapshot.views[read.view].handle.id), found.cut()?))
-        };
-        let cuts = shape.reads.iter().zip(&found).filter_map(cut);
-        Ok(FeatureAnswer {
-            at: moment.at,
-            row_count: rows,
-            cuts: cuts.collect(),
-            columns: shown(&shape, columns),
-            level,
-            definition_hash: Arc::clone(&snapshot.definition_hash),
-        })
+        answer.level = level(&shape, &answer);
+        Ok(answer)
     }
 
     async fn read(&self, reader: &Reader<'_>, stages: &mut Stages) -> Result<Vec<Found>, ServingError> {
@@ -216,19 +204,6 @@ impl FeatureServer {
         let state = states.into_iter().next().flatten().unwrap_or_else(empty);
         Ok((plan.read(&state, at), plan.explain(&state, at), frontier))
     }
-}
-
-/// The columns asked for, in that order.
-fn shown(
-    shape: &RequestShape,
-    columns: Vec<crate::answer::FeatureColumn>,
-) -> Vec<crate::answer::FeatureColumn> {
-    if shape.shown.len() == columns.len() && shape.shown.is_sorted() {
-        return columns;
-    }
-    let mut columns: Vec<_> = columns.into_iter().map(Some).collect();
-    let take = |place: &usize| columns[*place].take().expect("each column is shown once");
-    shape.shown.iter().map(take).collect()
 }
 
 fn check_readers(shape: &RequestShape, request: &FeatureRequest) -> Result<(), ServingError> {

@@ -14,27 +14,26 @@ use springhouse_serving::{FeatureAnswer, FeatureColumn};
 #[cfg(test)]
 pub(super) fn response(answer: &FeatureAnswer, detail: v1::Detail) -> v1::GetFeaturesResponse {
     let full = detail == v1::Detail::Full;
-    let position =
-        |(view, cut): &(std::sync::Arc<str>, i64)| v1::Position { view: view.to_string(), cut: *cut };
+    let position = |(view, cut): (&str, i64)| v1::Position { view: view.to_owned(), cut };
     v1::GetFeaturesResponse {
         at_us: answer.at,
         level: level(answer.level).into(),
-        definition: answer.definition_hash.to_string(),
+        definition: answer.head.definition_hash.to_string(),
         row_count: u32::try_from(answer.row_count).unwrap_or(u32::MAX),
-        features: answer.columns.iter().map(|column| feature(column, detail)).collect(),
-        positions: if full { answer.cuts.iter().map(position).collect() } else { Vec::new() },
+        features: answer.columns().map(|column| feature(&column, detail)).collect(),
+        positions: if full { answer.positions().map(position).collect() } else { Vec::new() },
     }
 }
 
 #[cfg(test)]
-fn feature(from: &FeatureColumn, detail: v1::Detail) -> v1::Feature {
+fn feature(from: &FeatureColumn<'_>, detail: v1::Detail) -> v1::Feature {
     let mut feature = v1::Feature {
-        name: from.name.to_string(),
-        values: Some(column(from.values.iter(), &from.value_type)),
+        name: from.head.name.clone(),
+        values: Some(column(from.values.iter(), &from.head.value_type)),
         ..Default::default()
     };
     if detail != v1::Detail::Values {
-        feature.r#type = from.value_type.to_string();
+        feature.r#type = from.head.value_type.to_string();
         feature.statuses = from.statuses.iter().map(|status| self::status(*status).into()).collect();
         feature.ages_us = from.ages.iter().map(|age| age.unwrap_or(-1)).collect();
     }

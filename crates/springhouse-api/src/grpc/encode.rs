@@ -19,18 +19,20 @@ pub(super) fn answer(out: &mut Vec<u8>, from: &FeatureAnswer, detail: v1::Detail
         out.extend_from_slice(&from.at.to_le_bytes());
     }
     varint(out, 2, level(from.level) as u64);
-    text(out, 3, &from.definition_hash);
+    text(out, 3, &from.head.definition_hash);
     varint(out, 4, from.row_count as u64);
-    let mut before: Option<(&FeatureColumn, Range<usize>)> = None;
-    for column in &from.columns {
+    let full = detail == v1::Detail::Full;
+    let mut before = 0..0;
+    for (place, column) in from.columns().enumerate() {
+        let alike = (place > 0 && is_known_alike(from, place - 1, place, full)).then_some(before);
         let mut length = 0;
-        nested(out, 5, |out| length = feature(out, column, detail, before.as_ref()));
+        nested(out, 5, |out| length = feature(out, &column, detail, alike));
         // It ends the feature, wherever that was moved.
-        before = Some((column, out.len() - length..out.len()));
+        before = out.len() - length..out.len();
     }
-    if detail == v1::Detail::Full {
-        for (view, cut) in &from.cuts {
-            let position = v1::Position { view: view.to_string(), cut: *cut };
+    if full {
+        for (view, cut) in from.positions() {
+            let position = v1::Position { view: view.to_owned(), cut };
             prost::encoding::message::encode(6, &position, out);
         }
     }
@@ -43,34 +45,32 @@ fn estimate(from: &FeatureAnswer, detail: v1::Detail) -> usize {
         v1::Detail::Full => 30,
         _ => 18,
     };
-    let columns = from.columns.iter().map(|column| 24 + column.name.len() + column.type_name.len());
-    128 + columns.sum::<usize>() + from.columns.len() * from.row_count * value
+    let heads = from.head.features.iter().map(|head| 24 + head.name.len() + head.type_name.len());
+    128 + heads.sum::<usize>() + from.head.features.len() * from.row_count * value
 }
 
 /// Appends a feature; says how many of its last bytes are about its values. Those of the feature before are copied where they are
-/// the same, as features of one row mostly have them.
+/// `alike`, as features of one row mostly have them.
 fn feature(
     out: &mut Vec<u8>,
-    from: &FeatureColumn,
+    from: &FeatureColumn<'_>,
     detail: v1::Detail,
-    before: Option<&(&FeatureColumn, Range<usize>)>,
+    alike: Option<Range<usize>>,
 ) -> usize {
-    text(out, 1, &from.name);
+    text(out, 1, &from.head.name);
     if detail != v1::Detail::Values {
-        text(out, 2, &from.type_name);
+        text(out, 2, &from.head.type_name);
     }
-    nested(out, 3, |out| values(out, &from.values, &from.value_type));
+    nested(out, 3, |out| values(out, from.values, &from.head.value_type));
     let start = out.len();
-    match before {
-        Some((other, written)) if is_known_alike(other, from, detail == v1::Detail::Full) => {
-            out.extend_from_within(written.clone());
-        }
-        _ => metadata(out, from, detail),
+    match alike {
+        Some(written) => out.extend_from_within(written),
+        None => metadata(out, from, detail),
     }
     out.len() - start
 }
 
-fn metadata(out: &mut Vec<u8>, from: &FeatureColumn, detail: v1::Detail) {
+fn metadata(out: &mut Vec<u8>, from: &FeatureColumn<'_>, detail: v1::Detail) {
     if detail != v1::Detail::Values {
         packed(out, 4, from.statuses.iter().map(|value| status(*value) as u64));
         packed(out, 5, from.ages.iter().map(|age| zigzag(age.unwrap_or(-1))));
@@ -218,11 +218,12 @@ mod tests {
     use super::super::answer::response;
     use super::super::column::tests::{TYPES, scalar};
     use super::*;
+    use crate::test_answer::{Column, answer_of};
     use proptest::prelude::*;
     use springhouse_core::ValueStatus;
-    use springhouse_serving::{DegradationLevel, Origin};
+    use springhouse_serving::Origin;
 
-    fn feature_column(rows: usize) -> impl Strategy<Value = FeatureColumn> {
+    fn feature_column(rows: usize) -> impl Strategy<Value = Column> {
         prop::sample::select(TYPES.as_slice()).prop_flat_map(move |name| {
             let value_type: ValueType = name.parse().unwrap();
             let values = prop::collection::vec(scalar(&value_type), rows);
@@ -236,25 +237,20 @@ mod tests {
                 prop::collection::vec(prop::sample::select(vec![Origin::Store, Origin::Computed]), rows);
             let name = prop_oneof![Just(String::new()), "[a-z]{1,9}"];
             (name, values, statuses, ages, times, origins).prop_map(
-                move |(name, values, statuses, ages, event_times, origins)| FeatureColumn {
-                    name: name.into(),
-                    view: "view".into(),
+                move |(name, values, statuses, ages, event_times, origins)| Column {
+                    name,
                     value_type: value_type.clone(),
-                    type_name: value_type.to_string().into(),
-                    values: values.into(),
-                    statuses: statuses.into(),
-                    ages: ages.into(),
-                    event_times: event_times.into(),
-                    origins: origins.into(),
+                    values,
+                    statuses,
+                    ages,
+                    event_times,
+                    origins,
                 },
             )
         })
     }
 
-    fn with_lists_of_the_one_before(
-        mut columns: Vec<FeatureColumn>,
-        alike: &[[bool; 4]],
-    ) -> Vec<FeatureColumn> {
+    fn with_lists_of_the_one_before(mut columns: Vec<Column>, alike: &[[bool; 4]]) -> Vec<Column> {
         for number in 1..columns.len() {
             let (before, after) = columns.split_at_mut(number);
             let (before, column) = (&before[number - 1], &mut after[0]);
@@ -279,16 +275,13 @@ mod tests {
         prop_oneof![0usize..4, 100usize..140, Just(3_000)].prop_flat_map(|rows| {
             let columns = prop::collection::vec(feature_column(rows), 0..4);
             let at = prop_oneof![Just(0i64), any::<i64>()];
-            let cuts = prop::collection::vec(any::<i64>(), 0..3);
+            let cuts = prop::collection::vec(prop::option::of(any::<i64>()), 4);
             // What a column has in common with the one before.
             let alike = prop::collection::vec(any::<[bool; 4]>(), 4);
-            (at, columns, cuts, alike).prop_map(move |(at, columns, cuts, alike)| FeatureAnswer {
-                at,
-                row_count: rows,
-                columns: with_lists_of_the_one_before(columns, &alike),
-                level: DegradationLevel::Degraded,
-                cuts: cuts.into_iter().map(|cut| ("view@1".into(), cut)).collect(),
-                definition_hash: "abc".into(),
+            (at, columns, cuts, alike).prop_map(move |(at, columns, mut cuts, alike)| {
+                let columns = with_lists_of_the_one_before(columns, &alike);
+                cuts.truncate(columns.len());
+                FeatureAnswer { at, cuts, ..answer_of(rows, columns) }
             })
         })
     }

@@ -1,13 +1,12 @@
 use super::*;
 use crate::features::{FeaturesBody, Int64Format};
+use crate::test_answer::{Column, answer_of};
 use springhouse_core::{Value, ValueType};
 
-fn column(name: &str, value_type: ValueType, values: Vec<Value>) -> FeatureColumn {
+fn column(name: &str, value_type: ValueType, values: Vec<Value>) -> Column {
     let rows = values.len();
-    FeatureColumn {
+    Column {
         name: name.into(),
-        view: "v".into(),
-        type_name: value_type.to_string().into(),
         value_type,
         statuses: (0..rows)
             .map(|row| if row % 2 == 0 { ValueStatus::Fresh } else { ValueStatus::Missing })
@@ -15,21 +14,20 @@ fn column(name: &str, value_type: ValueType, values: Vec<Value>) -> FeatureColum
         ages: (0..rows).map(|row| if row % 2 == 0 { Some(1_500_000 + row as i64) } else { None }).collect(),
         event_times: (0..rows).map(|row| if row % 2 == 0 { Some(7) } else { None }).collect(),
         origins: (0..rows).map(|row| if row % 2 == 0 { Origin::Store } else { Origin::Default }).collect(),
-        values: values.into(),
+        values,
     }
 }
 
 fn answer() -> FeatureAnswer {
+    let columns = vec![
+        column("mean_1h", ValueType::Float64, vec![Value::Float64(2.5), Value::Null]),
+        column("v:\"q\"", ValueType::Int64, vec![Value::Int64(i64::MAX), Value::Int64(0)]),
+    ];
     FeatureAnswer {
         at: 1_357_016_400_000_000,
-        row_count: 2,
-        columns: vec![
-            column("mean_1h", ValueType::Float64, vec![Value::Float64(2.5), Value::Null]),
-            column("v:\"q\"", ValueType::Int64, vec![Value::Int64(i64::MAX), Value::Int64(0)]),
-        ],
         level: DegradationLevel::Stale,
-        cuts: vec![("delays@1".into(), 41)],
-        definition_hash: "abc".into(),
+        cuts: vec![Some(41), None],
+        ..answer_of(2, columns)
     }
 }
 
@@ -43,14 +41,14 @@ fn written(options: &AnswerOptions) -> String {
 fn columns_with_and_without_metadata() {
     insta::assert_snapshot!(written(&AnswerOptions::default()), @r#"{"at":"2013-01-01T05:00:00.000000Z","level":"stale","definition":"abc","row_count":2,"features":{"mean_1h":{"type":"float64","values":[2.5,null],"status":["fresh","missing"],"age_s":[1.5,null]},"v:\"q\"":{"type":"int64","values":[9223372036854775807,0],"status":["fresh","missing"],"age_s":[1.5,null]}}}"#);
     insta::assert_snapshot!(written(&AnswerOptions { metadata: false, ..AnswerOptions::default() }), @r#"{"at":"2013-01-01T05:00:00.000000Z","level":"stale","definition":"abc","row_count":2,"features":{"mean_1h":{"values":[2.5,null]},"v:\"q\"":{"values":[9223372036854775807,0]}}}"#);
-    insta::assert_snapshot!(written(&AnswerOptions { full: true, int64: Int64Format::String, ..AnswerOptions::default() }), @r#"{"at":"2013-01-01T05:00:00.000000Z","level":"stale","definition":"abc","row_count":2,"features":{"mean_1h":{"type":"float64","values":[2.5,null],"status":["fresh","missing"],"age_s":[1.5,null],"event_time":["1970-01-01T00:00:00.000007Z",null],"origin":["store","default"]},"v:\"q\"":{"type":"int64","values":["9223372036854775807","0"],"status":["fresh","missing"],"age_s":[1.5,null],"event_time":["1970-01-01T00:00:00.000007Z",null],"origin":["store","default"]}},"positions":[{"view":"delays@1","cut":41}]}"#);
+    insta::assert_snapshot!(written(&AnswerOptions { full: true, int64: Int64Format::String, ..AnswerOptions::default() }), @r#"{"at":"2013-01-01T05:00:00.000000Z","level":"stale","definition":"abc","row_count":2,"features":{"mean_1h":{"type":"float64","values":[2.5,null],"status":["fresh","missing"],"age_s":[1.5,null],"event_time":["1970-01-01T00:00:00.000007Z",null],"origin":["store","default"]},"v:\"q\"":{"type":"int64","values":["9223372036854775807","0"],"status":["fresh","missing"],"age_s":[1.5,null],"event_time":["1970-01-01T00:00:00.000007Z",null],"origin":["store","default"]}},"positions":[{"view":"view@1","cut":41}]}"#);
 }
 
 /// A column is written as if it were the only one, whatever it shares with the one before.
 #[test]
 fn what_columns_have_in_common_changes_nothing() {
     let base = || column("f", ValueType::Float64, vec![Value::Float64(2.5), Value::Null]);
-    let changes: [fn(&mut FeatureColumn); 5] = [
+    let changes: [fn(&mut Column); 5] = [
         |_| {},
         |column| column.statuses[0] = ValueStatus::Stale,
         |column| column.ages[0] = Some(8_000_001),
@@ -59,9 +57,9 @@ fn what_columns_have_in_common_changes_nothing() {
     ];
     for (metadata, full) in [(true, false), (false, false), (true, true), (false, true)] {
         let options = AnswerOptions { metadata, full, ..AnswerOptions::default() };
-        let of = |columns: Vec<FeatureColumn>| {
+        let of = |columns: Vec<Column>| {
             let mut out = Vec::new();
-            write_columns(&mut out, &FeatureAnswer { columns, ..answer() }, &options);
+            write_columns(&mut out, &answer_of(2, columns), &options);
             String::from_utf8(out).unwrap()
         };
         for first in changes {

@@ -154,13 +154,13 @@ fn visible(rows: &[Event], at: Micros) -> &[Event] {
     &rows[..rows.partition_point(|row| row.stamp.is_visible_to_latest(at))]
 }
 
-/// The status of a row's value; NaN counts as null.
-pub(crate) fn latest_value(value: Cow<'_, Value>) -> (Value, ValueStatus) {
+/// The status of a row's value; NaN counts as null and becomes it.
+pub(crate) fn latest_status(value: &mut Value) -> ValueStatus {
     if value.is_null_or_nan() {
-        (Value::Null, ValueStatus::Null)
-    } else {
-        (value.into_owned(), ValueStatus::Fresh)
+        *value = Value::Null;
+        return ValueStatus::Null;
     }
+    ValueStatus::Fresh
 }
 
 impl LatestPlan {
@@ -196,8 +196,12 @@ impl LatestPlan {
         if self.is_expired(event_time, at) {
             return none(ValueStatus::Expired, Some(event_time));
         }
-        let (values, statuses) =
-            self.columns.iter().map(|input| latest_value(Cow::Borrowed(&row.values[*input]))).unzip();
+        let value = |input: &usize| {
+            let mut value = row.values[*input].clone();
+            let status = latest_status(&mut value);
+            (value, status)
+        };
+        let (values, statuses) = self.columns.iter().map(value).unzip();
         EntityAnswer { values, statuses, event_time: Some(event_time) }
     }
 }

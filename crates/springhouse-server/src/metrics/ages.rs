@@ -25,7 +25,7 @@ type Counts = [AtomicU64; BOUNDED + 1];
 
 /// The ages of one view's values, an entity row counting once.
 #[derive(Debug)]
-struct Ages {
+pub(crate) struct Ages {
     counts: Counts,
     sum: AtomicU64,
     /// One more than are read, so that the oldest can be emptied.
@@ -46,6 +46,15 @@ impl Ages {
     fn new() -> Self {
         let minute = |_| Minute { number: AtomicI64::new(-1), counts: no_counts() };
         Self { counts: no_counts(), sum: AtomicU64::new(0), minutes: std::array::from_fn(minute) }
+    }
+
+    /// Counts the rows of one answer; a row without an age has no value.
+    pub(crate) fn add_rows(&self, ages: &[Option<Micros>], at: Micros) {
+        for run in ages.chunk_by(|a, b| a == b) {
+            if let Some(age) = run[0] {
+                self.add(age, run.len() as u64, at.div_euclid(MINUTE));
+            }
+        }
     }
 
     fn add(&self, age: Micros, rows: u64, minute: i64) {
@@ -93,18 +102,10 @@ impl Ages {
 pub(crate) struct ServedAges(RwLock<BTreeMap<Arc<str>, Arc<Ages>>>);
 
 impl ServedAges {
-    /// Counts the rows of a view in one answer; a row without an age has no value.
-    pub(crate) fn add(&self, view: &Arc<str>, ages: &[Option<Micros>], at: Micros) {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner).get(view).cloned();
-        let held = known.unwrap_or_else(|| {
-            let mut views = self.0.write().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(views.entry(Arc::clone(view)).or_insert_with(|| Arc::new(Ages::new())))
-        });
-        for run in ages.chunk_by(|a, b| a == b) {
-            if let Some(age) = run[0] {
-                held.add(age, run.len() as u64, at.div_euclid(MINUTE));
-            }
-        }
+    /// Those of a view.
+    pub(crate) fn of(&self, view: &Arc<str>) -> Arc<Ages> {
+        let mut views = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        views.entry(view.clone()).or_insert_with(|| Arc::new(Ages::new())).clone()
     }
 
     /// p50, p95 and p99 of a view's ages over the last minutes, seconds, as upper bounds; none when nothing was served.
@@ -154,19 +155,19 @@ mod tests {
         let now = 1_000 * MINUTE;
         assert_eq!(ages.quantiles("v", now), None);
         // 90 of a second, 9 of a minute, one of a day; rows without a value don't count.
-        ages.add(&view, &[Some(SECOND); 90], now);
-        ages.add(&view, &[None, Some(MINUTE), Some(-5)], now);
-        ages.add(&view, &[Some(MINUTE); 8], now);
-        ages.add(&view, &[Some(24 * HOUR)], now);
+        ages.of(&view).add_rows(&[Some(SECOND); 90], now);
+        ages.of(&view).add_rows(&[None, Some(MINUTE), Some(-5)], now);
+        ages.of(&view).add_rows(&[Some(MINUTE); 8], now);
+        ages.of(&view).add_rows(&[Some(24 * HOUR)], now);
         let [p50, p95, p99] = ages.quantiles("v", now).unwrap();
         assert!((1.0..1.5).contains(&p50) && (60.0..90.0).contains(&p95) && p99 <= 90.0, "{p50} {p95} {p99}");
         // They are forgotten after five minutes, by people and not by scrapers.
-        ages.add(&view, &[Some(HOUR)], now + 4 * MINUTE);
+        ages.of(&view).add_rows(&[Some(HOUR)], now + 4 * MINUTE);
         assert!(ages.quantiles("v", now + 4 * MINUTE).unwrap()[0] < 2.0);
         let [p50, ..] = ages.quantiles("v", now + 5 * MINUTE).unwrap();
         assert!((3_600.0..5_200.0).contains(&p50), "{p50}");
         assert_eq!(ages.quantiles("v", now + 9 * MINUTE), None);
-        ages.add(&view, &[Some(SECOND)], now + 6 * MINUTE);
+        ages.of(&view).add_rows(&[Some(SECOND)], now + 6 * MINUTE);
         let [p50, _, p99] = ages.quantiles("v", now + 6 * MINUTE).unwrap();
         assert!(p50 < 2.0 && p99 > 3_000.0, "the slot of the first minute was emptied: {p50} {p99}");
         let rows: u64 = ages.0.read().unwrap()["v"].scraped().iter().map(|(_, rows)| rows).sum();

@@ -108,16 +108,16 @@ fn key_error(error: &KeyError) -> ApiError {
 }
 
 fn explained(answer: &FeatureAnswer, mut lines: HashMap<String, Vec<String>>) -> Vec<ExplainedFeature> {
-    let columns = answer.columns.iter().filter(|column| !column.values.is_empty());
+    let columns = answer.columns().filter(|column| !column.values.is_empty());
     columns
         .map(|column| ExplainedFeature {
-            name: column.name.to_string(),
-            value_type: column.value_type.to_string(),
-            value: raw_value(&column.values[0], &column.value_type),
+            name: column.head.name.clone(),
+            value_type: column.head.value_type.to_string(),
+            value: raw_value(&column.values[0], &column.head.value_type),
             status: column.statuses[0],
             age_s: column.ages[0].map(|age| age as f64 / 1e6),
             event_time: column.event_times[0].map(format_timestamp),
-            lines: lines.remove(&*column.name).unwrap_or_default(),
+            lines: lines.remove(&column.head.name).unwrap_or_default(),
         })
         .collect()
 }

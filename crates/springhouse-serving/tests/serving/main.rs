@@ -137,7 +137,7 @@ fn a_frontier_ahead_of_the_moment_is_no_negative_age() {
     let world = world();
     world.set_frontiers(400 * SECOND);
     let answer = world.ask(&request("names pay_counts", &["ann"])).unwrap();
-    assert_eq!(answer.columns[0].ages[..], [Some(0)]);
+    assert_eq!(answer.column(0).ages[..], [Some(0)]);
 }
 
 #[test]
@@ -146,9 +146,9 @@ fn two_features_of_one_name_carry_their_view() {
     let mut request = request("names last_pay card_last:amount last_pay:amount", &["ann"]);
     request.entities.insert("card".into(), vec![Value::Int64(1)]);
     let answer = world.ask(&request).unwrap();
-    let names: Vec<_> = answer.columns.iter().map(|column| &*column.name).collect();
+    let names: Vec<_> = answer.columns().map(|column| &*column.head.name).collect();
     assert_eq!(names, ["last_pay:amount", "place", "card_last:amount"]);
-    let views: Vec<_> = answer.columns.iter().map(|column| &*column.view).collect();
+    let views: Vec<_> = answer.columns().map(|column| &*answer.head.views[column.head.view].name).collect();
     assert_eq!(views, ["last_pay", "last_pay", "card_last"]);
 }
 
@@ -165,11 +165,11 @@ fn a_rows_answer_does_not_depend_on_the_rows_beside_it() {
     let together = ask(&users, &cards, &limits);
     for row in 0..users.len() {
         let alone = ask(&users[row..=row], &cards[row..=row], &limits[row..=row]);
-        for (all, one) in together.columns.iter().zip(&alone.columns) {
-            assert_eq!(all.values[row], one.values[0], "{}", all.name);
-            assert_eq!(all.statuses[row], one.statuses[0], "{}", all.name);
-            assert_eq!(all.ages[row], one.ages[0], "{}", all.name);
-            assert_eq!(all.origins[row], one.origins[0], "{}", all.name);
+        for (all, one) in together.columns().zip(alone.columns()) {
+            assert_eq!(all.values[row], one.values[0], "{}", all.head.name);
+            assert_eq!(all.statuses[row], one.statuses[0], "{}", all.head.name);
+            assert_eq!(all.ages[row], one.ages[0], "{}", all.head.name);
+            assert_eq!(all.origins[row], one.origins[0], "{}", all.head.name);
         }
     }
 }
@@ -196,13 +196,13 @@ fn a_reload_swaps_definitions_and_forgets_old_plans() {
     let changed = load(&world::DEFINITIONS.replace("amount: {default: -1.0}", "amount: {default: -5.0}"));
     world.server.reload(Arc::clone(&changed), "hash-2".into(), handles(&changed)).unwrap();
     let answer = world.ask(&request("names last_pay:amount", &["nobody"])).unwrap();
-    assert_eq!(&*answer.definition_hash, "hash-2");
-    assert_eq!(answer.columns[0].values[..], [Value::Float64(-5.0)]);
+    assert_eq!(&*answer.head.definition_hash, "hash-2");
+    assert_eq!(answer.column(0).values[..], [Value::Float64(-5.0)]);
     // What does not fit is refused, and the old stays.
     let other = load(&world::DEFINITIONS.replace("place:\n  contact", "place:\n      card:\n  contact"));
     let error = world.server.reload(other, "hash-3".into(), handles(&changed)).unwrap_err();
     assert_snapshot!(world::show_error(&error), @"invalid_definitions: the plan of view `last_pay` has other features than its definition [run `springhouse validate` and apply again]");
-    assert_eq!(&*world.ask(&request("plain", &["ann"])).unwrap().definition_hash, "hash-2");
+    assert_eq!(&*world.ask(&request("plain", &["ann"])).unwrap().head.definition_hash, "hash-2");
 }
 
 #[test]

@@ -68,15 +68,15 @@ fn a_callers_own_limit_makes_values_stale() {
     asked.max_age = Some(90 * SECOND - 1);
     let answer = world.ask(&asked).unwrap();
     assert_eq!(answer.level, DegradationLevel::Stale);
-    let stale = answer.columns.iter().filter(|c| c.statuses[0] == ValueStatus::Stale);
-    assert_eq!(stale.map(|c| &*c.name).collect::<Vec<_>>(), ["amount", "place"]);
+    let stale = answer.columns().filter(|c| c.statuses[0] == ValueStatus::Stale);
+    assert_eq!(stale.map(|c| &*c.head.name).collect::<Vec<_>>(), ["amount", "place"]);
     asked.max_age = Some(0);
     let answer = world.ask(&asked).unwrap();
-    assert!(answer.columns.iter().all(|c| c.statuses[0] == ValueStatus::Stale));
+    assert!(answer.columns().all(|c| c.statuses[0] == ValueStatus::Stale));
     // A service that does not serve stale values gives the default for these too.
     let mut asked = request("careful", &["ann"]);
     asked.max_age = Some(SECOND);
-    assert_eq!(world.ask(&asked).unwrap().columns[0].values[..], [Value::Float64(-1.0)]);
+    assert_eq!(world.ask(&asked).unwrap().column(0).values[..], [Value::Float64(-1.0)]);
 }
 
 #[test]
@@ -158,11 +158,11 @@ fn the_last_known_value_is_served_with_its_true_age() {
     // It is not served past its hard TTL.
     asked.at = Some(300 * SECOND + 2 * HOUR);
     let answer = world.ask(&asked).unwrap();
-    assert_eq!(answer.columns[0].values[0], Value::Float64(-1.0));
-    assert_eq!(answer.columns[0].statuses[0], ValueStatus::Unavailable);
+    assert_eq!(answer.column(0).values[0], Value::Float64(-1.0));
+    assert_eq!(answer.column(0).statuses[0], ValueStatus::Unavailable);
     // A service without this policy remembers nothing.
     let plain = world.ask(&request("plain", &["ann"])).unwrap();
-    assert_eq!(plain.columns[0].values[0], Value::Float64(-1.0));
+    assert_eq!(plain.column(0).values[0], Value::Float64(-1.0));
 }
 
 #[test]

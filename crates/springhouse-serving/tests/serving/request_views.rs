@@ -37,7 +37,7 @@ fn an_optional_field_that_is_not_sent_is_null() {
     let mut asked = request("names ratio:scaled", &["ann"]);
     asked.request.insert("limit".into(), vec![Value::Float64(3.0)]);
     let answer = world().ask(&asked).unwrap();
-    assert_eq!(answer.columns[0].values[..], [Value::Float64(1.0 + 3.0)]);
+    assert_eq!(answer.column(0).values[..], [Value::Float64(1.0 + 3.0)]);
 }
 
 #[test]
@@ -73,6 +73,6 @@ fn a_request_of_fields_alone_needs_no_entity() {
     asked.request.insert("a".into(), vec![Value::Int64(10)]);
     asked.request.insert("x".into(), vec![Value::Int64(1), Value::Int64(2)]);
     let answer = world.ask(&asked).unwrap();
-    assert_eq!(answer.columns[0].values[..], [Value::Int64(2), Value::Int64(4)]);
-    assert_eq!(answer.columns[1].values[..], [Value::Int64(11), Value::Int64(12)]);
+    assert_eq!(answer.column(0).values[..], [Value::Int64(2), Value::Int64(4)]);
+    assert_eq!(answer.column(1).values[..], [Value::Int64(11), Value::Int64(12)]);
 }

@@ -514,11 +514,11 @@ pub(crate) fn show_error(error: &ServingError) -> String {
 }
 
 pub(crate) fn show(answer: &FeatureAnswer) -> String {
-    let cuts: Vec<String> = answer.cuts.iter().map(|(view, cut)| format!("{view}<{cut}")).collect();
+    let cuts: Vec<String> = answer.positions().map(|(view, cut)| format!("{view}<{cut}")).collect();
     let level = format!("{:?}", answer.level).to_lowercase();
-    let mut out = format!("{level} {} {}\n", answer.definition_hash, cuts.join(" "));
+    let mut out = format!("{level} {} {}\n", answer.head.definition_hash, cuts.join(" "));
     for row in 0..answer.row_count {
-        for column in &answer.columns {
+        for column in answer.columns() {
             let value = match &column.values[row] {
                 Value::Null => "null".to_owned(),
                 Value::String(text) => format!("'{text}'"),
@@ -529,7 +529,7 @@ pub(crate) fn show(answer: &FeatureAnswer) -> String {
                 column.ages[row].map_or("no age".to_owned(), |age| format!("age {}", format_duration(age)));
             let time = column.event_times[row].map_or(String::new(), |at| format!(" of {}s", at / SECOND));
             let origin = format!("{:?}", column.origins[row]).to_lowercase();
-            out.push_str(&format!("{row} {}: {value} {status} {age}{time} {origin}\n", column.name));
+            out.push_str(&format!("{row} {}: {value} {status} {age}{time} {origin}\n", column.head.name));
         }
     }
     out

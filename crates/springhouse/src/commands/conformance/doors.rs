@@ -403,10 +403,10 @@ impl<'a> Session<'a> {
         };
         let answer = self.node()?.serving().features(&request).await?;
         let values: BTreeMap<String, Value> =
-            answer.columns.iter().map(|column| (column.name.to_string(), column.values[0].clone())).collect();
+            answer.columns().map(|column| (column.head.name.clone(), column.values[0].clone())).collect();
         compare_values(result, case, query, expected, &values);
         if let Some(status) = &expected.status {
-            let column = &answer.columns[0];
+            let column = answer.column(0);
             let got = match column.statuses[0] {
                 ValueStatus::Missing => "missing",
                 ValueStatus::Expired => "expired",

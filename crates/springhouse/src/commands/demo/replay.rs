@@ -136,8 +136,7 @@ impl Replay {
             })
         };
         let feature = |name: &str| {
-            let column = answer.columns.iter().find(|column| column.name.as_ref() == name);
-            column.map_or_else(|| "?".to_owned(), |column| output::value(&column.values[0]))
+            answer.named(name).map_or_else(|| "?".to_owned(), |column| output::value(&column.values[0]))
         };
         Ok(format!(
             "{} | {} {} {:<6} | departures in the last hour {:>3}, late {:>2}, mean delay 2 h {:>6} | {:?}",
@@ -224,7 +223,7 @@ async fn weather(node: &Node, note: &str) -> anyhow::Result<String> {
         options: CallOptions::default(),
     };
     let answer = node.serving().features(&request).await?;
-    let column = &answer.columns[0];
+    let column = answer.column(0);
     let age = column.ages[0].map_or_else(|| "-".to_owned(), |age| format!("{} min", age / MINUTE));
     Ok(format!(
         "{note:<20} | temperature at JFK {:>6} | {:>8} old | {:?}",
@@ -244,12 +243,13 @@ pub(crate) fn compare(
     let service = &definitions.feature_services[SERVICE];
     let (mut compared, mut differences) = (0, Vec::new());
     for (row, answer) in &told.asked {
-        for (feature, column) in service.features.iter().zip(&answer.columns) {
+        for (feature, column) in service.features.iter().zip(answer.columns()) {
             // Nobody could be asked for a view whose keys the label does not have.
             if column.statuses[0] == ValueStatus::Unavailable {
                 continue;
             }
-            let offline = column_values(&rows.slice(*row as usize, 1), &column.name, &column.value_type)?;
+            let offline =
+                column_values(&rows.slice(*row as usize, 1), &column.head.name, &column.head.value_type)?;
             compared += 1;
             if offline[0] != column.values[0] {
                 differences.push(format!(

@@ -8,6 +8,8 @@ mod column;
 mod encode;
 mod request;
 
+pub(crate) use encode::name_and_type;
+
 use crate::ApiError;
 use springhouse_serving::FeatureAnswer;
 

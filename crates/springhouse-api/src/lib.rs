@@ -10,6 +10,7 @@ pub mod grpc;
 mod job;
 mod json;
 mod openapi;
+mod openings;
 mod parse;
 mod position;
 mod push;

@@ -2,10 +2,11 @@
 
 use crate::features::AnswerFormat;
 use crate::json::{array, items, push_integer, write_string, write_value};
+use crate::openings::openings;
 use crate::parse::AnswerOptions;
 use crate::text::push_timestamp;
 use springhouse_core::{Micros, ValueStatus};
-use springhouse_serving::{DegradationLevel, FeatureAnswer, FeatureColumn, FeatureHead, Origin};
+use springhouse_serving::{DegradationLevel, FeatureAnswer, FeatureColumn, Origin};
 
 /// Appends the answer as the JSON of [`crate::FeaturesBody`].
 pub fn write_features(out: &mut Vec<u8>, answer: &FeatureAnswer, options: &AnswerOptions) {
@@ -47,46 +48,23 @@ fn estimate(answer: &FeatureAnswer, options: &AnswerOptions) -> usize {
     256 + answer.head.features.len() * (72 + answer.row_count.min(100_000) * per_value)
 }
 
-/// How a feature begins in an answer by columns.
-struct Opening {
-    /// `,"name":{"type":"float64","values":[`.
-    bytes: Vec<u8>,
-    /// Where the name ends in it.
-    name_end: usize,
-}
-
-impl Opening {
-    fn of(feature: &FeatureHead) -> Self {
-        let mut bytes = vec![b','];
-        write_string(&mut bytes, &feature.name);
-        let name_end = bytes.len();
-        bytes.extend_from_slice(b":{\"type\":");
-        write_string(&mut bytes, &feature.type_name);
-        bytes.extend_from_slice(b",\"values\":[");
-        Self { bytes, name_end }
-    }
-}
-
 fn write_columns(out: &mut Vec<u8>, answer: &FeatureAnswer, options: &AnswerOptions) {
     out.extend_from_slice(b",\"features\":{");
-    let features = &answer.head.features;
-    let openings: &Vec<Opening> =
-        answer.head.prepared.get_or_make(|| features.iter().map(Opening::of).collect());
     let rows = answer.row_count;
     let mut written = 0..0;
-    for (place, (feature, opening)) in features.iter().zip(openings).enumerate() {
+    for (place, (feature, opening)) in answer.head.features.iter().zip(openings(&answer.head)).enumerate() {
         let comma = usize::from(place == 0);
         if options.metadata {
-            out.extend_from_slice(&opening.bytes[comma..]);
+            out.extend_from_slice(&opening.json[comma..]);
         } else {
-            out.extend_from_slice(&opening.bytes[comma..opening.name_end]);
+            out.extend_from_slice(&opening.json[comma..opening.json_name_end]);
             out.extend_from_slice(b":{\"values\":[");
         }
         let values = &answer.values[place * rows..][..rows];
         items(out, values.iter(), |out, value| write_value(out, value, &feature.value_type, options.int64));
         let start = out.len();
         // Features of one row mostly have the rest in common.
-        if place > 0 && is_known_alike(answer, place - 1, place, options.full) {
+        if place > 0 && is_like_before(answer, place, options.full) {
             out.extend_from_within(written);
         } else {
             out.push(b']');
@@ -98,19 +76,23 @@ fn write_columns(out: &mut Vec<u8>, answer: &FeatureAnswer, options: &AnswerOpti
     out.push(b'}');
 }
 
-/// True when the rows of the features at two places have the same statuses and ages, and, where they are told in `full`, times
-/// and origins.
+/// True when the rows of the feature at a place have the same statuses and ages as those of the one before it, and, where they
+/// are told in `full`, times and origins.
 #[inline]
-pub(crate) fn is_known_alike(answer: &FeatureAnswer, one: usize, other: usize, full: bool) -> bool {
+pub(crate) fn is_like_before(answer: &FeatureAnswer, place: usize, full: bool) -> bool {
     let rows = answer.row_count;
-    let of = |number: usize| number * rows..(number + 1) * rows;
-    let view = |place: usize| answer.head.features[place].view;
-    let (view, other_view) = (view(one), view(other));
-    answer.statuses[of(one)] == answer.statuses[of(other)]
-        && (view == other_view || answer.ages[of(view)] == answer.ages[of(other_view)])
-        && (!full
-            || answer.origins[of(one)] == answer.origins[of(other)]
-                && (view == other_view || answer.event_times[of(view)] == answer.event_times[of(other_view)]))
+    let both = (place - 1) * rows..(place + 1) * rows;
+    let (before, statuses) = answer.statuses[both.clone()].split_at(rows);
+    let (feature_before, feature) = (&answer.head.features[place - 1], &answer.head.features[place]);
+    // All features of a view have the ages in common.
+    before == statuses
+        && (!full || answer.origins[both.clone()][..rows] == answer.origins[both][rows..])
+        && (feature_before.view == feature.view || are_views_alike(answer, place, full))
+}
+
+fn are_views_alike(answer: &FeatureAnswer, place: usize, full: bool) -> bool {
+    let (before, column) = (answer.column(place - 1), answer.column(place));
+    before.ages == column.ages && (!full || before.event_times == column.event_times)
 }
 
 fn write_metadata(out: &mut Vec<u8>, column: &FeatureColumn<'_>, options: &AnswerOptions) {

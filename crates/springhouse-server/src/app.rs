@@ -132,7 +132,7 @@ impl App {
 
     /// Answers one request, whatever happens.
     pub(crate) async fn answer<B>(
-        &self,
+        self: &Arc<Self>,
         mut router: Router,
         request: Request<B>,
         peer: SocketAddr,
@@ -157,10 +157,9 @@ impl App {
         let answered = if too_large {
             let message = format!("the headers are larger than {} bytes", self.settings.header_bytes_max);
             Ok(Err(ApiError::new("headers_too_large", message)))
-        } else if routes::is_features(&request) {
-            // The router, and what goes through it about a request, cost a tenth of a small answer.
-            route = Some(Routed::Http(RouteName::Features));
-            caught(routes::features(self, request.map(Body::new))).await
+        } else if let Some(hot) = routes::hot(&request) {
+            route = Some(hot);
+            caught(routes::answer_hot(self, hot, request.map(Body::new))).await
         } else {
             request.extensions_mut().insert(Peer(peer));
             caught(router.call(request)).await.map(|Ok(mut response)| {

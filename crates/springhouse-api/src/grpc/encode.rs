@@ -4,11 +4,12 @@
 use super::answer::{level, origin, status};
 use super::column::column;
 use super::v1;
-use crate::write::is_known_alike;
+use crate::openings::{Opening, openings};
+use crate::write::is_like_before;
 use prost::Message;
 use prost::encoding::{WireType, encode_varint, encoded_len_varint};
 use springhouse_core::{Value, ValueType};
-use springhouse_serving::{FeatureAnswer, FeatureColumn};
+use springhouse_serving::{FeatureAnswer, FeatureColumn, FeatureHead};
 use std::ops::Range;
 
 /// Appends the answer, saying as much as `detail` asks for.
@@ -23,10 +24,10 @@ pub(super) fn answer(out: &mut Vec<u8>, from: &FeatureAnswer, detail: v1::Detail
     varint(out, 4, from.row_count as u64);
     let full = detail == v1::Detail::Full;
     let mut before = 0..0;
-    for (place, column) in from.columns().enumerate() {
-        let alike = (place > 0 && is_known_alike(from, place - 1, place, full)).then_some(before);
+    for (place, opening) in openings(&from.head).iter().enumerate() {
+        let alike = (place > 0 && is_like_before(from, place, full)).then_some(before);
         let mut length = 0;
-        nested(out, 5, |out| length = feature(out, &column, detail, alike));
+        nested(out, 5, |out| length = feature(out, from, place, opening, detail, alike));
         // It ends the feature, wherever that was moved.
         before = out.len() - length..out.len();
     }
@@ -49,23 +50,34 @@ fn estimate(from: &FeatureAnswer, detail: v1::Detail) -> usize {
     128 + heads.sum::<usize>() + from.head.features.len() * from.row_count * value
 }
 
-/// Appends a feature; says how many of its last bytes are about its values. Those of the feature before are copied where they are
-/// `alike`, as features of one row mostly have them.
+/// The fields of a feature's name and type, and where the name ends.
+pub(crate) fn name_and_type(feature: &FeatureHead) -> (Vec<u8>, usize) {
+    let mut out = Vec::new();
+    text(&mut out, 1, &feature.name);
+    let name_end = out.len();
+    text(&mut out, 2, &feature.type_name);
+    (out, name_end)
+}
+
+/// Appends the feature at a place; says how many of its last bytes are about its values. Those of the feature before are copied where
+/// they are `alike`, as features of one row mostly have them.
 fn feature(
     out: &mut Vec<u8>,
-    from: &FeatureColumn<'_>,
+    from: &FeatureAnswer,
+    place: usize,
+    opening: &Opening,
     detail: v1::Detail,
     alike: Option<Range<usize>>,
 ) -> usize {
-    text(out, 1, &from.head.name);
-    if detail != v1::Detail::Values {
-        text(out, 2, &from.head.type_name);
-    }
-    nested(out, 3, |out| values(out, from.values, &from.head.value_type));
+    let has_type = detail != v1::Detail::Values;
+    let end = if has_type { opening.message.len() } else { opening.message_name_end };
+    out.extend_from_slice(&opening.message[..end]);
+    let own = &from.values[place * from.row_count..][..from.row_count];
+    nested(out, 3, |out| values(out, own, &from.head.features[place].value_type));
     let start = out.len();
     match alike {
         Some(written) => out.extend_from_within(written),
-        None => metadata(out, from, detail),
+        None => metadata(out, &from.column(place), detail),
     }
     out.len() - start
 }

@@ -11,8 +11,9 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use springhouse_api::{ARROW_STREAM, ApiError, arrow_answer, parse_features, write_features};
 use springhouse_serving::{FeatureAnswer, FeatureRequest, Stages};
+use std::sync::Arc;
 
-pub(crate) async fn features(app: &App, request: Request) -> Answer {
+pub(super) async fn features(app: Arc<App>, request: Request) -> Answer {
     body::expect_json(request.headers())?;
     let arrow = wants_arrow(request.headers());
     let notes = request.extensions().get::<Notes>().cloned();
@@ -20,7 +21,7 @@ pub(crate) async fn features(app: &App, request: Request) -> Answer {
     let serving = app.node.serving();
     let parsed = parse_features(&bytes, |selection| serving.signature(selection).map_err(from_serving))?;
     drop(bytes);
-    let answer = answer(app, parsed.request, notes).await?;
+    let answer = answer(&app, parsed.request, notes).await?;
     if arrow {
         let stream = arrow_answer(&answer, &parsed.options).map_err(|error| {
             tracing::error!(%error, "an answer could not be written");

@@ -65,20 +65,29 @@ where
     move |request| {
         let (app, handler) = (app.clone(), handler.clone());
         Box::pin(async move {
-            let answer = if is_grpc(request.headers()) {
-                handler(app, request).await
-            } else {
-                Err(ApiError::new("unsupported_content_type", "this path takes `application/grpc`")
-                    .hint("call it with a gRPC client, or use the HTTP paths of /openapi.json"))
+            let answer = match expect_grpc(request.headers()) {
+                Ok(()) => handler(app, request).await,
+                Err(error) => Err(error),
             };
-            let mut response = match answer {
-                Ok(framed) => reply(framed),
-                Err(error) => super::refused(error),
-            };
+            let mut response = answer.map_or_else(super::refused, reply);
             response.extensions_mut().insert(Routed::Grpc(name));
             response
         })
     }
+}
+
+fn expect_grpc(headers: &HeaderMap) -> Result<(), ApiError> {
+    if is_grpc(headers) {
+        return Ok(());
+    }
+    Err(ApiError::new("unsupported_content_type", "this path takes `application/grpc`")
+        .hint("call it with a gRPC client, or use the HTTP paths of /openapi.json"))
+}
+
+/// `GetFeatures` where the router is not asked.
+pub(super) async fn features(app: Arc<App>, request: Request) -> super::Answer {
+    expect_grpc(request.headers())?;
+    Ok(reply(get_features(app, request).await?))
 }
 
 /// A standard service under our name in metrics.

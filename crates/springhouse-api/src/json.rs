@@ -122,12 +122,21 @@ pub(crate) fn items<T>(
 
 /// Appends a JSON string with the escapes that JSON needs and no others.
 pub fn write_string(out: &mut Vec<u8>, text: &str) {
+    let bytes = text.as_bytes();
+    let (plain, rest) = bytes.split_at(plain_bytes(bytes));
+    out.reserve(bytes.len() + 2);
     out.push(b'"');
-    let mut rest = text.as_bytes();
-    loop {
-        let (plain, special) = rest.split_at(plain_bytes(rest));
-        out.extend_from_slice(plain);
-        let Some((byte, after)) = special.split_first() else { break };
+    out.extend_from_slice(plain);
+    if !rest.is_empty() {
+        push_escaped(out, rest);
+    }
+    out.push(b'"');
+}
+
+/// Appends what begins with a byte that is escaped.
+#[cold]
+fn push_escaped(out: &mut Vec<u8>, mut rest: &[u8]) {
+    while let Some((byte, after)) = rest.split_first() {
         match byte {
             b'"' => out.extend_from_slice(b"\\\""),
             b'\\' => out.extend_from_slice(b"\\\\"),
@@ -141,9 +150,10 @@ pub fn write_string(out: &mut Vec<u8>, text: &str) {
                 out.push(HEX[usize::from(byte & 15)]);
             }
         }
-        rest = after;
+        let (plain, special) = after.split_at(plain_bytes(after));
+        out.extend_from_slice(plain);
+        rest = special;
     }
-    out.push(b'"');
 }
 
 /// How many bytes stand before the first that is escaped. Eight are looked at as a whole: subtracting borrows into the high
@@ -159,15 +169,17 @@ fn plain_bytes(bytes: &[u8]) -> usize {
         let special = (below(word, 0x20) | equal(word, b'"') | equal(word, b'\\')) & HIGH;
         (special != 0).then(|| special.trailing_zeros() as usize / 8)
     };
-    let (words, rest) = bytes.as_chunks::<8>();
-    for (number, word) in words.iter().enumerate() {
+    let Some(last) = bytes.last_chunk() else {
+        let is_special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..=0x1f);
+        return bytes.iter().position(is_special).unwrap_or(bytes.len());
+    };
+    for (number, word) in bytes.as_chunks().0.iter().enumerate() {
         if let Some(place) = first(word) {
             return number * 8 + place;
         }
     }
-    let mut last = [b' '; 8];
-    last[..rest.len()].copy_from_slice(rest);
-    first(&last).map_or(bytes.len(), |place| words.len() * 8 + place)
+    // The last eight again, some of which are not looked at yet.
+    first(last).map_or(bytes.len(), |place| bytes.len() - 8 + place)
 }
 
 /// Appends an integer.

@@ -78,7 +78,7 @@ fn write_columns(out: &mut Vec<u8>, answer: &FeatureAnswer, options: &AnswerOpti
 
 /// True when the rows of the feature at a place have the same statuses and ages as those of the one before it, and, where they
 /// are told in `full`, times and origins.
-#[inline]
+#[inline(always)]
 pub(crate) fn is_like_before(answer: &FeatureAnswer, place: usize, full: bool) -> bool {
     let rows = answer.row_count;
     let both = (place - 1) * rows..(place + 1) * rows;

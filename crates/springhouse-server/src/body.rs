@@ -1,9 +1,11 @@
 //! Reading a body: the right content type, not too long, in time.
 
 use crate::settings::ServerSettings;
-use axum::body::{Body, Bytes};
+use axum::BoxError;
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
 use axum::http::{HeaderMap, header};
+use bytes::BytesMut;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use springhouse_api::ApiError;
 use std::time::Duration;
@@ -56,6 +58,16 @@ pub(crate) async fn read(
     }
 }
 
-async fn collect(body: Body, limit: usize) -> Result<Bytes, Box<dyn std::error::Error + Send + Sync>> {
-    Ok(Limited::new(body, limit).collect().await?.to_bytes())
+/// Most bodies come in one piece, which is taken as it is.
+async fn collect(body: Body, limit: usize) -> Result<Bytes, BoxError> {
+    let mut body = Limited::new(body, limit);
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        if whole.is_empty() && body.is_end_stream() {
+            return Ok(data);
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok(whole.freeze())
 }

@@ -98,7 +98,7 @@ impl FeatureServer {
     /// # Errors
     /// Every code of [`ServingError::code`]; the first thing that is wrong.
     pub async fn features(&self, request: &FeatureRequest) -> Result<FeatureAnswer, ServingError> {
-        self.features_in_stages(request, &mut Stages::begin()).await
+        self.features_in_stages(request, &mut Stages::unmeasured()).await
     }
 
     /// The same; `stages` tells where the time went, also of an answer that fails.

@@ -36,7 +36,8 @@ impl Stage {
 /// The stages that an answer has gone through, each from the end of the one before it.
 #[derive(Clone, Copy, Debug)]
 pub struct Stages {
-    begun: Instant,
+    /// None where nobody looks: each look at the clock costs as much as a value.
+    begun: Option<Instant>,
     /// By stage: when it ended, counted from the begin; none when the answer did not come to it.
     ends: [Option<Duration>; STAGES.len()],
     /// Calls of the store that the request itself made; those that it shared with another count there.
@@ -46,17 +47,22 @@ pub struct Stages {
 impl Stages {
     /// Of an answer that begins now.
     pub fn begin() -> Self {
-        Self { begun: Instant::now(), ends: [None; STAGES.len()], store_calls: 0 }
+        Self { begun: Some(Instant::now()), ..Self::unmeasured() }
+    }
+
+    /// Of an answer whose times nobody wants to know.
+    pub fn unmeasured() -> Self {
+        Self { begun: None, ends: [None; STAGES.len()], store_calls: 0 }
     }
 
     /// Notes that a stage has ended.
     pub(crate) fn end(&mut self, stage: Stage) {
-        self.ends[stage as usize] = Some(self.begun.elapsed());
+        self.ends[stage as usize] = self.begun.map(|begun| begun.elapsed());
     }
 
-    /// When the answer began.
-    pub fn begun(&self) -> std::time::Instant {
-        self.begun.into_std()
+    /// When the answer began, where it is measured.
+    pub fn begun(&self) -> Option<std::time::Instant> {
+        self.begun.map(Instant::into_std)
     }
 
     /// The stages there were: when each began, counted from the answer's begin, and how long it took.

@@ -198,8 +198,10 @@ impl RequestTracer for Traces {
         if request.status >= 500 {
             root.status = Status::error("");
         }
-        if let Some(stages) = request.stages {
-            let begun = began + stages.begun().duration_since(request.began);
+        if let Some(stages) = request.stages
+            && let Some(begun) = stages.begun()
+        {
+            let begun = began + begun.duration_since(request.began);
             for (stage, offset, took) in stages.iter() {
                 let times = (begun + offset, begun + offset + took);
                 let mut span = self.span(stage.word(), self.context(trace), times);

@@ -53,7 +53,7 @@ pub(super) async fn answer(
     if !app.settings.roles.is_empty() {
         request.roles.clone_from(&app.settings.roles);
     }
-    let mut stages = Stages::begin();
+    let mut stages = if notes.is_some() { Stages::begin() } else { Stages::unmeasured() };
     let answer = app.node.serving().features_in_stages(&request, &mut stages).await;
     if let Some(notes) = notes {
         notes.features(stages, &request, answer.as_ref().ok());

@@ -733,4 +733,43 @@ mod tests {
         }
         assert_eq!(&*status_word(ValueStatus::OverCap as usize).0, "over_cap");
     }
+
+    #[test]
+    fn a_view_is_counted_once_wherever_its_features_stand_and_not_at_all_when_it_is_only_read_for_others() {
+        let feature = |view| FeatureHead { view, ..answer().head.features[0].clone() };
+        let view = |name: &str| ViewHead { name: name.into(), id: None };
+        let head = AnswerHead {
+            features: vec![feature(0), feature(1), feature(0)],
+            views: vec![view("a"), view("b"), view("hidden")],
+            definition_hash: "h".into(),
+            prepared: Prepared::default(),
+        };
+        use ValueStatus::{Fresh, Null, Stale};
+        let second = Some(1_000_000);
+        let answer = FeatureAnswer {
+            head: Arc::new(head),
+            // Of two rows each; the last two are of a feature that was not asked for.
+            values: vec![Value::Null; 8],
+            statuses: vec![Fresh, Null, Stale, Stale, Fresh, Fresh, Fresh, Fresh],
+            origins: vec![Origin::Store; 8],
+            ages: vec![second, second, second, None, second, second],
+            event_times: vec![None; 6],
+            cuts: vec![None; 3],
+            ..answer()
+        };
+        let metrics = Metrics::new();
+        metrics.answer(&answer);
+        metrics.answer(&answer);
+        let text = metrics.scrape(None, &ServingStatistics::default()).unwrap();
+        for line in [
+            "springhouse_serving_values_total{view=\"a\",status=\"fresh\"} 6",
+            "springhouse_serving_values_total{view=\"a\",status=\"null\"} 2",
+            "springhouse_serving_values_total{view=\"b\",status=\"stale\"} 4",
+            "springhouse_serving_value_age_seconds_count{view=\"a\"} 4",
+            "springhouse_serving_value_age_seconds_count{view=\"b\"} 2",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        assert!(!text.contains("hidden"), "{text}");
+    }
 }

@@ -76,3 +76,35 @@ fn a_request_of_fields_alone_needs_no_entity() {
     assert_eq!(answer.column(0).values[..], [Value::Int64(2), Value::Int64(4)]);
     assert_eq!(answer.column(1).values[..], [Value::Int64(11), Value::Int64(12)]);
 }
+
+/// Features that others need are computed beside those asked for, wherever these stand.
+#[test]
+fn a_feature_does_not_depend_on_what_is_asked_for_beside_it() {
+    let world = world();
+    let ask = |names: &[&str]| {
+        let mut asked = request(&format!("names {}", names.join(" ")), &["ann", "bob", "nobody"]);
+        if names.iter().any(|name| name.starts_with("ratio") || name.starts_with("verdict")) {
+            asked.request.insert("limit".into(), [2.0, 4.0, 0.0].map(Value::Float64).into());
+        }
+        world.ask(&asked).unwrap()
+    };
+    let mut names =
+        ["ratio:share", "last_pay:place", "verdict:is_high", "pay_counts:spent_1h", "last_pay:amount"];
+    for turn in 0..names.len() * 2 {
+        names.rotate_left(1);
+        if turn == names.len() {
+            names.reverse();
+        }
+        let together = ask(&names);
+        for (column, name) in together.columns().zip(names) {
+            let alone = ask(&[name]);
+            let alone = alone.column(0);
+            assert_eq!(column.head.name, name.split_once(':').unwrap().1, "{names:?}");
+            assert_eq!(column.values, alone.values, "{name} of {names:?}");
+            assert_eq!(column.statuses, alone.statuses, "{name} of {names:?}");
+            assert_eq!(column.origins, alone.origins, "{name} of {names:?}");
+            assert_eq!(column.ages, alone.ages, "{name} of {names:?}");
+            assert_eq!(column.event_times, alone.event_times, "{name} of {names:?}");
+        }
+    }
+}

@@ -50,7 +50,6 @@ fn estimate(answer: &FeatureAnswer, options: &AnswerOptions) -> usize {
 
 fn write_columns(out: &mut Vec<u8>, answer: &FeatureAnswer, options: &AnswerOptions) {
     out.extend_from_slice(b",\"features\":{");
-    let rows = answer.row_count;
     let mut written = 0..0;
     for (place, (feature, opening)) in answer.head.features.iter().zip(openings(&answer.head)).enumerate() {
         let comma = usize::from(place == 0);
@@ -60,8 +59,9 @@ fn write_columns(out: &mut Vec<u8>, answer: &FeatureAnswer, options: &AnswerOpti
             out.extend_from_slice(&opening.json[comma..opening.json_name_end]);
             out.extend_from_slice(b":{\"values\":[");
         }
-        let values = &answer.values[place * rows..][..rows];
-        items(out, values.iter(), |out, value| write_value(out, value, &feature.value_type, options.int64));
+        items(out, answer.values_of(place).iter(), |out, value| {
+            write_value(out, value, &feature.value_type, options.int64)
+        });
         let start = out.len();
         // Features of one row mostly have the rest in common.
         if place > 0 && is_like_before(answer, place, options.full) {

@@ -194,7 +194,7 @@ impl Shared {
         view: &ViewHandle,
         keys: &[EntityKey],
     ) -> Result<Vec<Option<Arc<EntityState>>>, StoreError> {
-        let mut states: Vec<Option<Arc<EntityState>>> = keys.iter().map(|_| None).collect();
+        let mut states = vec![None; keys.len()];
         // Before the catalog: if no checkpoint is completed from here on, `has_rows` holds for the look into memory.
         let completed = self.memory.completed();
         let Some((slot, has_rows)) = self.slot(view, false)? else { return Ok(states) };

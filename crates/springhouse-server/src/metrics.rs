@@ -5,7 +5,7 @@ mod ages;
 mod guard;
 
 use crate::app::Routed;
-use ages::{Ages, AgesCollector, ServedAges};
+use ages::{AgesCollector, ServedViews};
 use guard::{GUARD_METRICS, GuardMetrics};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -22,9 +22,9 @@ use springhouse_core::{Micros, ValueStatus};
 use springhouse_ingest::LatencyHistogram;
 use springhouse_node::{Condition, NodeStatus};
 use springhouse_serving::{DegradationLevel, FeatureAnswer, ServingStatistics};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// A metric's name (as it is scraped) and what it says.
@@ -236,14 +236,6 @@ impl ServedLogRows {
     }
 }
 
-/// What is counted of a view's values.
-#[derive(Debug)]
-struct ServedView {
-    ages: Arc<Ages>,
-    /// By status; made when first used.
-    values: [OnceLock<Counter>; STATUSES],
-}
-
 /// The metrics of one server.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -257,8 +249,6 @@ pub(crate) struct Metrics {
     pub(crate) panics: Counter,
     answers: [Counter; 4],
     values: Family<StatusLabels, Counter>,
-    /// What is counted of each view that was served since the start, found with one lookup.
-    views: RwLock<HashMap<Arc<str>, ServedView, ahash::RandomState>>,
     rows: [Counter; 3],
     pushes_refused: Family<CodeLabels, Counter>,
     log_end: Gauge,
@@ -278,7 +268,7 @@ pub(crate) struct Metrics {
     store_calls_refused: Gauge,
     store_connections: Gauge,
     servable: Arc<Mutex<Servable>>,
-    served_ages: Arc<ServedAges>,
+    served: Arc<ServedViews>,
     topic_lag: Family<PartitionLabels, Gauge>,
     topic_lag_seconds: Family<SourceLabels, FloatGauge>,
     topic_age: Family<SourceLabels, FloatGauge>,
@@ -347,7 +337,6 @@ impl Metrics {
             connections: new!(CONNECTIONS),
             panics: new!(PANICS),
             values: new!(VALUES),
-            views: RwLock::default(),
             pushes_refused: new!(PUSH_REFUSED),
             log_end: new!(LOG_END),
             applied_end: new!(APPLIED_END),
@@ -365,11 +354,11 @@ impl Metrics {
             store_calls_max: new!(STORE_CALLS_MAX),
             store_calls_refused: new!(STORE_CALLS_REFUSED),
             store_connections: new!(STORE_CONNECTIONS),
-            served_ages: {
-                let ages = Arc::new(ServedAges::default());
+            served: {
+                let served = Arc::new(ServedViews::default());
                 let Metric { name, help, .. } = SERVED_AGE;
-                registry.register_collector(Box::new(AgesCollector { name, help, ages: ages.clone() }));
-                ages
+                registry.register_collector(Box::new(AgesCollector { name, help, served: served.clone() }));
+                served
             },
             servable: {
                 let servable = Arc::new(Mutex::new(Servable::default()));
@@ -417,48 +406,32 @@ impl Metrics {
             statuses.iter().for_each(|status| counts[*status as usize] += 1);
             rest = others;
         }
-        let mut views = self.views.read().unwrap_or_else(PoisonError::into_inner);
+        let mut served = self.served.read();
         for (place, (view, counts)) in answer.head.views.iter().zip(&counts).enumerate() {
             if *counts == [0; STATUSES] {
                 // It was read for others only.
                 continue;
             }
-            if !views.contains_key(&view.name) {
-                drop(views);
-                self.add_view(&view.name);
-                views = self.views.read().unwrap_or_else(PoisonError::into_inner);
+            if !served.contains_key(&view.name) {
+                drop(served);
+                self.served.add(&view.name);
+                served = self.served.read();
             }
-            let ages = &answer.ages[place * answer.row_count..][..answer.row_count];
-            self.add_values(&views[&view.name], &view.name, counts, ages, answer.at);
-        }
-    }
-
-    fn add_view(&self, name: &Arc<str>) {
-        let view = ServedView { ages: self.served_ages.of(name), values: Default::default() };
-        self.views.write().unwrap_or_else(PoisonError::into_inner).entry(name.clone()).or_insert(view);
-    }
-
-    fn add_values(
-        &self,
-        view: &ServedView,
-        name: &Arc<str>,
-        counts: &[u64; STATUSES],
-        ages: &[Option<Micros>],
-        at: Micros,
-    ) {
-        view.ages.add_rows(ages, at);
-        for (status, count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
-            let counter = view.values[status].get_or_init(|| {
-                let labels = StatusLabels { view: Word(name.clone()), status: status_word(status) };
-                self.values.get_or_create_owned(&labels)
-            });
-            counter.inc_by(*count);
+            let served = &served[&view.name];
+            served.ages.add_rows(answer.ages_of(place), answer.at);
+            for (status, count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+                let counter = served.values[status].get_or_init(|| {
+                    let labels = StatusLabels { view: Word(view.name.clone()), status: status_word(status) };
+                    self.values.get_or_create_owned(&labels)
+                });
+                counter.inc_by(*count);
+            }
         }
     }
 
     /// p50, p95 and p99 of the ages of the values served of a view over the last minutes, seconds.
     pub(crate) fn served_ages(&self, view: &str, now: Micros) -> Option<[f64; 3]> {
-        self.served_ages.quantiles(view, now)
+        self.served.quantiles(view, now)
     }
 
     /// Notes a push that was processed.

@@ -140,16 +140,34 @@ impl FeatureAnswer {
     /// When there are not so many.
     pub fn column(&self, place: usize) -> FeatureColumn<'_> {
         let head = &self.head.features[place];
-        let rows = |number: usize| number * self.row_count..(number + 1) * self.row_count;
-        let (own, view) = (rows(place), rows(head.view));
         FeatureColumn {
             head,
-            values: &self.values[own.clone()],
-            statuses: &self.statuses[own.clone()],
-            origins: &self.origins[own],
-            ages: &self.ages[view.clone()],
-            event_times: &self.event_times[view],
+            values: self.values_of(place),
+            statuses: self.rows(&self.statuses, place),
+            origins: self.rows(&self.origins, place),
+            ages: self.ages_of(head.view),
+            event_times: self.rows(&self.event_times, head.view),
         }
+    }
+
+    /// The values of the feature at a place, row by row.
+    ///
+    /// # Panics
+    /// When there are not so many.
+    pub fn values_of(&self, place: usize) -> &[Value] {
+        self.rows(&self.values, place)
+    }
+
+    /// The ages of the view at a place, row by row.
+    ///
+    /// # Panics
+    /// When there are not so many.
+    pub fn ages_of(&self, view: usize) -> &[Option<Micros>] {
+        self.rows(&self.ages, view)
+    }
+
+    fn rows<'a, T>(&self, of: &'a [T], number: usize) -> &'a [T] {
+        &of[number * self.row_count..][..self.row_count]
     }
 
     /// The feature of this name.

@@ -195,8 +195,7 @@ pub(crate) fn assemble_computed(
     let plan = &snapshot.request_views[&computed.name].plan;
     let arrays = plan.evaluate_with(at, &|place, _| match computed.inputs[place] {
         ComputedInput::Column(column) => {
-            let values = &answer.values[column * rows..][..rows];
-            array_from_values(&shape.columns[column].value_type, values)
+            array_from_values(&shape.columns[column].value_type, answer.values_of(column))
         }
         ComputedInput::Field(field) => field_array(shape, inputs, field),
         ComputedInput::Now => unreachable!("the plan makes `now` itself"),
@@ -231,13 +230,14 @@ fn field_array(shape: &RequestShape, inputs: &Inputs<'_>, field: usize) -> Array
 
 /// Per row the age of the oldest value that the view reads: what is computed is as old as that.
 fn oldest(shape: &RequestShape, computed: &ComputedView, answer: &FeatureAnswer) -> Vec<Option<Micros>> {
-    let rows = answer.row_count;
-    let mut oldest: Vec<Option<Micros>> = vec![None; rows];
+    let mut oldest: Vec<Option<Micros>> = vec![None; answer.row_count];
     for input in &computed.inputs {
         if let ComputedInput::Column(column) = input {
             let view = shape.columns[*column].from.view(shape.reads.len());
-            let ages = &answer.ages[view * rows..][..rows];
-            oldest.iter_mut().zip(ages).for_each(|(oldest, age)| *oldest = (*oldest).max(*age));
+            oldest
+                .iter_mut()
+                .zip(answer.ages_of(view))
+                .for_each(|(oldest, age)| *oldest = (*oldest).max(*age));
         }
     }
     oldest

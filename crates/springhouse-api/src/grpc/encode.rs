@@ -72,8 +72,7 @@ fn feature(
     let has_type = detail != v1::Detail::Values;
     let end = if has_type { opening.message.len() } else { opening.message_name_end };
     out.extend_from_slice(&opening.message[..end]);
-    let own = &from.values[place * from.row_count..][..from.row_count];
-    nested(out, 3, |out| values(out, own, &from.head.features[place].value_type));
+    nested(out, 3, |out| values(out, from.values_of(place), &from.head.features[place].value_type));
     let start = out.len();
     match alike {
         Some(written) => out.extend_from_within(written),

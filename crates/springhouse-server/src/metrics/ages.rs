@@ -1,14 +1,17 @@
-//! How old the values were that were served: per view, since the start for scrapers, and of the last minutes for people.
+//! What was served of each view: its values by status, and how old they were, since the start for scrapers and of the last
+//! minutes for people.
 
+use super::STATUSES;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Unit;
 use springhouse_core::time::MINUTE;
 use springhouse_core::{Micros, buckets};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 /// Buckets with an upper bound; one more has the rest.
 const BOUNDED: usize = 80;
@@ -97,30 +100,41 @@ impl Ages {
     }
 }
 
-/// The ages of every view that was served since the start.
-#[derive(Debug, Default)]
-pub(crate) struct ServedAges(RwLock<BTreeMap<Arc<str>, Arc<Ages>>>);
+/// What is counted of the values of one view.
+#[derive(Debug)]
+pub(crate) struct ServedView {
+    pub(crate) ages: Ages,
+    /// By status; made when first used.
+    pub(crate) values: [OnceLock<Counter>; STATUSES],
+}
 
-impl ServedAges {
-    /// Those of a view.
-    pub(crate) fn of(&self, view: &Arc<str>) -> Arc<Ages> {
-        let mut views = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        views.entry(view.clone()).or_insert_with(|| Arc::new(Ages::new())).clone()
+/// Every view that was served since the start.
+#[derive(Debug, Default)]
+pub(crate) struct ServedViews(RwLock<BTreeMap<Arc<str>, ServedView>>);
+
+impl ServedViews {
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, BTreeMap<Arc<str>, ServedView>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in a view that is served for the first time.
+    pub(crate) fn add(&self, view: &Arc<str>) {
+        let new = || ServedView { ages: Ages::new(), values: Default::default() };
+        self.0.write().unwrap_or_else(PoisonError::into_inner).entry(view.clone()).or_insert_with(new);
     }
 
     /// p50, p95 and p99 of a view's ages over the last minutes, seconds, as upper bounds; none when nothing was served.
     pub(crate) fn quantiles(&self, view: &str, now: Micros) -> Option<[f64; 3]> {
-        let views = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        views.get(view)?.quantiles(now.div_euclid(MINUTE))
+        self.read().get(view)?.ages.quantiles(now.div_euclid(MINUTE))
     }
 }
 
-/// The same for scrapers.
+/// Their ages for scrapers.
 #[derive(Debug)]
 pub(crate) struct AgesCollector {
     pub(crate) name: &'static str,
     pub(crate) help: &'static str,
-    pub(crate) ages: Arc<ServedAges>,
+    pub(crate) served: Arc<ServedViews>,
 }
 
 impl Collector for AgesCollector {
@@ -128,7 +142,7 @@ impl Collector for AgesCollector {
         let name = self.name.trim_end_matches("_seconds");
         let mut family =
             encoder.encode_descriptor(name, self.help, Some(&Unit::Seconds), MetricType::Histogram)?;
-        for (view, ages) in &*self.ages.0.read().unwrap_or_else(PoisonError::into_inner) {
+        for (view, ServedView { ages, .. }) in &*self.served.read() {
             let buckets = ages.scraped();
             let rows = buckets.iter().map(|(_, rows)| rows).sum();
             let labels = [("view", &**view)];
@@ -150,27 +164,28 @@ mod tests {
 
     #[test]
     fn quantiles_are_upper_bounds_of_the_last_minutes() {
-        let ages = ServedAges::default();
-        let view: Arc<str> = "v".into();
+        let served = ServedViews::default();
         let now = 1_000 * MINUTE;
-        assert_eq!(ages.quantiles("v", now), None);
+        assert_eq!(served.quantiles("v", now), None);
+        served.add(&"v".into());
+        let count = |ages: &[Option<Micros>], at| served.read()["v"].ages.add_rows(ages, at);
         // 90 of a second, 9 of a minute, one of a day; rows without a value don't count.
-        ages.of(&view).add_rows(&[Some(SECOND); 90], now);
-        ages.of(&view).add_rows(&[None, Some(MINUTE), Some(-5)], now);
-        ages.of(&view).add_rows(&[Some(MINUTE); 8], now);
-        ages.of(&view).add_rows(&[Some(24 * HOUR)], now);
-        let [p50, p95, p99] = ages.quantiles("v", now).unwrap();
+        count(&[Some(SECOND); 90], now);
+        count(&[None, Some(MINUTE), Some(-5)], now);
+        count(&[Some(MINUTE); 8], now);
+        count(&[Some(24 * HOUR)], now);
+        let [p50, p95, p99] = served.quantiles("v", now).unwrap();
         assert!((1.0..1.5).contains(&p50) && (60.0..90.0).contains(&p95) && p99 <= 90.0, "{p50} {p95} {p99}");
         // They are forgotten after five minutes, by people and not by scrapers.
-        ages.of(&view).add_rows(&[Some(HOUR)], now + 4 * MINUTE);
-        assert!(ages.quantiles("v", now + 4 * MINUTE).unwrap()[0] < 2.0);
-        let [p50, ..] = ages.quantiles("v", now + 5 * MINUTE).unwrap();
+        count(&[Some(HOUR)], now + 4 * MINUTE);
+        assert!(served.quantiles("v", now + 4 * MINUTE).unwrap()[0] < 2.0);
+        let [p50, ..] = served.quantiles("v", now + 5 * MINUTE).unwrap();
         assert!((3_600.0..5_200.0).contains(&p50), "{p50}");
-        assert_eq!(ages.quantiles("v", now + 9 * MINUTE), None);
-        ages.of(&view).add_rows(&[Some(SECOND)], now + 6 * MINUTE);
-        let [p50, _, p99] = ages.quantiles("v", now + 6 * MINUTE).unwrap();
+        assert_eq!(served.quantiles("v", now + 9 * MINUTE), None);
+        count(&[Some(SECOND)], now + 6 * MINUTE);
+        let [p50, _, p99] = served.quantiles("v", now + 6 * MINUTE).unwrap();
         assert!(p50 < 2.0 && p99 > 3_000.0, "the slot of the first minute was emptied: {p50} {p99}");
-        let rows: u64 = ages.0.read().unwrap()["v"].scraped().iter().map(|(_, rows)| rows).sum();
+        let rows: u64 = served.read()["v"].ages.scraped().iter().map(|(_, rows)| rows).sum();
         assert_eq!(rows, 103);
     }
 }

@@ -179,7 +179,7 @@ feature_services:
 class TlsTest(unittest.TestCase):
     """A server that takes TLS alone, asks for certificates, and knows users."""
 
-    USER = "springhouse on >secret ~{springhouse:* +@read +@write +@scripting +@connection +info +wait"
+    USER = "springhouse on >secret ~{springhouse:* +@read +@write +@scripting +@transaction +@connection +info +wait"
 
     def test_tls_with_certificates_of_both_and_a_user(self):
         with tempfile.TemporaryDirectory() as name:

@@ -7,12 +7,22 @@ use springhouse_core::Value;
 pub(crate) type Out = Vec<u8>;
 
 /// Appends an unsigned number.
-pub(crate) fn put_number(out: &mut Out, mut number: u64) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
+pub(crate) fn put_number(out: &mut Out, number: u64) {
+    if number < 0x80 {
+        return out.push(number as u8);
     }
-    out.push(number as u8);
+    if number >> 56 != 0 {
+        return put_long(out, number.into());
+    }
+    // All groups of seven bits at once, as `Reader::short_number` takes them.
+    let fours = number & 0x0fff_ffff | (number & 0x00ff_ffff_f000_0000) << 4;
+    let pairs = fours & 0x0000_3fff_0000_3fff | (fours & 0x0fff_c000_0fff_c000) << 2;
+    let bytes = pairs & 0x007f_007f_007f_007f | (pairs & 0x3f80_3f80_3f80_3f80) << 1;
+    let last = (63 - bytes.leading_zeros()) / 8;
+    let more = 0x8080_8080_8080_8080 & ((1 << (8 * last)) - 1);
+    let end = out.len() + last as usize + 1;
+    out.extend_from_slice(&(bytes | more).to_le_bytes());
+    out.truncate(end);
 }
 
 /// Appends a signed number.
@@ -22,7 +32,10 @@ pub(crate) fn put_signed(out: &mut Out, number: i64) {
 
 /// Appends a signed 128-bit number.
 pub(crate) fn put_wide(out: &mut Out, number: i128) {
-    let mut rest = (number << 1 ^ number >> 127) as u128;
+    put_long(out, (number << 1 ^ number >> 127) as u128);
+}
+
+fn put_long(out: &mut Out, mut rest: u128) {
     while rest >= 0x80 {
         out.push(rest as u8 | 0x80);
         rest >>= 7;
@@ -54,8 +67,9 @@ pub(crate) fn put_value(out: &mut Out, value: &Value) {
             out.extend_from_slice(&v.to_bits().to_le_bytes());
         }
         Value::Float64(v) => {
-            out.push(5);
-            out.extend_from_slice(&v.to_bits().to_le_bytes());
+            let mut bytes = [5; 9];
+            bytes[1..].copy_from_slice(&v.to_bits().to_le_bytes());
+            out.extend_from_slice(&bytes);
         }
         Value::String(v) => {
             out.push(6);
@@ -364,6 +378,20 @@ mod tests {
         move || {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             state ^ state >> 29
+        }
+    }
+
+    #[test]
+    fn numbers_are_written_as_group_by_group() {
+        let mut random = draws(29);
+        let edges = (0..64).flat_map(|bit| [(1u64 << bit) - 1, 1 << bit, (1 << bit) + 1]).chain([u64::MAX]);
+        let drawn = (0..100_000).map(|_| random() >> (random() % 64)).collect::<Vec<_>>();
+        for number in edges.chain(drawn) {
+            let (mut at_once, mut by_groups) = (vec![7], vec![7]);
+            put_number(&mut at_once, number);
+            put_long(&mut by_groups, number.into());
+            assert_eq!(at_once, by_groups, "{number}");
+            assert_eq!(Reader::new(&at_once[1..], 2).number(), Ok(number));
         }
     }
 

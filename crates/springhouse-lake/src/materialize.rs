@@ -275,8 +275,8 @@ impl Run<'_> {
         let group =
             EventGroup::new(&[self.job], vec![0], Payload::Inputs, Extras::all(self.job.source, true))?;
         let bytes = rows.saturating_mul(group.row_bytes() + 64);
-        // A bucket is folded in memory, where a state takes several times the bytes of its events.
-        let by_budget = bytes.saturating_mul(8) / self.request.memory_budget.max(1 << 16);
+        // Buckets are folded in memory, where a state takes several times the bytes of its events, and some wait to be written.
+        let by_budget = bytes.saturating_mul(16) / self.request.memory_budget.max(1 << 16);
         plan.buckets =
             (rows / BUCKET_ROWS).max(by_budget).saturating_add(1).next_power_of_two().min(BUCKETS_MAX);
         Ok(Some(plan))

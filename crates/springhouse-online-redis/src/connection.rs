@@ -2,7 +2,7 @@
 
 use crate::error::{ends_connection, from_redis, invalid, timed_out, unavailable};
 use crate::settings::{RedisMode, RedisSettings};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
@@ -20,9 +20,13 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::runtime::{Handle, Runtime};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// How long a connection that could not be opened is not tried again: its callers fail at once meanwhile.
 const RECONNECT_AFTER: Duration = Duration::from_millis(100);
+
+/// Connections that are had alone, for transactions; opened when needed, beside the others.
+const OWN_LINES: usize = 4;
 
 /// What a command does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +101,9 @@ pub(crate) struct Connections {
     in_flight: AtomicU32,
     exhausted: AtomicU64,
     opened: AtomicU64,
+    /// Turns to have a connection alone, and those that nobody has.
+    turns: Semaphore,
+    idle: Mutex<Vec<Line>>,
     runtime: OwnRuntime,
 }
 
@@ -131,6 +138,8 @@ impl Connections {
             in_flight: AtomicU32::new(0),
             exhausted: AtomicU64::new(0),
             opened: AtomicU64::new(0),
+            turns: Semaphore::new(OWN_LINES),
+            idle: Mutex::default(),
             runtime: OwnRuntime::find()?,
         })
     }
@@ -219,6 +228,19 @@ impl Connections {
                 Err(timed_out(action, timeout))
             }
         }
+    }
+
+    /// A connection for one caller alone; waits for its turn.
+    pub(crate) async fn own_line(&self, action: &'static str) -> Result<OwnLine<'_>, StoreError> {
+        let turn = self.turns.acquire().await.map_err(|error| unavailable(action, error.to_string()))?;
+        let permit = self.permit(action)?;
+        let idle = self.idle.lock().pop();
+        let was_idle = idle.is_some();
+        let line = match idle {
+            Some(line) => line,
+            None => self.open_in_time(action, false).await?,
+        };
+        Ok(OwnLine { connections: self, line, was_idle, _turn: turn, _permit: permit })
     }
 
     /// Sends a command to one node of a Cluster.
@@ -311,15 +333,9 @@ impl Connections {
         {
             return Err(StoreError { action, ..error.clone() });
         }
-        let timeout = Duration::from_millis(self.settings.connect_timeout_ms);
-        let opened = match tokio::time::timeout(timeout, self.open(action, place.reads_replicas)).await {
-            Ok(opened) => opened,
-            Err(_) => Err(timed_out(action, timeout)),
-        };
-        match opened {
+        match self.open_in_time(action, place.reads_replicas).await {
             Ok(line) => {
                 *failed = None;
-                self.opened.fetch_add(1, Ordering::Relaxed);
                 let line = (self.numbers.fetch_add(1, Ordering::Relaxed), line);
                 *place.line.write() = Some(line.clone());
                 Ok(line)
@@ -328,6 +344,17 @@ impl Connections {
                 *failed = Some((tokio::time::Instant::now(), error.clone()));
                 Err(error)
             }
+        }
+    }
+
+    async fn open_in_time(&self, action: &'static str, reads_replicas: bool) -> Result<Line, StoreError> {
+        let timeout = Duration::from_millis(self.settings.connect_timeout_ms);
+        match tokio::time::timeout(timeout, self.open(action, reads_replicas)).await {
+            Ok(opened) => {
+                self.opened.fetch_add(u64::from(opened.is_ok()), Ordering::Relaxed);
+                opened
+            }
+            Err(_) => Err(timed_out(action, timeout)),
         }
     }
 
@@ -461,6 +488,38 @@ impl Place {
         if line.as_ref().is_some_and(|(current, _)| *current == number) {
             *line = None;
         }
+    }
+}
+
+/// A connection that nobody else uses. It is closed unless it is given back: what it has not answered yet is no answer to the
+/// next.
+pub(crate) struct OwnLine<'a> {
+    connections: &'a Connections,
+    line: Line,
+    /// It was opened for somebody before.
+    pub(crate) was_idle: bool,
+    _turn: SemaphorePermit<'a>,
+    _permit: Permit<'a>,
+}
+
+impl OwnLine<'_> {
+    /// Sends commands together and waits for all of their answers; what the server itself says is given back as it is.
+    pub(crate) async fn run_all(
+        &mut self,
+        action: &'static str,
+        commands: &Pipeline,
+    ) -> Result<Result<Vec<Value>, RedisError>, StoreError> {
+        let timeout = self.connections.timeout(Access::Write);
+        let answered = tokio::time::timeout(timeout, self.line.run_all(commands)).await;
+        if !matches!(answered, Ok(Ok(_))) {
+            // Who waits may well have waited for the same server.
+            self.connections.idle.lock().clear();
+        }
+        answered.map_err(|_| timed_out(action, timeout))
+    }
+
+    pub(crate) fn give_back(self) {
+        self.connections.idle.lock().push(self.line);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The names of keys, and the meta key's content.
 //!
 //! Keys of shard K begin with `{PREFIX:K}`, which Redis Cluster takes as the part that decides the node. `m` is the shard's
-//! meta key, `r/NAME@VERSION/GENERATION/ENTITY` a row, `w/NAME@VERSION/GENERATION/ENTITY` a row of workers. Shard 0 has the hashes `lanes`, `active`, `status`, `plans`, `floors`
+//! meta key, `t` its writer's token, `r/NAME@VERSION/GENERATION/ENTITY` a row, `w/NAME@VERSION/GENERATION/ENTITY` a row of workers. Shard 0 has the hashes `lanes`, `active`, `status`, `plans`, `floors`
 //! and `intents` besides, and an intent's parts under `i/LANE`.
 //!
 //! With a hash per entity a row keeps its name everywhere but in the server: there it is the field `r/NAME@VERSION/GENERATION` of
@@ -68,6 +68,11 @@ impl Layout {
 
     pub(crate) fn meta(&self, shard: u32) -> String {
         format!("{}m", self.tag(shard))
+    }
+
+    /// Changes with the writer and with nothing else, so that a transaction can watch it.
+    pub(crate) fn writer(&self, shard: u32) -> String {
+        self.hash(shard, "t")
     }
 
     /// A key of shard 0.

@@ -7,6 +7,7 @@
 //! - Every shard has a **meta key**: the store's identity, the writer's epoch, and a number that grows with every write. A
 //!   read fetches it in the same command as its rows. A store that was emptied, exchanged, or taken back to an earlier
 //!   moment (a failover that lost confirmed writes) is noticed by that, and its rows are never taken for the truth.
+//! - Rows that are not there yet go in a transaction that watches who the writer is, where the server allows that.
 //! - The newest writer wins: opening raises the epoch, and the scripts of an older one then change nothing.
 //! - A write that fits one script is atomic with its lane. A larger one (or one that touches several shards of a Cluster)
 //!   is first stored whole as an **intent**, then carried out in parts, then its lane is set; whoever writes next
@@ -18,6 +19,7 @@ mod connection;
 mod error;
 mod intent;
 mod layout;
+mod new_rows;
 mod scripts;
 mod settings;
 mod shared;

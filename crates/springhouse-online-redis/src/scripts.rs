@@ -90,7 +90,7 @@ local function lasts(key, ms)
 end
 ";
 
-/// Takes a shard for a writer; gives its meta key as it was. Arguments: identity, state and shards of a store to be made (an
+/// Takes a shard for a writer; gives its meta key as it was. Keys: meta, the writer's token. Arguments: identity, state and shards of a store to be made (an
 /// empty identity: it must be there); the writer's token; `close` to close it for readers (where its rows are stays as it is); the
 /// tokens of which one must be there now (none: any).
 const TAKE: &str = r"
@@ -98,6 +98,7 @@ local meta = redis.call('GET', KEYS[1])
 if not meta then
   if ARGV[1] == '' then return {'EMPTY', ''} end
   redis.call('SET', KEYS[1], ARGV[1] .. ARGV[4] .. string.format('%016d', 0) .. ARGV[2] .. ARGV[3] .. string.format('%016d', 0))
+  redis.call('SET', KEYS[2], ARGV[4])
   return {'NEW', redis.call('GET', KEYS[1])}
 end
 if string.len(meta) ~= 85 then return {'FOREIGN', meta} end
@@ -108,6 +109,7 @@ for i = 6, #ARGV do
 end
 if not allowed then return {'FENCED', meta} end
 redis.call('SETRANGE', KEYS[1], 32, ARGV[4])
+redis.call('SET', KEYS[2], ARGV[4])
 if ARGV[5] ~= '' then redis.call('SETRANGE', KEYS[1], 64, string.sub(meta, 65, 65) < 'a' and 'F' or 'f') end
 return {'OLD', meta}
 ";
@@ -134,7 +136,22 @@ redis.call('HSET', KEYS[2], ARGV[4], ARGV[5])
 return done()
 ";
 
-/// The same with a hash per entity: after the two numbers come hash, field and value of each row, and milliseconds where it expires.
+/// After [`ADMIT`]: rows that are not there may come in a transaction.
+const ADMITTED: &str = r"
+return {'OK', number}
+";
+
+/// Ends such a transaction. Keys: meta, lanes, the mark that was written with the rows. Arguments: fence, lane, position. The mark goes
+/// first: a script that has written goes on also where the rows have filled the server's memory.
+const MARK: &str = r"
+if redis.call('DEL', KEYS[3]) == 0 then return {'THERE', 0} end
+";
+const ARRIVED: &str = r"
+redis.call('HSET', KEYS[2], ARGV[4], ARGV[5])
+return done()
+";
+
+/// As [`WRITE_NEW`] with a hash per entity: after the two numbers come hash, field and value of each row, and milliseconds where it expires.
 const NEW_FIELDS: &str = r"
 local keep, expiring = tonumber(ARGV[after]), tonumber(ARGV[after + 1])
 local first = after + 2
@@ -283,6 +300,8 @@ pub(crate) static TAKE_SHARD: LazyLock<Script> = LazyLock::new(|| script(&[TAKE]
 pub(crate) static WRITE_ROWS: LazyLock<Script> =
     LazyLock::new(|| script(&[FENCE, BY_KEY, ROWS, ADMIT, WRITE]));
 pub(crate) static WRITE_NEW_ROWS: LazyLock<Script> = LazyLock::new(|| script(&[FENCE, ADMIT, WRITE_NEW]));
+pub(crate) static READY: LazyLock<Script> = LazyLock::new(|| script(&[FENCE, ADMIT, ADMITTED]));
+pub(crate) static FINISH_NEW: LazyLock<Script> = LazyLock::new(|| script(&[MARK, FENCE, ARRIVED]));
 pub(crate) static WRITE_FIELDS: LazyLock<Script> =
     LazyLock::new(|| script(&[FENCE, LASTS, BY_FIELD, ROWS, ADMIT, WRITE]));
 pub(crate) static WRITE_NEW_FIELDS: LazyLock<Script> =
@@ -320,6 +339,11 @@ impl Call {
         self
     }
 
+    /// With the script's text: in a transaction it is too late to learn that the server does not know it.
+    pub(crate) fn whole(&self, script: &Script) -> Cmd {
+        self.command("EVAL", &script.text)
+    }
+
     fn command(&self, name: &str, script: &str) -> Cmd {
         let bytes: usize = self.keys.iter().chain(&self.args).map(|part| part.len() + 16).sum();
         let mut command =
@@ -350,27 +374,28 @@ pub(crate) async fn run(
     let by_hash = call.command("EVALSHA", &script.hash);
     let answer = match connections.call_raw(action, Access::Write, &by_hash).await? {
         Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-            let whole = call.command("EVAL", &script.text);
-            connections.call_raw(action, Access::Write, &whole).await?
+            connections.call_raw(action, Access::Write, &call.whole(script)).await?
         }
         answer => answer,
     };
-    read(action, answer.map_err(|error| from_redis(action, &error))?)
+    Said::read(action, answer.map_err(|error| from_redis(action, &error))?)
 }
 
-fn read(action: &'static str, answer: Value) -> Result<Said, StoreError> {
-    let wrong = || unexpected(action, "our script's");
-    let Value::Array(parts) = answer else { return Err(wrong()) };
-    let mut parts = parts.into_iter();
-    let Some(Value::BulkString(word)) = parts.next() else { return Err(wrong()) };
-    let word = String::from_utf8(word).map_err(|_| wrong())?;
-    let mut said = Said { word, number: 0, text: Vec::new() };
-    for part in parts {
-        match part {
-            Value::Int(number) => said.number = u64::try_from(number).map_err(|_| wrong())?,
-            Value::BulkString(text) => said.text = text,
-            _ => return Err(wrong()),
+impl Said {
+    pub(crate) fn read(action: &'static str, answer: Value) -> Result<Self, StoreError> {
+        let wrong = || unexpected(action, "our script's");
+        let Value::Array(parts) = answer else { return Err(wrong()) };
+        let mut parts = parts.into_iter();
+        let Some(Value::BulkString(word)) = parts.next() else { return Err(wrong()) };
+        let word = String::from_utf8(word).map_err(|_| wrong())?;
+        let mut said = Self { word, number: 0, text: Vec::new() };
+        for part in parts {
+            match part {
+                Value::Int(number) => said.number = u64::try_from(number).map_err(|_| wrong())?,
+                Value::BulkString(text) => said.text = text,
+                _ => return Err(wrong()),
+            }
         }
+        Ok(said)
     }
-    Ok(said)
 }

@@ -3,10 +3,11 @@
 use crate::connection::{Access, Connections};
 use crate::error::{corrupt, foreign, invalid, lost, unavailable, unexpected};
 use crate::layout::{Layout, Meta, build, position_of};
+use crate::new_rows::NEW_ROWS_MAX;
 use crate::settings::{RedisSettings, RowLayout};
 use crate::shared::{build_text, builds_of, positions_of, state_of};
 use crate::slots::Slots;
-use crate::writer::{NEW_ROWS_MAX, Writing};
+use crate::writer::Writing;
 use futures::future::{join_all, try_join_all};
 use parking_lot::{Mutex, RwLock};
 use redis::{Cmd, Pipeline, Value};
@@ -46,6 +47,8 @@ pub struct RedisStore {
     was_new: AtomicBool,
     /// Builds (view and generation) that were found to have rows; writes of others are first tried as new ones.
     pub(crate) with_rows: Mutex<BTreeSet<String>>,
+    /// The server's user may not make transactions.
+    pub(crate) transactions_refused: AtomicBool,
 }
 
 /// What is asked of one shard, and where the values belong.
@@ -154,6 +157,7 @@ impl RedisStore {
             lost: RwLock::new(None),
             was_new: AtomicBool::new(false),
             with_rows: Mutex::default(),
+            transactions_refused: AtomicBool::new(false),
         };
         store
             .connections

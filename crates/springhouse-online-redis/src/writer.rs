@@ -6,8 +6,7 @@ use crate::intent::{Head, Part, Row};
 use crate::layout::{IDENTITY_LEN, Layout, Meta, WRITER_LEN, build, position_text};
 use crate::scripts::{
     CHANGE_HASH, COMMIT_INTENT, Call, DELETE_FIELDS, DELETE_KEYS, SET_STATE, STORE_INTENT, Said, Script,
-    TAKE_SHARD, WRITE_FIELDS, WRITE_NEW_FIELDS, WRITE_NEW_ROWS, WRITE_PART, WRITE_PART_FIELDS, WRITE_ROWS,
-    run,
+    TAKE_SHARD, WRITE_FIELDS, WRITE_PART, WRITE_PART_FIELDS, WRITE_ROWS, run,
 };
 use crate::settings::{RedisSettings, RowLayout};
 use crate::store::{EARLIER, EMPTIED, Known, MADE_ANEW, RedisStore, bytes_of};
@@ -25,9 +24,6 @@ use tokio::sync::RwLockReadGuard;
 
 /// Bytes of rows in one script; a larger write is carried out in parts.
 pub(crate) const SCRIPT_BYTES_MAX: usize = 16 << 20;
-/// Rows that are written as new ones in one script at most. Larger scripts leave the server's cache; their keys and values
-/// together must fit Lua's stack (8,000).
-pub(crate) const NEW_ROWS_MAX: usize = 500;
 /// Reads, and parts of a write, that are under way at once.
 const PIPELINE: usize = 4;
 /// Entities that one read of a write asks for.
@@ -55,21 +51,34 @@ impl Writing {
         self.is_in_doubt.load(Ordering::Acquire)
     }
 
-    fn set_in_doubt(&self, is_in_doubt: bool) {
+    pub(crate) fn set_in_doubt(&self, is_in_doubt: bool) {
         self.is_in_doubt.store(is_in_doubt, Ordering::Release);
     }
 }
 
-/// A script on its way beside others; leaves a doubt when its answer does not come, or nobody waits for it.
-struct Sent<'a> {
-    writing: &'a Writing,
-    is_answered: bool,
+/// Makes the rows of a view.
+pub(crate) struct RowsOf<'a> {
+    settings: &'a RedisSettings,
+    layout: &'a Layout,
+    view: &'a ViewHandle,
+    names: String,
+    /// Where a row is encoded: it is as long as the rows before need, and no row has to grow.
+    encoded: Vec<u8>,
 }
 
-impl Drop for Sent<'_> {
-    fn drop(&mut self) {
-        if !self.is_answered {
-            self.writing.set_in_doubt(true);
+impl<'a> RowsOf<'a> {
+    pub(crate) fn new(settings: &'a RedisSettings, layout: &'a Layout, view: &'a ViewHandle) -> Self {
+        let names = Layout::rows_of(&view.id, view.generation);
+        Self { settings, layout, view, names, encoded: Vec::new() }
+    }
+
+    pub(crate) fn row(&mut self, key: &EntityKey, state: &EntityState) -> Row {
+        self.encoded.clear();
+        self.view.plan.encode(state, &mut self.encoded);
+        Row {
+            key: self.layout.row(self.layout.shard_of(key), &self.names, key),
+            value: self.encoded.clone(),
+            expires: expiry(self.settings, self.view, key),
         }
     }
 }
@@ -177,6 +186,7 @@ impl RedisStore {
         let mut call = Call::default();
         let make = make.unwrap_or(Make { identity: "", state: " " });
         call.key(layout.meta(shard))
+            .key(layout.writer(shard))
             .arg(make.identity)
             .arg(make.state)
             .arg(format!("{:04}", layout.shards))
@@ -278,31 +288,8 @@ impl RedisStore {
         self.finish_pending(&mut writing).await
     }
 
-    /// Writes rows that are to be new, beside other writes of new rows: while the server carries out one script the next is
-    /// made and sent. None when a row is there; then nothing was written.
-    async fn write_new(
-        &self,
-        lane: &Lane,
-        plans: &[(String, String)],
-        part: Part,
-    ) -> Result<Option<bool>, StoreError> {
-        let writing = self.beside_others().await?;
-        let known = self.known();
-        let mut call = self.with_lane(&known, lane, plans);
-        add_new_rows(&mut call, &known.layout, part);
-        let mut sent = Sent { writing: &writing, is_answered: false };
-        let script = by(&known, &WRITE_NEW_ROWS, &WRITE_NEW_FIELDS);
-        let said = run(&self.connections, "write", script, &call).await;
-        sent.is_answered = !matches!(&said, Err(error) if error.kind == StoreErrorKind::Unavailable);
-        match &*self.verdict("write", &known, 0, said?)?.word {
-            "OK" => Ok(Some(true)),
-            "SKIPPED" => Ok(Some(false)),
-            _ => Ok(None),
-        }
-    }
-
     /// The right to write beside others; whoever comes first after a doubt ends it.
-    async fn beside_others(&self) -> Result<RwLockReadGuard<'_, Writing>, StoreError> {
+    pub(crate) async fn beside_others(&self) -> Result<RwLockReadGuard<'_, Writing>, StoreError> {
         let writing = self.writing.read().await;
         if !writing.is_in_doubt() && writing.pending.is_empty() {
             self.check_not_lost("write")?;
@@ -330,7 +317,7 @@ impl RedisStore {
         }
         let mut answers = stream::iter(reads).buffered(PIPELINE);
         let mut deltas = deltas.into_iter();
-        let names = Layout::rows_of(&view.id, view.generation);
+        let mut of_view = RowsOf::new(&self.settings, &known.layout, view);
         while let Some(states) = answers.try_next().await? {
             for state in states {
                 let Some((key, delta)) = deltas.next() else { break };
@@ -343,7 +330,7 @@ impl RedisStore {
                     None => delta,
                 };
                 view.plan.compact(&mut merged, now);
-                let row = self.row(&known.layout, &names, view, &key, &merged);
+                let row = of_view.row(&key, &merged);
                 rows.entry(known.layout.shard_of(&key)).or_default().push(row);
             }
         }
@@ -351,7 +338,7 @@ impl RedisStore {
     }
 
     /// Cuts the rows of a shard into what one script may write; in each, rows that stay come first.
-    fn cut(&self, shard: u32, rows: Vec<Row>) -> Vec<Part> {
+    pub(crate) fn cut(&self, shard: u32, rows: Vec<Row>) -> Vec<Part> {
         let mut parts = Vec::new();
         let mut part = Part { shard, rows: Vec::new() };
         let mut bytes = 0;
@@ -374,48 +361,7 @@ impl RedisStore {
         parts
     }
 
-    /// The rows of a write as they are when none of them is there yet, which saves reading them. None when a row of its views
-    /// has been met, or when it does not fit one script.
-    fn as_new(&self, writes: &mut [Write], plans: &[(String, String)], now: Micros) -> Option<Part> {
-        let count: usize = writes.iter().map(|write| write.deltas.len()).sum();
-        let layout = &self.known().layout;
-        if count == 0 || count > self.settings.script_rows_max.min(NEW_ROWS_MAX) || layout.shards > 1 {
-            return None;
-        }
-        {
-            let with_rows = self.with_rows.lock();
-            if plans.iter().any(|(build, _)| with_rows.contains(build)) {
-                return None;
-            }
-        }
-        let mut rows = Vec::with_capacity(count);
-        for Write { view, deltas } in writes {
-            let names = Layout::rows_of(&view.id, view.generation);
-            for (key, state) in deltas {
-                // What no read will see can go before the states are merged, if that it comes to, as well as after.
-                view.plan.compact(state, now);
-                rows.push(self.row(layout, &names, view, key, state));
-            }
-        }
-        let mut parts = self.cut(0, rows);
-        if parts.len() == 1 { parts.pop() } else { None }
-    }
-
-    fn row(
-        &self,
-        layout: &Layout,
-        names: &str,
-        view: &ViewHandle,
-        key: &EntityKey,
-        state: &EntityState,
-    ) -> Row {
-        let mut value = Vec::with_capacity(64);
-        view.plan.encode(state, &mut value);
-        let shard = layout.shard_of(key);
-        Row { key: layout.row(shard, names, key), value, expires: expiry(&self.settings, view, key) }
-    }
-
-    fn with_lane(&self, known: &Known, lane: &Lane, plans: &[(String, String)]) -> Call {
+    pub(crate) fn with_lane(&self, known: &Known, lane: &Lane, plans: &[(String, String)]) -> Call {
         let mut call = self.fenced(known, 0);
         call.key(known.layout.control("lanes")).key(known.layout.control("plans"));
         add_lane(&mut call, lane);
@@ -685,8 +631,11 @@ impl RedisStore {
         if wanted == 0 {
             return Ok(());
         }
+        // The server waits for what the asking connection has written. New rows went on others, so it writes last.
+        if !self.connections.is_cluster() {
+            self.change(action, "lanes", &[], &[]).await?;
+        }
         let mut command = redis::cmd("WAIT");
-        // On the connection on which everything was written: the server waits for that connection's writes.
         command.arg(wanted).arg(self.settings.write_timeout_ms / 2);
         let answers = if self.connections.is_cluster() {
             self.connections.call_primaries(action, command).await?
@@ -708,7 +657,7 @@ impl RedisStore {
     }
 
     /// A call that begins with the fence of a shard.
-    fn fenced(&self, known: &Known, shard: u32) -> Call {
+    pub(crate) fn fenced(&self, known: &Known, shard: u32) -> Call {
         let mut call = Call::default();
         call.key(known.layout.meta(shard))
             .arg(known.identity.as_str())
@@ -736,7 +685,7 @@ impl RedisStore {
         self.verdict("write", known, shard, said)
     }
 
-    fn verdict(
+    pub(crate) fn verdict(
         &self,
         action: &'static str,
         known: &Known,
@@ -783,7 +732,7 @@ fn fenced(action: &'static str) -> StoreError {
     )
 }
 
-fn add_lane(call: &mut Call, lane: &Lane) {
+pub(crate) fn add_lane(call: &mut Call, lane: &Lane) {
     call.arg(lane.name.as_bytes()).arg(position_text(lane.position));
 }
 
@@ -795,7 +744,7 @@ fn add_plans(call: &mut Call, plans: &[(String, String)]) {
 }
 
 /// The script for where the rows are.
-fn by<'a>(known: &Known, keys: &'a Script, fields: &'a Script) -> &'a Script {
+pub(crate) fn by<'a>(known: &Known, keys: &'a Script, fields: &'a Script) -> &'a Script {
     match known.layout.rows {
         RowLayout::View => keys,
         RowLayout::Entity => fields,
@@ -816,38 +765,6 @@ fn add_rows(call: &mut Call, layout: &Layout, part: Part) {
         if row.expires > 0 {
             call.arg(row.expires.to_string());
         }
-    }
-}
-
-/// As [`WRITE_NEW_ROWS`] takes them.
-fn add_new_rows(call: &mut Call, layout: &Layout, part: Part) {
-    let staying = part.rows.iter().take_while(|row| row.expires == 0).count();
-    call.arg(staying.to_string()).arg((part.rows.len() - staying).to_string());
-    if layout.rows == RowLayout::Entity {
-        for row in part.rows {
-            let address = layout.address(row.key);
-            call.arg(address.key).arg(address.field.unwrap_or_default()).arg(row.value);
-            if row.expires > 0 {
-                call.arg(row.expires.to_string());
-            }
-        }
-        return;
-    }
-    let mut rows = part.rows.into_iter();
-    for row in rows.by_ref().take(staying) {
-        call.arg(row.key).arg(row.value);
-    }
-    let (mut values, mut lifetimes) = (Vec::new(), Vec::new());
-    for row in rows {
-        call.arg(row.key);
-        values.push(row.value);
-        lifetimes.push(row.expires.to_string());
-    }
-    for value in values {
-        call.arg(value);
-    }
-    for lifetime in lifetimes {
-        call.arg(lifetime);
     }
 }
 

@@ -1,7 +1,6 @@
 //! Folded buckets on their way into the store, in a task of their own: while one is written the next are folded.
 
 use crate::error::{LakeError, Result};
-use futures::{StreamExt, TryStreamExt, stream};
 use springhouse_core::crash_point::crash_point;
 use springhouse_core::{EntityKey, Micros};
 use springhouse_kernel::EntityState;
@@ -9,10 +8,10 @@ use springhouse_online::{Lane, OnlineStore, StoreError, ViewHandle, Write};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle, JoinSet};
 
-/// Folded buckets that wait to be written.
-const WAITING_MAX: usize = 1;
+/// Folded buckets that wait to be written: the store has something to do while the history of the next view is read.
+const WAITING_MAX: usize = 4;
 /// Parts of a bucket that are on their way to the store at once.
 const PARTS_UNDER_WAY: usize = 8;
 /// Rows written between two checkpoints of the store: what a killed job does again at most.
@@ -127,10 +126,29 @@ impl Target {
                 parts.push((lane, part));
             }
         }
-        let write_part =
-            |(lane, part)| async move { self.store.write(write(part), lane, self.until).await.map(drop) };
-        stream::iter(parts).map(write_part).buffered(PARTS_UNDER_WAY).try_collect::<()>().await?;
+        // Each in a task of its own: making a part ready takes as long as the store takes to write it.
+        let mut under_way = JoinSet::new();
+        for (lane, part) in parts {
+            if under_way.len() == PARTS_UNDER_WAY {
+                written(under_way.join_next().await)?;
+            }
+            let (store, until, write) = (Arc::clone(&self.store), self.until, write(part));
+            under_way.spawn(async move { store.write(write, lane, until).await.map(drop) });
+        }
+        while let Some(part) = under_way.join_next().await {
+            written(Some(part))?;
+        }
         self.store.write(Vec::new(), lane, self.until).await?;
         Ok(())
+    }
+}
+
+/// What became of a part; a panic goes on in who waits for it.
+fn written(part: Option<Result<Result<(), StoreError>, JoinError>>) -> Result<(), StoreError> {
+    match part {
+        Some(Ok(written)) => written,
+        Some(Err(failed)) if failed.is_panic() => std::panic::resume_unwind(failed.into_panic()),
+        // Nobody but this task's own end cancels them.
+        Some(Err(_)) | None => Ok(()),
     }
 }

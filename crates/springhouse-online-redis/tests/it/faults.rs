@@ -1,6 +1,6 @@
 //! What goes wrong on real servers, and what the callers are told.
 
-use crate::servers::{Cluster, Cutter, Server, eventually, flush};
+use crate::servers::{Cluster, Cutter, Server, eventually, eventually_async, flush};
 use redis::Commands;
 use springhouse_online::suite::{Batch, Random, World};
 use springhouse_online::{Condition, Holding, OnlineStore, StoreError, StoreErrorKind, ViewHandle};
@@ -491,7 +491,18 @@ async fn users_and_passwords() {
     // As the documentation says.
     acl(
         &mut line,
-        &["on", ">other", "~{mine:*", "+@read", "+@write", "+@scripting", "+@connection", "+info", "+wait"],
+        &[
+            "on",
+            ">other",
+            "~{mine:*",
+            "+@read",
+            "+@write",
+            "+@scripting",
+            "+@transaction",
+            "+@connection",
+            "+info",
+            "+wait",
+        ],
     );
     std::fs::write(&file, "other").expect("written");
     let user = RedisSettings { username: "store".to_owned(), key_prefix: "mine".to_owned(), ..with_file };
@@ -745,13 +756,5 @@ fn restore(server: &Server, saved: &[(Vec<u8>, Vec<u8>)]) {
     let mut line = server.connect();
     for (key, value) in saved {
         redis::cmd("RESTORE").arg(key).arg(0).arg(value).exec(&mut line).expect("restore");
-    }
-}
-
-async fn eventually_async(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds().await {
-        assert!(begun.elapsed() < Duration::from_secs(30), "never: {what}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

@@ -8,4 +8,5 @@
 
 mod contract;
 mod faults;
+mod new_rows;
 mod servers;

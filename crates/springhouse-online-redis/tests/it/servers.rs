@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -150,12 +150,78 @@ impl Cutter {
     }
 }
 
+/// Stands before a server and holds back what is sent to it from certain bytes on, until it is told to let go.
+pub(crate) struct Holder {
+    pub(crate) port: u16,
+    is_holding: Arc<AtomicBool>,
+    may_go: Arc<AtomicBool>,
+}
+
+impl Holder {
+    pub(crate) fn before(server: &Server, from: &'static [u8]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let (is_holding, may_go) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (behind, holding, go) = (server.port, Arc::clone(&is_holding), Arc::clone(&may_go));
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let server = TcpStream::connect(("127.0.0.1", behind)).expect("the server runs");
+                let (mut answers, mut to) =
+                    (server.try_clone().expect("clone"), client.try_clone().expect("clone"));
+                std::thread::spawn(move || drop(std::io::copy(&mut answers, &mut to)));
+                let (holding, go) = (Arc::clone(&holding), Arc::clone(&go));
+                std::thread::spawn(move || Self::pass_on(client, server, from, &holding, &go));
+            }
+        });
+        Self { port, is_holding, may_go }
+    }
+
+    fn pass_on(
+        mut client: TcpStream,
+        mut server: TcpStream,
+        from: &[u8],
+        holding: &AtomicBool,
+        go: &AtomicBool,
+    ) {
+        let mut bytes = vec![0; 1 << 20];
+        loop {
+            let count = client.read(&mut bytes).unwrap_or(0);
+            if bytes[..count].starts_with(from) {
+                holding.store(true, Ordering::SeqCst);
+                while !go.load(Ordering::SeqCst) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+            if count == 0 || server.write_all(&bytes[..count]).is_err() {
+                drop(server.shutdown(Shutdown::Write));
+                return;
+            }
+        }
+    }
+
+    pub(crate) fn is_holding(&self) -> bool {
+        self.is_holding.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn let_go(&self) {
+        self.may_go.store(true, Ordering::SeqCst);
+    }
+}
+
 /// Waits until something holds.
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !holds() {
         assert!(begun.elapsed() < PATIENCE, "never: {what}");
         std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+pub(crate) async fn eventually_async(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds().await {
+        assert!(begun.elapsed() < Duration::from_secs(30), "never: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 

@@ -519,8 +519,12 @@ impl Node {
     /// # Errors
     /// What the flush or the checkpoint says.
     pub async fn shutdown(&self) -> Result<(), NodeError> {
-        if let Some(keeper) = self.keeper.lock().take() {
+        let keeper = self.keeper.lock().take();
+        if let Some(keeper) = keeper {
             keeper.abort();
+            // It stops where it waits for something; while it reads history that takes a moment, and it must not go on in a
+            // runtime that ends.
+            drop(tokio::time::timeout(KEEPER_END_MAX, keeper).await);
         }
         let topics = self.topics.clone();
         // Its end is that of a thread; nothing else can fail.
@@ -725,6 +729,9 @@ impl Node {
         Ok(start)
     }
 }
+
+/// Longest wait for the end of what looks after the store.
+const KEEPER_END_MAX: Duration = Duration::from_secs(5);
 
 /// Views that are loaded at once: while one is written, the history of the next is read.
 const VIEWS_AT_ONCE: u64 = 2;

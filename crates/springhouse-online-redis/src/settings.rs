@@ -63,7 +63,7 @@ pub struct RedisSettings {
     pub peak_rps: u32,
     /// How long a store read takes at peak, in milliseconds.
     pub latency_ms: f64,
-    /// Connections to each server; 0 sizes them from `peak_rps` and `latency_ms`.
+    /// Connections to each server; 0 sizes them from `peak_rps` and `latency_ms`. Up to four more load history.
     pub connections: u32,
     /// Calls that may be under way at once; one more fails at once and is counted.
     pub in_flight_max: u32,

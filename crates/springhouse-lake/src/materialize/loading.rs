@@ -4,7 +4,7 @@ use crate::error::{LakeError, Result};
 use springhouse_core::crash_point::crash_point;
 use springhouse_core::{EntityKey, Micros};
 use springhouse_kernel::EntityState;
-use springhouse_online::{Lane, OnlineStore, StoreError, ViewHandle, Write};
+use springhouse_online::{Lane, OnlineStore, ViewHandle, Write};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
@@ -42,7 +42,7 @@ pub(crate) struct Bucket {
 /// The task; ends with its owner.
 pub(crate) struct Loading {
     buckets: Option<Sender<Bucket>>,
-    task: JoinHandle<Result<(), StoreError>>,
+    task: JoinHandle<Result<()>>,
 }
 
 impl Drop for Loading {
@@ -70,13 +70,7 @@ impl Loading {
     /// Waits until everything is written.
     pub(crate) async fn end(&mut self) -> Result<()> {
         self.buckets = None;
-        match (&mut self.task).await {
-            Ok(written) => Ok(written?),
-            Err(failed) => match failed.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => Err(LakeError::new("cancelled", "the job was given up")),
-            },
-        }
+        joined((&mut self.task).await)
     }
 }
 
@@ -90,7 +84,7 @@ impl Target {
         self.lanes.contains_key(&self.lane(bucket))
     }
 
-    async fn load(self, mut folded: Receiver<Bucket>) -> Result<(), StoreError> {
+    async fn load(self, mut folded: Receiver<Bucket>) -> Result<()> {
         let mut since_checkpoint = 0;
         while let Some(bucket) = folded.recv().await {
             since_checkpoint += bucket.rows;
@@ -105,7 +99,7 @@ impl Target {
     }
 
     /// Writes the states of a bucket that are not written yet, and then its lane.
-    async fn write(&self, bucket: Bucket) -> Result<(), StoreError> {
+    async fn write(&self, bucket: Bucket) -> Result<()> {
         let write = |deltas| vec![Write { view: self.view.clone(), deltas }];
         let lane = Lane { name: self.lane(bucket.number), position: 1 };
         let size = self.part_entities.unwrap_or(usize::MAX);
@@ -129,26 +123,29 @@ impl Target {
         // Each in a task of its own: making a part ready takes as long as the store takes to write it.
         let mut under_way = JoinSet::new();
         for (lane, part) in parts {
-            if under_way.len() == PARTS_UNDER_WAY {
-                written(under_way.join_next().await)?;
+            if under_way.len() == PARTS_UNDER_WAY
+                && let Some(written) = under_way.join_next().await
+            {
+                joined(written)?;
             }
             let (store, until, write) = (Arc::clone(&self.store), self.until, write(part));
-            under_way.spawn(async move { store.write(write, lane, until).await.map(drop) });
+            under_way.spawn(async move { Ok(store.write(write, lane, until).await.map(drop)?) });
         }
-        while let Some(part) = under_way.join_next().await {
-            written(Some(part))?;
+        while let Some(written) = under_way.join_next().await {
+            joined(written)?;
         }
         self.store.write(Vec::new(), lane, self.until).await?;
         Ok(())
     }
 }
 
-/// What became of a part; a panic goes on in who waits for it.
-fn written(part: Option<Result<Result<(), StoreError>, JoinError>>) -> Result<(), StoreError> {
-    match part {
-        Some(Ok(written)) => written,
-        Some(Err(failed)) if failed.is_panic() => std::panic::resume_unwind(failed.into_panic()),
-        // Nobody but this task's own end cancels them.
-        Some(Err(_)) | None => Ok(()),
+/// What a task ended with; a panic goes on in who waits for it.
+fn joined(ended: Result<Result<()>, JoinError>) -> Result<()> {
+    match ended {
+        Ok(written) => written,
+        Err(failed) => match failed.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(LakeError::new("cancelled", "the job was given up")),
+        },
     }
 }

@@ -49,11 +49,11 @@ with_either_layout! {
     replicas_are_read_for_requests_and_never_for_writes,
 }
 
-async fn open(settings: &RedisSettings) -> RedisStore {
+pub(crate) async fn open(settings: &RedisSettings) -> RedisStore {
     RedisStore::open(settings.clone(), false).await.expect("open")
 }
 
-async fn write(store: &RedisStore, batch: &Batch) -> Result<bool, StoreError> {
+pub(crate) async fn write(store: &RedisStore, batch: &Batch) -> Result<bool, StoreError> {
     store.write(batch.writes(), batch.lane.clone(), batch.now).await
 }
 

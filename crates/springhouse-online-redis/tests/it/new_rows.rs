@@ -1,18 +1,16 @@
 //! Rows that are not there yet go in transactions: who they are from, and what becomes of them when something comes between.
 
-use crate::servers::{Holder, Server, eventually_async};
+use crate::faults::{open, write};
+use crate::servers::{Holder, Server, eventually_async, info};
 use redis::Commands;
 use springhouse_online::suite::{Batch, World};
-use springhouse_online::{OnlineStore, StoreErrorKind};
+use springhouse_online::{OnlineStore, StoreError, StoreErrorKind};
 use springhouse_online_redis::{RedisSettings, RedisStore};
 use std::sync::Arc;
+use tokio::task::JoinHandle;
 
 fn settings(port: u16) -> RedisSettings {
     RedisSettings { urls: vec![format!("redis://127.0.0.1:{port}")], ..RedisSettings::default() }
-}
-
-async fn open(settings: RedisSettings) -> RedisStore {
-    RedisStore::open(settings, false).await.expect("open")
 }
 
 fn everyone(world: &World) -> Vec<(usize, usize)> {
@@ -21,8 +19,7 @@ fn everyone(world: &World) -> Vec<(usize, usize)> {
 
 /// How often the server carried out a command.
 fn calls(server: &Server, command: &str) -> u64 {
-    let info: String =
-        redis::cmd("INFO").arg("commandstats").query(&mut server.connect()).expect("statistics");
+    let info = info(server, "commandstats");
     let line = info.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
     line.map_or(0, |line| line.split(',').next().expect("a number").parse().expect("a number"))
 }
@@ -30,21 +27,21 @@ fn calls(server: &Server, command: &str) -> u64 {
 #[tokio::test]
 async fn they_go_in_transactions_and_rows_that_are_there_do_not() {
     let server = Server::start(&[]);
-    let store = open(settings(server.port)).await;
+    let store = open(&settings(server.port)).await;
     let mut world = World::new(21);
     let rows = everyone(&world);
     let first = world.batch_of("part/1", 1, &rows);
-    assert!(store.write(first.writes(), first.lane.clone(), first.now).await.expect("write"));
+    assert!(write(&store, &first).await.expect("write"));
     assert_eq!(calls(&server, "exec"), 1);
     // Done already: what the transaction would write is not even sent.
-    assert!(!store.write(first.writes(), first.lane.clone(), first.now).await.expect("write"));
+    assert!(!write(&store, &first).await.expect("write"));
     assert_eq!((calls(&server, "exec"), calls(&server, "msetnx")), (1, 1));
     // The rows are there: nothing of them is written but by merging.
     let second = world.batch_of("part/2", 1, &rows);
-    assert!(store.write(second.writes(), second.lane.clone(), second.now).await.expect("write"));
+    assert!(write(&store, &second).await.expect("write"));
     assert_eq!(calls(&server, "exec"), 2);
     let third = world.batch_of("part/3", 1, &rows);
-    assert!(store.write(third.writes(), third.lane.clone(), third.now).await.expect("write"));
+    assert!(write(&store, &third).await.expect("write"));
     assert_eq!(calls(&server, "exec"), 2, "a build that has rows is known");
     world.assert_holds(&store, &[first, second, third], "after all").await;
     let marks: Vec<String> = server.connect().keys("*}n/*").expect("keys");
@@ -65,15 +62,38 @@ async fn a_user_without_transactions_writes_by_script() {
         password_file: file.path().to_str().expect("a name").to_owned(),
         ..settings(server.port)
     };
-    let store = open(settings).await;
+    let store = open(&settings).await;
     let mut world = World::new(22);
     let batches: Vec<Batch> =
         (0..4).map(|part| world.batch_of(&format!("part/{part}"), 1, &[(0, part), (1, part)])).collect();
     for batch in &batches {
-        assert!(store.write(batch.writes(), batch.lane.clone(), batch.now).await.expect("write"));
+        assert!(write(&store, batch).await.expect("write"));
     }
     assert_eq!((calls(&server, "exec"), calls(&server, "msetnx")), (0, 4));
     world.assert_holds(&store, &batches, "by script").await;
+}
+
+/// A batch of rows for everyone on its way to the server, whose transaction is held back.
+struct HeldWrite {
+    holder: Holder,
+    store: Arc<RedisStore>,
+    world: World,
+    batch: Batch,
+    writing: JoinHandle<Result<bool, StoreError>>,
+}
+
+impl HeldWrite {
+    async fn before(server: &Server, seed: u64) -> Self {
+        let holder = Holder::before(server, b"*1\r\n$5\r\nMULTI\r\n");
+        let store = Arc::new(open(&settings(holder.port)).await);
+        let mut world = World::new(seed);
+        let rows = everyone(&world);
+        let batch = world.batch_of("part/1", 1, &rows);
+        let (to, sent) = (Arc::clone(&store), batch.clone());
+        let writing = tokio::spawn(async move { write(&to, &sent).await });
+        eventually_async("the transaction is held", async || holder.is_holding()).await;
+        Self { holder, store, world, batch, writing }
+    }
 }
 
 /// The worst moment: a writer was told to go on, and another takes the store before its rows arrive.
@@ -81,27 +101,18 @@ async fn a_user_without_transactions_writes_by_script() {
 async fn a_writer_that_is_replaced_in_the_middle_writes_nothing() {
     for empties in [false, true] {
         let server = Server::start(&[]);
-        let holder = Holder::before(&server, b"*1\r\n$5\r\nMULTI\r\n");
-        let first = Arc::new(open(settings(holder.port)).await);
-        let mut world = World::new(23);
-        let rows = everyone(&world);
-        let batch = world.batch_of("part/1", 1, &rows);
-        let writing = {
-            let (first, batch) = (Arc::clone(&first), batch.clone());
-            tokio::spawn(async move { first.write(batch.writes(), batch.lane.clone(), batch.now).await })
-        };
-        eventually_async("the transaction is held", async || holder.is_holding()).await;
+        let HeldWrite { holder, world, batch, writing, .. } = HeldWrite::before(&server, 23).await;
         if empties {
             server.connect().flushall::<()>().expect("flush");
         }
-        let second = open(settings(server.port)).await;
+        let second = open(&settings(server.port)).await;
         holder.let_go();
         let error = writing.await.expect("it ends").expect_err("it is not the writer any more");
         let expected = if empties { StoreErrorKind::Lost } else { StoreErrorKind::Locked };
         assert_eq!(error.kind, expected, "{error}");
         let rows: Vec<Vec<u8>> = server.connect().keys("*}r/*").expect("keys");
         assert!(rows.is_empty(), "{} rows", rows.len());
-        assert!(second.write(batch.writes(), batch.lane.clone(), batch.now).await.expect("write"));
+        assert!(write(&second, &batch).await.expect("write"));
         world.assert_holds(&second, &[batch], "by the second").await;
     }
 }
@@ -110,21 +121,12 @@ async fn a_writer_that_is_replaced_in_the_middle_writes_nothing() {
 #[tokio::test]
 async fn a_transaction_whose_answer_is_lost_counts_once() {
     let server = Server::start(&[]);
-    let holder = Holder::before(&server, b"*1\r\n$5\r\nMULTI\r\n");
-    let store = Arc::new(open(settings(holder.port)).await);
-    let mut world = World::new(24);
-    let rows = everyone(&world);
-    let batch = world.batch_of("part/1", 1, &rows);
-    let writing = {
-        let (store, batch) = (Arc::clone(&store), batch.clone());
-        tokio::spawn(async move { store.write(batch.writes(), batch.lane.clone(), batch.now).await })
-    };
-    eventually_async("the transaction is held", async || holder.is_holding()).await;
+    let HeldWrite { holder, store, world, batch, writing } = HeldWrite::before(&server, 24).await;
     // Nobody waits for it any more; it arrives all the same.
     writing.abort();
     assert!(writing.await.is_err_and(|error| error.is_cancelled()));
     holder.let_go();
-    store.write(batch.writes(), batch.lane.clone(), batch.now).await.expect("write");
+    write(&store, &batch).await.expect("write");
     world.assert_holds(store.as_ref(), &[batch], "once").await;
 }
 
@@ -136,18 +138,18 @@ async fn a_server_that_gets_full_takes_all_or_nothing() {
     let (mut taken, mut refused) = (0, 0);
     for round in 0..60u64 {
         let settings = RedisSettings { key_prefix: format!("round{round}"), ..settings(server.port) };
-        let store = open(settings).await;
+        let store = open(&settings).await;
         let mut world = World::new(25 + round);
         let rows = everyone(&world);
         // The first opens the connection, so that later ones need no memory but for rows.
         let first = world.batch_of("part/0", 1, &rows[..2]);
-        store.write(first.writes(), first.lane.clone(), first.now).await.expect("write");
-        let info: String = redis::cmd("INFO").arg("memory").query(&mut line).expect("statistics");
+        write(&store, &first).await.expect("write");
+        let info = info(&server, "memory");
         let used = info.lines().find_map(|line| line.strip_prefix("used_memory:")).expect("a number");
         let limit = used.trim().parse::<u64>().expect("a number") + round * 500;
         redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(limit).exec(&mut line).expect("config");
         let batch = world.batch_of("part/1", 1, &rows[2..]);
-        match store.write(batch.writes(), batch.lane.clone(), batch.now).await {
+        match write(&store, &batch).await {
             Ok(_) => taken += 1,
             Err(error) => {
                 assert!(error.detail.contains("memory"), "round {round}: {error}");
@@ -155,7 +157,7 @@ async fn a_server_that_gets_full_takes_all_or_nothing() {
             }
         }
         redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("0").exec(&mut line).expect("config");
-        store.write(batch.writes(), batch.lane.clone(), batch.now).await.expect("there is room");
+        write(&store, &batch).await.expect("there is room");
         world.assert_holds(&store, &[first, batch], &format!("round {round}")).await;
     }
     assert!(taken > 0 && refused > 0, "{taken} taken, {refused} refused");
@@ -166,21 +168,17 @@ async fn a_server_that_gets_full_takes_all_or_nothing() {
 async fn a_checkpoint_waits_for_replicas_to_have_them() {
     let server = Server::start(&[]);
     let replica = Server::start(&["--replicaof", "127.0.0.1", &server.port.to_string()]);
-    let is_linked = async || {
-        let info: String =
-            redis::cmd("INFO").arg("replication").query(&mut replica.connect()).expect("statistics");
-        info.contains("master_link_status:up")
-    };
+    let is_linked = async || info(&replica, "replication").contains("master_link_status:up");
     eventually_async("the replica follows", is_linked).await;
     let settings = RedisSettings { wait_replicas: 1, write_timeout_ms: 2_000, ..settings(server.port) };
-    let store = open(settings).await;
+    let store = open(&settings).await;
     let mut world = World::new(26);
     let batches: Vec<Batch> =
         (0..2).map(|part| world.batch_of(&format!("part/{part}"), 1, &[(0, part), (1, part)])).collect();
-    store.write(batches[0].writes(), batches[0].lane.clone(), batches[0].now).await.expect("write");
+    write(&store, &batches[0]).await.expect("write");
     store.checkpoint().await.expect("the replica has it");
     replica.signal("-STOP");
-    store.write(batches[1].writes(), batches[1].lane.clone(), batches[1].now).await.expect("write");
+    write(&store, &batches[1]).await.expect("write");
     let error = store.checkpoint().await.expect_err("the replica does not have it");
     replica.signal("-CONT");
     assert_eq!(error.kind, StoreErrorKind::Unavailable, "{error}");

@@ -107,6 +107,33 @@ impl Drop for Server {
     }
 }
 
+/// Listens before a server: gives each connection's client and server to `requests`, and server and client to `answers`, to pass on
+/// what comes from the first to the second.
+fn relay(
+    server: &Server,
+    requests: impl Fn(TcpStream, TcpStream) + Send + Sync + 'static,
+    answers: impl Fn(TcpStream, TcpStream) + Send + Sync + 'static,
+) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let behind = server.port;
+    let (requests, answers) = (Arc::new(requests), Arc::new(answers));
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let server = TcpStream::connect(("127.0.0.1", behind)).expect("the server runs");
+            let (from, to) = (client.try_clone().expect("clone"), server.try_clone().expect("clone"));
+            let (requests, answers) = (Arc::clone(&requests), Arc::clone(&answers));
+            std::thread::spawn(move || requests(from, to));
+            std::thread::spawn(move || answers(server, client));
+        }
+    });
+    port
+}
+
+fn pass_on(mut from: TcpStream, mut to: TcpStream) {
+    drop(std::io::copy(&mut from, &mut to));
+}
+
 /// Stands before a server and, once told to, ends the connection in the middle of an answer.
 pub(crate) struct Cutter {
     pub(crate) port: u16,
@@ -115,20 +142,9 @@ pub(crate) struct Cutter {
 
 impl Cutter {
     pub(crate) fn before(server: &Server) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = listener.local_addr().expect("an address").port();
         let answer_bytes = Arc::new(AtomicUsize::new(usize::MAX));
-        let (behind, limit) = (server.port, Arc::clone(&answer_bytes));
-        std::thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                let server = TcpStream::connect(("127.0.0.1", behind)).expect("the server runs");
-                let (mut from, mut to) =
-                    (client.try_clone().expect("clone"), server.try_clone().expect("clone"));
-                std::thread::spawn(move || drop(std::io::copy(&mut from, &mut to)));
-                let limit = Arc::clone(&limit);
-                std::thread::spawn(move || Self::answer(server, client, &limit));
-            }
-        });
+        let limit = Arc::clone(&answer_bytes);
+        let port = relay(server, pass_on, move |server, client| Self::answer(server, client, &limit));
         Self { port, answer_bytes }
     }
 
@@ -159,24 +175,13 @@ pub(crate) struct Holder {
 
 impl Holder {
     pub(crate) fn before(server: &Server, from: &'static [u8]) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = listener.local_addr().expect("an address").port();
         let (is_holding, may_go) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let (behind, holding, go) = (server.port, Arc::clone(&is_holding), Arc::clone(&may_go));
-        std::thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                let server = TcpStream::connect(("127.0.0.1", behind)).expect("the server runs");
-                let (mut answers, mut to) =
-                    (server.try_clone().expect("clone"), client.try_clone().expect("clone"));
-                std::thread::spawn(move || drop(std::io::copy(&mut answers, &mut to)));
-                let (holding, go) = (Arc::clone(&holding), Arc::clone(&go));
-                std::thread::spawn(move || Self::pass_on(client, server, from, &holding, &go));
-            }
-        });
-        Self { port, is_holding, may_go }
+        let (holding, go) = (Arc::clone(&is_holding), Arc::clone(&may_go));
+        let requests = move |client, server| Self::requests(client, server, from, &holding, &go);
+        Self { port: relay(server, requests, pass_on), is_holding, may_go }
     }
 
-    fn pass_on(
+    fn requests(
         mut client: TcpStream,
         mut server: TcpStream,
         from: &[u8],
@@ -217,10 +222,11 @@ pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// The same of something to wait for.
 pub(crate) async fn eventually_async(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
     while !holds().await {
-        assert!(begun.elapsed() < Duration::from_secs(30), "never: {what}");
+        assert!(begun.elapsed() < PATIENCE, "never: {what}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -291,6 +297,11 @@ impl Cluster {
             (*first..=*last).contains(&slot).then_some(index)
         })
     }
+}
+
+/// A section of what a server says of itself.
+pub(crate) fn info(server: &Server, section: &str) -> String {
+    redis::cmd("INFO").arg(section).query(&mut server.connect()).expect("information")
 }
 
 /// Empties a server.

@@ -8,7 +8,8 @@
 use crate::error::{LakeError, Result};
 use crate::layout;
 use crate::source::location::{FileRef, file_name};
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray, Int64Array, RecordBatch};
+use arrow::datatypes::Int64Type;
 use deltalake_core::checkpoints::create_checkpoint;
 use deltalake_core::kernel::transaction::{CommitBuilder, CommitProperties, TransactionError};
 use deltalake_core::kernel::{
@@ -269,7 +270,7 @@ pub(crate) async fn append_all(
         let mut actions =
             widen(&current, &name, columns)?.map(Action::Metadata).into_iter().collect::<Vec<_>>();
         if let Some((rows, after, last)) = &appended.rows {
-            actions.push(Action::Add(write_file(directory, rows, *after, *last)?));
+            actions.push(Action::Add(write_file(directory, rows, &order_of(rows), *after, *last)?));
         }
         let mut properties = CommitProperties::default()
             // Our own loop reads the position again; the commit's must not guess.
@@ -311,19 +312,20 @@ pub(crate) async fn append_all(
     .hint("other processes append to the same table all the time; it is tried again"))
 }
 
-/// Puts one file in the place of others that have the same rows, in one commit that changes no data. Appends in between are
+/// Puts one file in the place of others that have the same rows, sorted by these columns, in one commit that changes no data. Appends in between are
 /// no conflict. Returns the bytes of the new file.
 pub(crate) async fn replace(
     directory: &Path,
     table: &mut DeltaTable,
     old: &[FileRef],
     rows: &RecordBatch,
+    sorted_by: &[String],
 ) -> Result<u64> {
     let name = directory.display().to_string();
     let fail = |e: DeltaTableError| LakeError::delta(&name, "compacting", &e);
     let mut actions = removals(directory, table, old, false)?;
     let (low, high) = offsets(rows).ok_or_else(|| LakeError::internal("rows of a stream have no offsets"))?;
-    let add = Add { data_change: false, ..write_file(directory, rows, low - 1, high)? };
+    let add = Add { data_change: false, ..write_file(directory, rows, sorted_by, low - 1, high)? };
     let size = add.size.unsigned_abs();
     actions.push(Action::Add(add));
     let operation = DeltaOperation::Optimize { predicate: None, target_size: 0 };
@@ -382,9 +384,18 @@ fn removals(directory: &Path, table: &DeltaTable, old: &[FileRef], data_change: 
 
 /// The least and greatest offset of rows of a stream.
 fn offsets(rows: &RecordBatch) -> Option<(i64, i64)> {
-    let column = rows.column_by_name(crate::stream::OFFSET_COLUMN)?;
-    let values = arrow::array::AsArray::as_primitive_opt::<arrow::datatypes::Int64Type>(column)?;
+    let values = offset_column(rows)?;
     Some((arrow::compute::min(values)?, arrow::compute::max(values)?))
+}
+
+fn offset_column(rows: &RecordBatch) -> Option<&Int64Array> {
+    rows.column_by_name(crate::stream::OFFSET_COLUMN)?.as_primitive_opt::<Int64Type>()
+}
+
+/// What rows that are appended are sorted by: their offsets, unless workers have read them from several partitions.
+fn order_of(rows: &RecordBatch) -> Vec<String> {
+    let is_sorted = offset_column(rows).is_some_and(|offsets| offsets.values().is_sorted());
+    is_sorted.then(|| crate::stream::OFFSET_COLUMN.to_owned()).into_iter().collect()
 }
 
 async fn create(directory: &Path, columns: &[TableColumn]) -> Result<Option<DeltaTable>> {
@@ -445,8 +456,14 @@ fn widen(
 }
 
 /// Writes the rows as one Parquet file, durable before its name is known to the log.
-fn write_file(directory: &Path, rows: &RecordBatch, after: i64, last: i64) -> Result<Add> {
-    let bytes = layout::parquet_bytes(rows)?;
+fn write_file(
+    directory: &Path,
+    rows: &RecordBatch,
+    sorted_by: &[String],
+    after: i64,
+    last: i64,
+) -> Result<Add> {
+    let bytes = layout::parquet_bytes(rows, sorted_by)?;
     // The name follows from the content: a replay writes the same file again instead of another.
     let hash = xxhash_rust::xxh3::xxh3_64(&bytes);
     let file = format!("part-{:020}-{last:020}-{hash:016x}.zstd.parquet", after + 1);

@@ -9,11 +9,17 @@ use arrow::compute::concat_batches;
 use parquet::arrow::arrow_writer::{ArrowWriter, ArrowWriterOptions};
 use parquet::basic::{Compression, Encoding, Type, ZstdLevel};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
+use parquet::file::metadata::{ColumnChunkMetaData, FileMetaData, KeyValue, ParquetMetaData};
 use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 
 /// Rows of a row group: few enough that statistics of a sorted file leave most of it out for few entities.
 const ROW_GROUP_ROWS: usize = 65_536;
+
+/// Who writes them, as their footers say.
+const CREATED_BY: &str = "springhouse";
+
+/// What a footer says of the order of all rows of a file: the columns that they are sorted by, ascending, as a list in JSON.
+const SORTED_BY: &str = "springhouse.sorted_by";
 
 /// Rows of the sample; smaller files are put together with others before it matters how they are written.
 const SAMPLE_ROWS: usize = 8_192;
@@ -24,9 +30,9 @@ const PIECES: usize = 16;
 /// Compressing is worth it where it leaves at most so much.
 const WORTH_IT: f64 = 0.9;
 
-/// Rows as a Parquet file.
-pub(crate) fn parquet_bytes(rows: &RecordBatch) -> Result<Vec<u8>> {
-    let written = properties(rows).and_then(|properties| write(rows, properties));
+/// Rows as a Parquet file; they are sorted by these columns, ascending.
+pub(crate) fn parquet_bytes(rows: &RecordBatch, sorted_by: &[String]) -> Result<Vec<u8>> {
+    let written = properties(rows, sorted_by).and_then(|properties| write(rows, properties));
     Ok(written.map_err(|e| LakeError::internal(format!("encoding Parquet failed: {e}")))?.0)
 }
 
@@ -46,13 +52,21 @@ fn write(
 fn common() -> WriterPropertiesBuilder {
     WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
-        .set_created_by("springhouse".to_owned())
+        .set_created_by(CREATED_BY.to_owned())
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
 }
 
+/// The columns by which all rows of a file are sorted, as far as Springhouse wrote it and says so.
+pub(crate) fn sorted_by(file: &FileMetaData) -> Option<Vec<String>> {
+    let said = file.key_value_metadata()?.iter().find(|entry| entry.key == SORTED_BY)?;
+    let is_ours = file.created_by() == Some(CREATED_BY);
+    serde_json::from_str(said.value.as_deref().filter(|_| is_ours)?).ok()
+}
+
 /// How to write each column of these rows.
-fn properties(rows: &RecordBatch) -> Result<WriterProperties, ParquetError> {
-    let mut properties = common();
+fn properties(rows: &RecordBatch, sorted_by: &[String]) -> Result<WriterProperties, ParquetError> {
+    let said = KeyValue::new(SORTED_BY.to_owned(), serde_json::json!(sorted_by).to_string());
+    let mut properties = common().set_key_value_metadata(Some(vec![said]).filter(|_| !sorted_by.is_empty()));
     if rows.num_rows() < SAMPLE_ROWS {
         return Ok(properties.build());
     }
@@ -126,7 +140,7 @@ mod tests {
         ];
         let batch =
             RecordBatch::try_from_iter_with_nullable(columns.map(|(name, c)| (name, c, true))).unwrap();
-        let bytes = bytes::Bytes::from(parquet_bytes(&batch).unwrap());
+        let bytes = bytes::Bytes::from(parquet_bytes(&batch, &[]).unwrap());
         let reader = ParquetRecordBatchReaderBuilder::try_new(bytes.clone()).unwrap();
         let group = reader.metadata().row_group(0).clone();
         let is_compressed = |column: usize| group.column(column).compression() != Compression::UNCOMPRESSED;

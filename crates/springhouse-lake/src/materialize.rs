@@ -367,8 +367,8 @@ impl Run<'_> {
         let keep = |rows: &SourceRows, row: usize| {
             if !is_table[rows.file] {
                 let has = |positions: &BTreeMap<i32, i64>| {
-                    let next = positions.get(&partition_of(rows.seq[row]));
-                    next.is_some_and(|next| offset_of(rows.seq[row]) < *next)
+                    let next = positions.get(&partition_of(rows.seq(row)));
+                    next.is_some_and(|next| offset_of(rows.seq(row)) < *next)
                 };
                 return self.request.stream_positions.is_none_or(has);
             }
@@ -388,7 +388,7 @@ impl Run<'_> {
                 let was_loaded = if is_table[rows.file] {
                     loaded_before[rows.file] && visible <= plan.until_before
                 } else {
-                    rows.seq[row] < plan.stream_end_before
+                    rows.seq(row) < plan.stream_end_before
                 };
                 again && was_loaded
             })?;

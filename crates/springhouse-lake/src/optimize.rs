@@ -92,8 +92,9 @@ impl Lake {
             outcome.bytes_before += run.iter().map(|(file, _)| file.size).sum::<u64>();
             if !request.dry_run {
                 let files: Vec<FileRef> = run.into_iter().map(|(file, _)| file).collect();
-                let sorted = crate::training::blocking(|| sorted_rows(source, &files, &request.cluster_by))?;
-                outcome.bytes_after += delta::replace(&directory, &mut table, &files, &sorted).await?;
+                let (sorted, by) =
+                    crate::training::blocking(|| sorted_rows(source, &files, &request.cluster_by))?;
+                outcome.bytes_after += delta::replace(&directory, &mut table, &files, &sorted, &by).await?;
             }
             tell(progress, "compacting", outcome.bytes_before, total)?;
         }
@@ -140,8 +141,12 @@ fn runs(files: Vec<(FileRef, u64)>) -> Vec<Vec<(FileRef, u64)>> {
     runs
 }
 
-/// The rows of some files, by key, event time and offset.
-fn sorted_rows(source: &Source, files: &[FileRef], cluster_by: &[String]) -> Result<RecordBatch> {
+/// The rows of some files, by key, event time and offset; and the columns that these are.
+fn sorted_rows(
+    source: &Source,
+    files: &[FileRef],
+    cluster_by: &[String],
+) -> Result<(RecordBatch, Vec<String>)> {
     let mut batches = Vec::new();
     for file in files {
         batches.extend(parquet::read_whole(file)?);
@@ -166,13 +171,13 @@ fn sorted_rows(source: &Source, files: &[FileRef], cluster_by: &[String]) -> Res
     // They are held twice at most.
     drop(batches);
     let names = cluster_by.iter().map(String::as_str).chain([source.event_time.as_str(), OFFSET_COLUMN]);
-    let columns: Vec<SortColumn> = names
-        .filter_map(|name| rows.column_by_name(name))
-        .filter(|column| !column.data_type().is_nested())
-        .map(|column| SortColumn { values: Arc::clone(column), options: None })
-        .collect();
+    let (by, columns): (Vec<String>, Vec<SortColumn>) = names
+        .filter_map(|name| Some((name, rows.column_by_name(name)?)))
+        .filter(|(_, column)| !column.data_type().is_nested())
+        .map(|(name, column)| (name.to_owned(), SortColumn { values: Arc::clone(column), options: None }))
+        .unzip();
     let order = lexsort_to_indices(&columns, None)?;
-    Ok(take_record_batch(&rows, &order)?)
+    Ok((take_record_batch(&rows, &order)?, by))
 }
 
 /// Deletes what no version within the retention has.

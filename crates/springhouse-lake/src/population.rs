@@ -128,7 +128,7 @@ fn sample(job: &ViewJob<'_>, files: &SourceFiles, as_of: Micros) -> Result<Vec<S
             let row = projected.rows[position] as usize;
             let visible_at = rows.event_time[row].max(rows.known_at[row]);
             let Some(identity) = identity.filter(|_| visible_at <= as_of) else { return };
-            let stamp = u128::from(visible_at as u64) << 64 | u128::from(rows.seq[row] as u64);
+            let stamp = u128::from(visible_at as u64) << 64 | u128::from(rows.seq(row) as u64);
             kept.push((mix(identity ^ u128::from(mix(stamp)) << 32), identity, visible_at));
             if kept.len() > SAMPLE_ROWS_MAX {
                 kept.pop();

@@ -210,8 +210,8 @@ impl Partitions {
 
     /// Adds rows in any order; `partition[i]` says where row `i` goes.
     pub(crate) fn push(&self, columns: &[ArrayRef], partition: &[u32]) -> Result<()> {
-        let grouping = self.grouping(partition);
-        let order = UInt32Array::from(grouping.order.clone());
+        let mut grouping = self.grouping(partition);
+        let order = UInt32Array::from(std::mem::take(&mut grouping.order));
         let taken = columns.iter().map(|c| take(c, &order, None)).collect::<Result<Vec<_>, _>>()?;
         self.push_grouped(taken, &grouping)
     }

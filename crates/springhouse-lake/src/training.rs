@@ -69,6 +69,7 @@ use springhouse_core::{Micros, ValueType};
 use springhouse_kernel::{StampParts, Window};
 use stages::Stages;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -204,7 +205,7 @@ impl Lake {
             let labels = &prepared.labels;
             let facts = match labels.moments_known() {
                 Some((first, last)) => LabelFacts { rows: labels.row_count().unwrap_or(0), first, last },
-                None => read_labels(labels, &mut [], None, &Silent)?,
+                None => read_labels(labels, &mut [], None, 1, &Silent)?,
             };
             let rows = labels.row_count().or(Some(facts.rows));
             let range = Some((facts.first, facts.last));
@@ -311,8 +312,9 @@ impl Lake {
             Some(path) => EncodedLabels::new(path, schema, labels, chunk_rows, request.memory_budget)?,
             None => None,
         };
-        let facts =
-            stages.time("read labels", "", || read_labels(labels, &mut sets, encoded.as_ref(), progress))?;
+        let facts = stages.time("read labels", "", || {
+            read_labels(labels, &mut sets, encoded.as_ref(), threads, progress)
+        })?;
 
         // Events meet labels.
         let mut answers: Vec<Answers> =
@@ -326,11 +328,13 @@ impl Lake {
             let source = &sources[&jobs[0].source.name];
             // Whether rows of latest views can meet the labels while they are scanned.
             let meets = meets(&jobs, payload, facts.rows, request.memory_budget);
-            let extras = extras(&jobs, payload, meets, request.availability);
+            let in_order = meets && self.event_cache_bytes() == 0 && source.are_in_order(&jobs);
+            let extras = extras(&jobs, payload, meets, in_order, request.availability);
             let group = EventGroup::new(&jobs, views.clone(), payload, extras)?;
             let set = sets.iter().find(|s| s.entity.name == group.entity.name);
             let set = set.ok_or_else(|| LakeError::internal("labels were not read for an entity"))?;
             let spec = source.spec(request, &group, &jobs, &facts, Some(&set.keys));
+            let spec = ScanSpec { with_offsets: !in_order, ..spec };
             let total = source.files.rows_estimate();
             let before = source.counts.rows_read.load(Ordering::Relaxed);
             let name = &source.files.source.name;
@@ -390,7 +394,7 @@ impl Lake {
                 }
                 let index = set.index.get().ok_or_else(|| LakeError::internal("labels have no order"))?;
                 // With one file its rows are in the order of their references.
-                let seq = extras.seq || source.files.files.len() > 1;
+                let seq = extras.seq || (source.files.files.len() > 1 && !in_order);
                 let parts = StampParts { known_at: extras.known_at, seq };
                 let meeting = stages.time("scan rows", name, || Meeting::new(index, parts, threads))?;
                 let meeting_bytes = meeting.bytes();
@@ -573,9 +577,11 @@ impl Lake {
             }
             // What is kept beside an event's columns changes nothing of what is read.
             let meets = meets(&jobs, *payload, facts.rows, request.memory_budget);
-            let extras = extras(&jobs, *payload, meets, request.availability);
+            let in_order = meets && self.event_cache_bytes() == 0 && open.are_in_order(&jobs);
+            let extras = extras(&jobs, *payload, meets, in_order, request.availability);
             let group = EventGroup::new(&jobs, views.clone(), *payload, extras)?;
             let spec = open.spec(request, &group, &jobs, facts, None);
+            let spec = ScanSpec { with_offsets: !in_order, ..spec };
             let cached = self.cached_events(request, &group, &jobs, open, None)?;
             if let Some(cached) = &cached {
                 passes.push(PassReport::new(&cached.pass(None), true));
@@ -602,6 +608,20 @@ impl Lake {
 }
 
 impl OpenSource {
+    /// Of the stream's rows.
+    fn offsets(&self) -> Range<i64> {
+        0..self.cut.stream_end.unwrap_or(i64::MAX)
+    }
+
+    /// True where all files are ours and where their rows are says what comes after what, for these views of one entity.
+    fn are_in_order(&self, jobs: &[&ViewJob<'_>]) -> bool {
+        let view = &jobs[0].view;
+        // A key that is made by SQL may be the same in rows with different columns.
+        let is_stored = |key: &&String| !view.derived.iter().any(|derived| derived.name == **key);
+        let keys: Vec<String> = view.key_columns.iter().filter(is_stored).cloned().collect();
+        self.files.are_in_order(&keys, &self.offsets())
+    }
+
     /// What is read of it for a group of views.
     fn spec(
         &self,
@@ -619,7 +639,8 @@ impl OpenSource {
             keys: keys.filter(|_| is_stored).map(|keys| (key.clone(), Arc::clone(keys))),
             columns: group.source_columns(),
             event_times: event_times(jobs, facts),
-            offsets: 0..self.cut.stream_end.unwrap_or(i64::MAX),
+            offsets: self.offsets(),
+            with_offsets: true,
             availability: request.availability,
             with_ids: jobs[0].source.event_id.is_some(),
         }
@@ -765,8 +786,15 @@ fn ranges_per_round(seen: &[(SeenRows, &OpenSource)], ranges: Ranges, threads: u
     few.into_iter().find(is_worth_it).unwrap_or(most)
 }
 
-/// What of an event's stamp and identity the answers of these views depend on.
-fn extras(jobs: &[&ViewJob<'_>], payload: Payload, meets: bool, availability: Availability) -> Extras {
+/// What of an event's stamp and identity the answers of these views depend on. `meets`: rows meet the labels while they are scanned;
+/// `in_order`: where they are says what their sequence numbers would.
+fn extras(
+    jobs: &[&ViewJob<'_>],
+    payload: Payload,
+    meets: bool,
+    in_order: bool,
+    availability: Availability,
+) -> Extras {
     let source = jobs[0].source;
     let is_known_later = source.is_stream() || source.known_at != KnownAt::Delay(0);
     let ids = source.event_id.is_some();
@@ -774,7 +802,7 @@ fn extras(jobs: &[&ViewJob<'_>], payload: Payload, meets: bool, availability: Av
         known_at: availability == Availability::Known && is_known_later,
         seq: match payload {
             // Otherwise where a row is says it.
-            Payload::RowReference => !meets || source.is_stream() || source.sequence.is_some(),
+            Payload::RowReference => !meets || !in_order && (source.is_stream() || source.sequence.is_some()),
             Payload::Inputs => ids || jobs.iter().any(|job| job.plan.reads_sequence()),
         },
         ids,

@@ -283,13 +283,18 @@ impl LatestSearch {
         }
     }
 
-    /// What each label sees; labels that see nothing are left out.
+    /// Tells what each label sees; labels that see nothing are left out.
     ///
     /// # Panics
     /// When the plan is of windows.
-    pub fn finish(mut self, plan: &ViewPlan, order: &LabelOrder, soft_ttl: Option<Micros>) -> Vec<Seen> {
+    pub fn finish(
+        mut self,
+        plan: &ViewPlan,
+        order: &LabelOrder,
+        soft_ttl: Option<Micros>,
+        mut each: impl FnMut(Seen),
+    ) {
         let PlanKind::Latest(latest) = &plan.kind else { panic!("only latest values are searched for") };
-        let mut seen = Vec::with_capacity(self.reference.len());
         for bounds in order.offsets.windows(2) {
             for place in bounds[0] as usize..bounds[1] as usize {
                 if place > bounds[0] as usize && self.best(place - 1) > self.best(place) {
@@ -301,10 +306,9 @@ impl LatestSearch {
                 }
                 let age = order.at[place].saturating_sub(event_time);
                 let status = crate::status_at_age(ValueStatus::Fresh, Some(age), soft_ttl, latest.hard_ttl);
-                seen.push(Seen { label: order.labels[place], event_time, reference, status });
+                each(Seen { label: order.labels[place], event_time, reference, status });
             }
         }
-        seen
     }
 }
 
@@ -436,7 +440,9 @@ mod tests {
             }
             let (soft, hard) = (below(20) as i64, 10 + below(20) as i64);
             let mut found = vec![None; asked.len()];
-            for seen in search.finish(&plan(hard), &order, Some(soft)) {
+            let mut all = Vec::new();
+            search.finish(&plan(hard), &order, Some(soft), |seen| all.push(seen));
+            for seen in all {
                 assert!(found[seen.label as usize].replace(seen).is_none());
             }
             for (label, (entity, at)) in asked.iter().zip(&at).enumerate() {

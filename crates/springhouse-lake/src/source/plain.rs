@@ -105,14 +105,12 @@ impl Present {
             if bytes.is_empty() {
                 return None;
             }
+            let (words, bytes) = bytes.as_chunks::<8>();
+            for word in words {
+                row = self.put(u64::from_le_bytes(*word), 64.min(rows - row), row);
+            }
             for byte in bytes {
-                let (byte, shift) = (u64::from(*byte), row % 64);
-                let kept = if rows - row < 8 { byte & ((1 << (rows - row)) - 1) } else { byte };
-                self.words[row / 64] |= kept << shift;
-                if shift > 56 && row / 64 + 1 < self.words.len() {
-                    self.words[row / 64 + 1] |= kept >> (64 - shift);
-                }
-                row += 8;
+                row = self.put(u64::from(*byte), 8.min(rows - row), row);
             }
         }
         self.before.clear();
@@ -122,6 +120,16 @@ impl Present {
             count += word.count_ones();
         }
         Some(count as usize)
+    }
+
+    /// Takes so many bits, which are those of the rows from one on; the row after them.
+    fn put(&mut self, bits: u64, count: usize, row: usize) -> usize {
+        let (bits, place, shift) = (bits & (u64::MAX >> (64 - count)), row / 64, row % 64);
+        self.words[place] |= bits << shift;
+        if shift + count > 64 {
+            self.words[place + 1] |= bits >> (64 - shift);
+        }
+        row + count
     }
 }
 

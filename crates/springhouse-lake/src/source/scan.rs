@@ -6,6 +6,7 @@ mod reader;
 use crate::delta;
 use crate::error::{LakeError, Result};
 use crate::lake::Lake;
+use crate::layout;
 use crate::source::conform::plain_name;
 use crate::source::keys::KeySet;
 use crate::source::location::{FileRef, list_files, resolve};
@@ -13,6 +14,7 @@ use crate::source::plain::{PlainValues, Scratch};
 use crate::source::selected::{Pass, PassKind, Selected};
 use crate::source::zone::Zone;
 use crate::source::{csv, parquet};
+use crate::stream::OFFSET_COLUMN;
 use crate::training::Availability;
 use crate::training::again::{SourceInputs, changed};
 use ::parquet::arrow::arrow_reader::{ArrowReaderMetadata, RowSelection};
@@ -46,6 +48,9 @@ pub(crate) struct ScanSpec {
     pub event_times: std::ops::RangeInclusive<Micros>,
     /// Stream rows outside are left out.
     pub offsets: Range<i64>,
+    /// False where no stream row is outside and nothing is decided by sequence numbers ([`SourceFiles::are_in_order`]): they are not
+    /// read then, and [`SourceRows::seq`] does not tell them.
+    pub with_offsets: bool,
     /// Whether `known_at` is the record's or the event time again.
     pub availability: Availability,
     /// Whether rows come with their event's identity.
@@ -61,6 +66,7 @@ impl ScanSpec {
             columns,
             event_times: EVENT_TIME_MIN..=EVENT_TIME_MAX,
             offsets: 0..i64::MAX,
+            with_offsets: true,
             availability: Availability::Known,
             with_ids: false,
             keys: None,
@@ -86,14 +92,32 @@ pub(crate) struct SourceRows {
     pub event_time: ScalarBuffer<i64>,
     /// Per row.
     pub known_at: ScalarBuffer<i64>,
-    /// Per row.
-    pub seq: ScalarBuffer<i64>,
+    seq: Seq,
     /// Per row: its event's identity, when the source declares one (or pushed rows brought one).
     pub event_ids: Option<Vec<Option<u128>>>,
     /// Per row: its number in the file.
     pub row: ScalarBuffer<u32>,
     /// Which file of the scan.
     pub file: usize,
+}
+
+/// Sequence numbers of rows.
+#[derive(Debug)]
+enum Seq {
+    /// Per row.
+    Stored(ScalarBuffer<i64>),
+    /// Of a row with the number 0 in its file.
+    Positional(i64),
+}
+
+impl SourceRows {
+    /// A row's sequence number.
+    pub(crate) fn seq(&self, row: usize) -> i64 {
+        match &self.seq {
+            Seq::Stored(seq) => seq[row],
+            Seq::Positional(first) => first | i64::from(self.row[row]),
+        }
+    }
 }
 
 /// Whether a file is of the table read in place or of the stream's own table.
@@ -421,6 +445,18 @@ impl SourceFiles {
         self.files[(reference >> 32) as usize].seq_base | (reference & 0xffff_ffff)
     }
 
+    /// True where rows of one event time and one entity, which has these keys, are in the order of their references when they are in
+    /// that of their sequence numbers, and no row is outside of these offsets. Of the files that Springhouse keeps it may be known.
+    pub(crate) fn are_in_order(&self, keys: &[String], offsets: &Range<i64>) -> bool {
+        let mut next = offsets.start;
+        self.files.iter().all(|file| {
+            let of_file = file.offsets_in_order(keys, &self.source.event_time);
+            let Some((low, high)) = of_file.filter(|(low, _)| *low >= next) else { return false };
+            next = high + 1;
+            low <= high && high < offsets.end
+        })
+    }
+
     /// Every part that a scan reads on its own, in order.
     pub(crate) fn units(&self) -> Vec<Unit> {
         self.files.iter().enumerate().flat_map(|(index, file)| file.units(index)).collect()
@@ -558,7 +594,9 @@ struct ByColumn<'a, 't> {
 
 impl ByColumn<'_, '_> {
     fn read(&self, column: usize, scratch: &mut Scratch) -> Result<()> {
-        self.reader.read_column(self.unit, column, scratch, &mut |rows| self.take.column(column, &rows))
+        let mut next = 0;
+        let mut take = |rows: ColumnRows<'_>| self.take.column(column, &rows, &mut next);
+        self.reader.read_column(self.unit, column, scratch, &mut take)
     }
 }
 
@@ -576,8 +614,9 @@ pub(crate) trait TakeRows: Send + Sync {
     /// Makes ready for [`Self::column`], which is called instead when most rows are read; false where it can't be.
     fn begin_columns(&mut self) -> Result<bool>;
 
-    /// Takes values of a column, by its number; those of one column come in file order, and may come again.
-    fn column(&self, column: usize, rows: &ColumnRows<'_>) -> Result<()>;
+    /// Takes values of a column, by its number; those of one column come in file order, and may come again. `next` is 0 before
+    /// the first, and then what this left there: how far it is.
+    fn column(&self, column: usize, rows: &ColumnRows<'_>, next: &mut usize) -> Result<()>;
 
     /// Told that so many rows were read column by column.
     fn rows_done(&self, rows: u64) -> Result<()>;
@@ -642,6 +681,30 @@ pub(crate) fn join<T>(handle: std::thread::ScopedJoinHandle<'_, T>) -> T {
 }
 
 impl ScanFile {
+    /// The least and the greatest offset, where rows of one event time and one entity with these keys are in their order.
+    fn offsets_in_order(&self, keys: &[String], event_time: &str) -> Option<(i64, i64)> {
+        let (Origin::Stream, FileFormat::Parquet(metadata)) = (self.origin, &self.format) else {
+            return None;
+        };
+        let by = layout::sorted_by(metadata.metadata().file_metadata())?;
+        let (last, before) = by.split_last()?;
+        let is_same = |column: &String| column == event_time || keys.contains(column);
+        if last != OFFSET_COLUMN || !before.iter().all(is_same) {
+            return None;
+        }
+        let leaf = parquet::leaf_of(metadata, parquet::root_of(&self.schema, OFFSET_COLUMN)?)?;
+        let mut offsets = None;
+        for group in metadata.metadata().row_groups() {
+            let (low, high) = parquet::int64_range(group, leaf)?;
+            if parquet::null_count(group, leaf) != Some(0) {
+                return None;
+            }
+            let (least, greatest) = offsets.unwrap_or((low, high));
+            offsets = Some((low.min(least), high.max(greatest)));
+        }
+        offsets
+    }
+
     /// The footer with the page index, if there is one.
     fn paged(&self) -> Option<&ArrowReaderMetadata> {
         let FileFormat::Parquet(metadata) = &self.format else { return None };

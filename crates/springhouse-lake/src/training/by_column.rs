@@ -5,11 +5,11 @@ use crate::error::{LakeError, Result};
 use crate::source::scan::{ColumnFetch, ColumnRows, ColumnValues, FetchedRows, SourceFiles, TakeRows, Unit};
 use crate::training::assemble::{FeatureCounts, RowStatuses, is_usable};
 use crate::training::column_file::{ColumnFile, Part};
-use crate::training::dense::{Column, DenseRow, among, sort_by_row};
+use crate::training::dense::{Column, DenseRow, from_row, sort_by_row};
 use crate::training::join::dense_features;
 use crate::training::label_keys::EncodedLabels;
 use crate::training::labels::Labels;
-use crate::training::latest::{SeenRows, Wanted, places_of, without_nan};
+use crate::training::latest::{SeenRows, places_of, without_nan};
 use crate::training::output::{LabelColumns, Turns, to_file};
 use crate::training::plan::{ServicePlan, Slot, ViewJob};
 use crate::training::request::{OutputFormat, TrainingOutput};
@@ -24,7 +24,7 @@ use springhouse_core::ValueStatus;
 use springhouse_core::definition::TableFormat;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 /// Of the memory budget one part in so many may be taken by what is being made.
@@ -247,22 +247,22 @@ impl<'a> View<'a> {
     fn ready(&self) -> Result<Ready<'a>> {
         let since = Instant::now();
         let of = self.work.of;
+        let mut statuses = Vec::new();
+        statuses.resize_with(of.label_rows as usize, || AtomicU8::new(ValueStatus::Missing as u8));
         let placed = Arc::new(Placed {
-            statuses: Mutex::new(vec![ValueStatus::Missing as u8; of.label_rows as usize]),
             columns: self.columns.iter().map(|_| Mutex::default()).collect(),
             types: self.columns.iter().map(|column| self.type_of(column)).collect(),
             apart: Mutex::default(),
         });
         for labels in self.seen.take_expired()? {
-            let mut statuses = placed.statuses.lock();
             for label in labels.column(0).as_primitive::<UInt64Type>().values() {
-                statuses[*label as usize] = ValueStatus::Expired as u8;
+                *statuses[*label as usize].get_mut() = ValueStatus::Expired as u8;
             }
         }
         let fetch = self.files.begin_fetch(&self.columns, of.threads, self.units, &|unit| {
-            Ok(Box::new(Placing::new(&self.seen.take_wanted(unit)?, &placed)))
+            Ok(Box::new(Placing::new(self.seen, unit, &statuses, &placed)?))
         })?;
-        let statuses = std::mem::take(&mut *placed.statuses.lock());
+        let statuses: Vec<u8> = statuses.into_iter().map(AtomicU8::into_inner).collect();
         let apart = std::mem::take(&mut *placed.apart.lock());
         let present = BooleanBuffer::from_iter(statuses.iter().map(|status| is_usable(*status)));
         let of_chunks = statuses
@@ -378,8 +378,6 @@ impl Ready<'_> {
 
 /// What one view's rows go to.
 struct Placed {
-    /// By label.
-    statuses: Mutex<Vec<u8>>,
     /// By column of the source; there while it is read.
     columns: Vec<Mutex<Option<Column>>>,
     /// By column of the source: the type of the features that are it.
@@ -403,14 +401,13 @@ struct Placing {
 }
 
 impl Placing {
-    fn new(wanted: &[Wanted], placed: &Arc<Placed>) -> Self {
-        let mut statuses = placed.statuses.lock();
-        for wanted in wanted {
-            statuses[wanted.label_row as usize] = wanted.status as u8;
-        }
-        let rows = wanted.iter().map(|wanted| DenseRow::new(wanted.row, wanted.label_row as u32)).collect();
-        drop(statuses);
-        Self { rows, next: 0, placed: Arc::clone(placed) }
+    /// Takes out the rows of a part of the files, and notes the labels' statuses.
+    fn new(seen: &SeenRows, unit: usize, statuses: &[AtomicU8], placed: &Arc<Placed>) -> Result<Self> {
+        let rows = seen.take_wanted(unit, |wanted| {
+            statuses[wanted.label_row as usize].store(wanted.status as u8, Ordering::Relaxed);
+            DenseRow::new(wanted.row, wanted.label_row as u32)
+        })?;
+        Ok(Self { rows, next: 0, placed: Arc::clone(placed) })
     }
 }
 
@@ -444,12 +441,13 @@ impl TakeRows for Placing {
         Ok(true)
     }
 
-    fn column(&self, column: usize, rows: &ColumnRows<'_>) -> Result<()> {
-        let wanted = among(&self.rows, rows);
-        if let (false, Some(data_type)) = (wanted.is_empty(), &self.placed.types[column])
+    fn column(&self, column: usize, rows: &ColumnRows<'_>, next: &mut usize) -> Result<()> {
+        let wanted = from_row(&self.rows, rows.first, *next);
+        if let (Some(data_type), false) = (&self.placed.types[column], wanted.is_empty())
             && let Some(target) = &mut *self.placed.columns[column].lock()
         {
-            target.put_numbers(data_type, rows, wanted);
+            let put = target.put_numbers(data_type, rows, wanted);
+            *next = self.rows.len() - wanted.len() + put;
         }
         Ok(())
     }

@@ -514,7 +514,7 @@ fn siblings<'a>(
 
 /// What any training set may need of an event's stamp.
 fn extras(jobs: &[&ViewJob<'_>], payload: Payload) -> Extras {
-    super::extras(jobs, payload, true, crate::training::Availability::Known)
+    super::extras(jobs, payload, true, false, crate::training::Availability::Known)
 }
 
 /// Where the columns of a group are among those of the whole; None when one is not there.

@@ -100,6 +100,28 @@ struct Leaf {
     offset_index: OffsetIndexMetaData,
 }
 
+impl Leaf {
+    fn new(
+        metadata: ColumnChunkMetaData,
+        column_index: Option<ColumnIndexMetaData>,
+        offset_index: Option<OffsetIndexMetaData>,
+    ) -> ParquetResult<Self> {
+        let missing = || ParquetError::General("a column has no offset index".to_owned());
+        Ok(Self {
+            metadata,
+            column_index: column_index.unwrap_or(ColumnIndexMetaData::NONE),
+            offset_index: offset_index.ok_or_else(missing)?,
+        })
+    }
+}
+
+fn check_rows(of_group: i64, of_columns: i64) -> ParquetResult<()> {
+    match of_columns == of_group {
+        true => Ok(()),
+        false => Err(ParquetError::General(format!("{of_columns} rows in a row group of {of_group}"))),
+    }
+}
+
 /// A file that the footer's writer, which does not give it back, can have as well.
 #[derive(Clone)]
 struct Shared(Arc<Mutex<OutputFile>>);
@@ -168,6 +190,20 @@ impl ColumnFile {
         group: usize,
         columns: Vec<EncodedColumn>,
     ) -> ParquetResult<()> {
+        let columns = match <[EncodedColumn; 1]>::try_from(columns) {
+            // Straight to its place.
+            Ok([EncodedColumn::Plain(column)]) => {
+                let leaf = Arc::clone(&part.schema.columns()[0]);
+                let closed = column.write(&mut self.written, leaf, &mut self.memory)?;
+                let Group { rows, leaves } = &mut self.groups[group];
+                check_rows(*rows, closed.rows_written as i64)?;
+                leaves[part.first_leaf] =
+                    Some(Leaf::new(closed.metadata, closed.column_index, closed.offset_index)?);
+                return Ok(());
+            }
+            Ok([column]) => vec![column],
+            Err(columns) => columns,
+        };
         self.write_group(part, group, |writer, memory| {
             let mut columns = columns.into_iter().zip(part.schema.columns());
             columns.try_for_each(|(column, leaf)| column.append(writer, Arc::clone(leaf), memory))
@@ -214,21 +250,12 @@ impl ColumnFile {
                            _,
                            column_indexes: Vec<Option<ColumnIndexMetaData>>,
                            offset_indexes: Vec<Option<OffsetIndexMetaData>>| {
-            if metadata.num_rows() != *rows {
-                let has = metadata.num_rows();
-                return Err(ParquetError::General(format!("{has} rows in a row group of {rows}")));
-            }
+            check_rows(*rows, metadata.num_rows())?;
             let indexes = column_indexes.into_iter().zip(offset_indexes);
             for ((leaf, metadata), (column_index, offset_index)) in
                 leaves[place..].iter_mut().zip(metadata.columns()).zip(indexes)
             {
-                let offset_index = offset_index
-                    .ok_or_else(|| ParquetError::General("a column has no offset index".to_owned()))?;
-                *leaf = Some(Leaf {
-                    metadata: metadata.clone(),
-                    column_index: column_index.unwrap_or(ColumnIndexMetaData::NONE),
-                    offset_index,
-                });
+                *leaf = Some(Leaf::new(metadata.clone(), column_index, offset_index)?);
             }
             Ok(())
         };

@@ -13,7 +13,7 @@ use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer};
 use arrow::datatypes::{ArrowNativeType, DataType};
 use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use springhouse_core::ValueStatus;
-use springhouse_kernel::nan_as_null;
+use springhouse_kernel::{nan_as_null, partition_point_near};
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -120,6 +120,14 @@ pub(crate) fn numbers<'a>(from: &ColumnRows<'a>, array: &'a mut Option<ArrayRef>
         ColumnValues::Array(values) => ColumnValues::Array(array.insert(nan_as_null(Arc::clone(values)))),
         ColumnValues::Plain(values) => ColumnValues::Plain(values),
     }
+}
+
+/// Those of some rows, ascending, from the row `first` on; `next` is the place after the last that was before it, as a guess.
+pub(crate) fn from_row(rows: &[DenseRow], first: u32, next: usize) -> &[DenseRow] {
+    // Values that come again begin before it.
+    let is_again = next.checked_sub(1).is_some_and(|last| rows[last].row >= first);
+    let near = if is_again { 0 } else { next };
+    &rows[partition_point_near(near..rows.len(), |place| rows[place].row < first)..]
 }
 
 /// The rows among some, ascending, that a column has values of.
@@ -249,7 +257,9 @@ impl DenseRows {
     /// As [`DenseAnswers::put_column`].
     pub(crate) fn put_column(&self, features: &[usize], from: &ColumnRows<'_>, rows: &[DenseRow]) {
         for feature in features {
-            self.within(*feature, |column| column.put(&self.features[*feature], from, rows));
+            self.within(*feature, |column| {
+                column.put(&self.features[*feature], from, rows);
+            });
         }
     }
 
@@ -302,15 +312,24 @@ impl Column {
     }
 
     /// Takes values of rows of a column as it is read; what is no number is null.
-    pub(crate) fn put_numbers(&mut self, data_type: &DataType, from: &ColumnRows<'_>, rows: &[DenseRow]) {
-        self.put(data_type, &ColumnRows { values: numbers(from, &mut None), ..*from }, rows);
+    pub(crate) fn put_numbers(
+        &mut self,
+        data_type: &DataType,
+        from: &ColumnRows<'_>,
+        rows: &[DenseRow],
+    ) -> usize {
+        self.put(data_type, &ColumnRows { values: numbers(from, &mut None), ..*from }, rows)
     }
 
-    /// Takes values of rows of a column.
-    pub(crate) fn put(&mut self, data_type: &DataType, from: &ColumnRows<'_>, rows: &[DenseRow]) {
+    /// Takes values of rows of a column, up to the first that comes after it; none is before it. How many that are.
+    pub(crate) fn put(&mut self, data_type: &DataType, from: &ColumnRows<'_>, rows: &[DenseRow]) -> usize {
         match from.values {
-            ColumnValues::Plain(values) => self.put_plain(data_type, values, from.first, rows),
-            ColumnValues::Array(values) => self.put_array(values, from.first, rows),
+            ColumnValues::Plain(values) => self.put_plain(data_type, values, from, rows),
+            ColumnValues::Array(values) => {
+                let rows = among(rows, from);
+                self.put_array(values, from.first, rows);
+                rows.len()
+            }
         }
     }
 
@@ -334,22 +353,28 @@ impl Column {
     }
 
     /// Takes values as they are in memory.
-    fn put_plain(&mut self, data_type: &DataType, values: PlainValues<'_>, first: u32, rows: &[DenseRow]) {
+    fn put_plain(
+        &mut self,
+        data_type: &DataType,
+        values: PlainValues<'_>,
+        from: &ColumnRows<'_>,
+        rows: &[DenseRow],
+    ) -> usize {
         let absent = &mut self.absent;
         match (&mut self.values, data_type) {
             (Values::Four(target), DataType::Float32) => {
                 let is_nan = |bits: u32| f32::from_bits(bits).is_nan();
-                scatter_plain(target, values, first, rows, u32::from_le_bytes, is_nan, absent);
+                scatter_plain(target, values, from, rows, u32::from_le_bytes, is_nan, absent)
             }
             (Values::Eight(target), DataType::Float64) => {
                 let is_nan = |bits: u64| f64::from_bits(bits).is_nan();
-                scatter_plain(target, values, first, rows, u64::from_le_bytes, is_nan, absent);
+                scatter_plain(target, values, from, rows, u64::from_le_bytes, is_nan, absent)
             }
             (Values::Four(target), _) => {
-                scatter_plain(target, values, first, rows, u32::from_le_bytes, |_| false, absent);
+                scatter_plain(target, values, from, rows, u32::from_le_bytes, |_| false, absent)
             }
             (Values::Eight(target), _) => {
-                scatter_plain(target, values, first, rows, u64::from_le_bytes, |_| false, absent);
+                scatter_plain(target, values, from, rows, u64::from_le_bytes, |_| false, absent)
             }
             (Values::Bool(_) | Values::Sixteen(_), _) => unreachable!("they are not stored like that"),
         }
@@ -385,28 +410,39 @@ fn scatter<T: ArrowNativeType>(target: &mut [T], values: &ArrayRef, first: u32, 
     rows.iter().for_each(|row| target[row.place as usize] = values[(row.row - first) as usize]);
 }
 
-/// The same from bytes; what `is_null` says is no value is noted as absent.
+/// The same from bytes, up to the first row that is behind them, and how many that are; what `is_null` says is no value is noted as
+/// absent.
 fn scatter_plain<T: Copy, const N: usize>(
     target: &mut [T],
     values: PlainValues<'_>,
-    first: u32,
+    from: &ColumnRows<'_>,
     rows: &[DenseRow],
     value: fn([u8; N]) -> T,
     is_null: impl Fn(T) -> bool,
     absent: &mut Vec<u32>,
-) {
+) -> usize {
     let (found, _) = values.bytes.as_chunks::<N>();
-    for row in rows {
-        let position = (row.row - first) as usize;
-        let position = values.present.map_or(Some(position), |present| present.place(position));
-        let value = position.map(|position| value(found[position]));
+    let mut put = |row: &DenseRow, value: Option<T>| {
         if let Some(value) = value {
             target[row.place as usize] = value;
         }
         if value.is_none_or(&is_null) {
             absent.push(row.place);
         }
+    };
+    for (taken, row) in rows.iter().enumerate() {
+        let position = (row.row - from.first) as usize;
+        match values.present {
+            // All are there.
+            None => match found.get(position) {
+                Some(bytes) => put(row, Some(value(*bytes))),
+                None => return taken,
+            },
+            Some(_) if position >= from.count => return taken,
+            Some(present) => put(row, present.place(position).map(|position| value(found[position]))),
+        }
     }
+    rows.len()
 }
 
 #[cfg(test)]

@@ -301,19 +301,16 @@ impl<'a> EventGroup<'a> {
         let order_of =
             |rows: &[u32]| -> Vec<u32> { grouping.order.iter().map(|i| rows[*i as usize]).collect() };
         let (source, projected) = (order_of(&places.source), UInt32Array::from(order_of(&places.projected)));
-        let stamp = |values: &[i64]| -> ArrayRef {
-            Arc::new(source.iter().map(|row| values[*row as usize]).collect::<Int64Array>())
-        };
         let ordered: Vec<i128> = grouping.order.iter().map(|i| identity[*i as usize]).collect();
         let mut columns: Vec<ArrayRef> = vec![
             Arc::new(Decimal128Array::from(ordered).with_precision_and_scale(38, 0)?),
-            stamp(&rows.event_time),
+            stamps(&source, |row| rows.event_time[row]),
         ];
         if self.extras.known_at {
-            columns.push(stamp(&rows.known_at));
+            columns.push(stamps(&source, |row| rows.known_at[row]));
         }
         if self.extras.seq {
-            columns.push(stamp(&rows.seq));
+            columns.push(stamps(&source, |row| rows.seq(row)));
         }
         if self.extras.ids {
             let of =
@@ -489,6 +486,11 @@ pub(crate) fn group_views(
         }
     }
     groups
+}
+
+/// A part of the stamps of some rows.
+fn stamps(rows: &[u32], of: impl Fn(usize) -> i64) -> ArrayRef {
+    Arc::new(rows.iter().map(|row| of(*row as usize)).collect::<Int64Array>())
 }
 
 fn narrow_feature(job: &ViewJob<'_>) -> springhouse_core::definition::LatestFeature {

@@ -5,24 +5,24 @@ use crate::error::{LakeError, Result};
 use crate::identity::{Presence, for_each_identity, mix};
 use crate::progress::{Progress, tell};
 use crate::source::keys::KeySet;
-use crate::source::scan::join;
+use crate::source::scan::in_parallel;
 use crate::spill::{Partitions, partition_of};
 use crate::training::cache::LabelBuckets;
 use crate::training::column_file::Part;
 use crate::training::join::label_columns;
 use crate::training::label_table::empty;
-use crate::training::labels::Labels;
+use crate::training::labels::{LabelReader, Labels};
 use crate::training::latest::LabelIndex;
 use crate::training::sink::EncodedColumn;
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use parking_lot::Mutex;
-use springhouse_core::Micros;
 use springhouse_core::definition::Entity;
+use springhouse_core::{Micros, ValueType};
 use std::cell::OnceCell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
 
 /// Keys and moments of all labels, by partition of one entity.
 pub(crate) struct LabelSet<'a> {
@@ -97,14 +97,69 @@ pub(crate) struct LabelFacts {
     pub last: Micros,
 }
 
-/// Batches of labels that are read before they are divided up.
-const BATCHES_AHEAD: usize = 4;
+/// Labels that were read: a chunk of the output where their columns are encoded, else as many as come.
+struct ReadLabels {
+    /// The number of the batch.
+    number: usize,
+    first_row: u64,
+    batch: RecordBatch,
+    at: Vec<Micros>,
+    /// The key columns of each set.
+    keys: Vec<Vec<ArrayRef>>,
+}
+
+/// Labels that are read by whoever asks next.
+struct Reading<'a> {
+    labels: &'a Labels,
+    reader: LabelReader<'a>,
+    /// The columns that are read, ascending.
+    columns: Vec<usize>,
+    chunk_rows: Option<usize>,
+    number: usize,
+    facts: LabelFacts,
+    is_over: bool,
+}
+
+impl Reading<'_> {
+    /// The next labels; none after the last and after an error. The first row that can't be used is told, whoever reads it.
+    fn next(&mut self, sets: &[(&Entity, &[usize])]) -> Result<Option<ReadLabels>> {
+        if self.is_over {
+            return Ok(None);
+        }
+        self.is_over = true;
+        let read = match self.chunk_rows {
+            Some(rows) => self.reader.next_chunk(rows)?,
+            None => self.reader.next_batch()?,
+        };
+        let Some((first_row, batch)) = read else { return Ok(None) };
+        let column = |column: usize| {
+            let position = self.columns.binary_search(&column);
+            batch.column(position.expect("every column read is in the list"))
+        };
+        let at = self.labels.moments(column(self.labels.at_column), first_row)?;
+        let mut keys = Vec::with_capacity(sets.len());
+        for (entity, key_columns) in sets {
+            let typed = |(number, (_, value_type)): (&usize, &(String, ValueType))| {
+                self.labels.typed(column(*number), *number, value_type, first_row)
+            };
+            keys.push(key_columns.iter().zip(&entity.keys).map(typed).collect::<Result<Vec<_>>>()?);
+        }
+        self.facts.rows += at.len() as u64;
+        self.facts.first = self.facts.first.min(at.iter().copied().min().unwrap_or(Micros::MAX));
+        self.facts.last = self.facts.last.max(at.iter().copied().max().unwrap_or(Micros::MIN));
+        let number = self.number;
+        self.number += 1;
+        self.is_over = false;
+        Ok(Some(ReadLabels { number, first_row, batch, at, keys }))
+    }
+}
 
 /// The first pass over the labels: keys and moments, put aside by partition; their columns encoded where that is asked for.
 pub(crate) fn read_labels(
     labels: &Labels,
     sets: &mut [LabelSet<'_>],
     encoded: Option<&EncodedLabels>,
+    threads: usize,
     progress: &dyn Progress,
 ) -> Result<LabelFacts> {
     let mut columns: Vec<usize> = match encoded {
@@ -114,53 +169,36 @@ pub(crate) fn read_labels(
     columns.push(labels.at_column);
     columns.sort_unstable();
     columns.dedup();
-    let position = |column: usize| columns.binary_search(&column).expect("every column read is in the list");
-    let mut facts = LabelFacts { rows: 0, first: Micros::MAX, last: Micros::MIN };
     let total = labels.row_count().unwrap_or(0);
-    // One thread decodes what the others divide up and encode.
-    let (sender, batches) = sync_channel(BATCHES_AHEAD);
-    let (to_encode, chunks) = sync_channel(BATCHES_AHEAD);
-    let mut reader = labels.read(columns.clone());
-    std::thread::scope(|scope| -> Result<()> {
-        let reading = scope.spawn(move || -> Result<()> {
-            let mut next = || match encoded {
-                Some(encoded) => reader.next_chunk(encoded.chunk_rows),
-                None => reader.next_batch(),
-            };
-            while let Some(batch) = next()? {
-                // Who is not there any more tells why.
-                let is_taken = encoded.is_none() || to_encode.send(batch.1.clone()).is_ok();
-                if !is_taken || sender.send(batch).is_err() {
-                    break;
-                }
-            }
-            Ok(())
-        });
-        let encoding = encoded.map(|encoded| {
-            scope.spawn(move || chunks.iter().try_for_each(|chunk: RecordBatch| encoded.add(&chunk)))
-        });
-        for (first_row, batch) in batches {
-            let at = labels.moments(batch.column(position(labels.at_column)), first_row)?;
-            facts.rows += at.len() as u64;
-            facts.first = facts.first.min(at.iter().copied().min().unwrap_or(Micros::MAX));
-            facts.last = facts.last.max(at.iter().copied().max().unwrap_or(Micros::MIN));
-            for set in &mut *sets {
-                let mut keys: Vec<ArrayRef> = Vec::with_capacity(set.key_columns.len());
-                for (column, (_, value_type)) in set.key_columns.iter().zip(&set.entity.keys) {
-                    keys.push(labels.typed(
-                        batch.column(position(*column)),
-                        *column,
-                        value_type,
-                        first_row,
-                    )?);
-                }
-                set.add(&keys, &at, first_row)?;
-            }
-            tell(progress, "reading labels", facts.rows, total)?;
+    let reading = Mutex::new(Reading {
+        labels,
+        reader: labels.read(columns.clone()),
+        columns,
+        chunk_rows: encoded.map(|encoded| encoded.chunk_rows),
+        number: 0,
+        facts: LabelFacts { rows: 0, first: Micros::MAX, last: Micros::MIN },
+        is_over: false,
+    });
+    let of_sets: Vec<(&Entity, &[usize])> = sets.iter().map(|set| (set.entity, set.key_columns)).collect();
+    let to: Vec<Mutex<&mut LabelSet<'_>>> = sets.iter_mut().map(Mutex::new).collect();
+    // One reads, another puts aside what it has read, a third one encodes.
+    let take = || -> Result<bool> {
+        let Some(read) = reading.lock().next(&of_sets)? else { return Ok(false) };
+        for (set, keys) in to.iter().zip(&read.keys) {
+            set.lock().add(keys, &read.at, read.first_row)?;
         }
-        join(reading)?;
-        encoding.map_or(Ok(()), join)
+        if let Some(encoded) = encoded {
+            encoded.add(read.number, &read.batch)?;
+        }
+        tell(progress, "reading labels", read.first_row + read.at.len() as u64, total)?;
+        Ok(true)
+    };
+    in_parallel(threads, threads, &|_| {
+        while take().inspect_err(|_| reading.lock().is_over = true)? {}
+        Ok(())
     })?;
+    drop(to);
+    let facts = reading.into_inner().facts;
     if facts.rows == 0 {
         return Err(empty(&labels.name));
     }
@@ -180,7 +218,7 @@ pub(crate) struct EncodedLabels {
 
 #[derive(Default)]
 struct Kept {
-    chunks: Vec<Vec<EncodedColumn>>,
+    chunks: BTreeMap<usize, Vec<EncodedColumn>>,
     bytes: u64,
 }
 
@@ -210,18 +248,18 @@ impl EncodedLabels {
         }))
     }
 
-    /// The next chunk.
-    fn add(&self, chunk: &RecordBatch) -> Result<()> {
-        let mut kept = self.kept.lock();
-        if kept.bytes > self.bytes_max {
+    /// Takes a chunk, by its number.
+    fn add(&self, number: usize, chunk: &RecordBatch) -> Result<()> {
+        if self.kept.lock().bytes > self.bytes_max {
             return Ok(());
         }
-        let encoded = self.part.encode(kept.chunks.len(), chunk.columns().to_vec());
+        let encoded = self.part.encode(number, chunk.columns().to_vec());
         let encoded = encoded.map_err(|e| LakeError::unwritable(&self.path, &e))?;
+        let mut kept = self.kept.lock();
         kept.bytes += encoded.iter().map(EncodedColumn::bytes).sum::<u64>();
-        kept.chunks.push(encoded);
+        kept.chunks.insert(number, encoded);
         if kept.bytes > self.bytes_max {
-            kept.chunks = Vec::new();
+            kept.chunks = BTreeMap::new();
         }
         Ok(())
     }
@@ -229,6 +267,6 @@ impl EncodedLabels {
     /// Takes out all chunks, with what encoded them; none where they were too many to be kept.
     pub(crate) fn take(&self) -> Option<(&Part, Vec<Vec<EncodedColumn>>)> {
         let kept = std::mem::take(&mut *self.kept.lock());
-        (kept.bytes <= self.bytes_max).then_some((&self.part, kept.chunks))
+        (kept.bytes <= self.bytes_max).then(|| (&self.part, kept.chunks.into_values().collect()))
     }
 }

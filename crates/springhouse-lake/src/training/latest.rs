@@ -151,24 +151,35 @@ impl<'a> Meeting<'a> {
 
     /// Offers rows that come entity by entity, without putting them aside.
     pub(crate) fn offer_runs(&self, rows: &SourceRows, kept: &KeptRows) {
+        let is_known_at_once = rows.known_at.inner().ptr_eq(rows.event_time.inner());
+        let (event_time, known_at) = (&rows.event_time[..], &rows.known_at[..]);
+        let times_at = |row: usize| (event_time[row], event_time[row].max(known_at[row]));
         match &kept.listed {
-            None => self.offer_runs_at(rows, &kept.runs, |position| position),
+            None if is_known_at_once => {
+                let times_of = |row: usize| (event_time[row], event_time[row]);
+                self.offer_runs_at(rows, &kept.runs, |position| position, times_of);
+            }
+            None => self.offer_runs_at(rows, &kept.runs, |position| position, times_at),
             Some(places) => {
-                self.offer_runs_at(rows, &kept.runs, |position| places.source[position] as usize);
+                let row_of = |position: usize| places.source[position] as usize;
+                self.offer_runs_at(rows, &kept.runs, row_of, |position| times_at(row_of(position)));
             }
         }
     }
 
-    fn offer_runs_at(&self, rows: &SourceRows, runs: &[Run], row_of: impl Fn(usize) -> usize) {
+    /// `row_of` and `times_of` are asked by position.
+    fn offer_runs_at(
+        &self,
+        rows: &SourceRows,
+        runs: &[Run],
+        row_of: impl Fn(usize) -> usize,
+        times_of: impl Fn(usize) -> (Micros, Micros),
+    ) {
         let base = (rows.file as i64) << 32;
-        let times_of = |position: usize| {
-            let row = row_of(position);
-            (rows.event_time[row], rows.event_time[row].max(rows.known_at[row]))
-        };
         let reference_of = |position: usize| base | i64::from(rows.row[row_of(position)]);
         let stamp_of = |position: usize| {
             let row = row_of(position);
-            Stamp { event_time: rows.event_time[row], known_at: rows.known_at[row], seq: rows.seq[row] }
+            Stamp { event_time: rows.event_time[row], known_at: rows.known_at[row], seq: rows.seq(row) }
         };
         let partitions: Vec<u32> =
             runs.iter().map(|run| partition_of(mix(run.identity), self.searches.len())).collect();
@@ -184,7 +195,7 @@ impl<'a> Meeting<'a> {
                         &part.order,
                         from as u32,
                         run.positions(),
-                        times_of,
+                        &times_of,
                         stamp_of,
                         reference_of,
                     );
@@ -288,12 +299,14 @@ impl SeenRows {
         }
     }
 
-    /// Takes what is found of some labels in.
-    fn add(&self, fill: impl FnOnce(&mut Winning)) -> Result<()> {
+    /// Takes what is found of so many labels in.
+    fn add(&self, labels: usize, fill: impl FnOnce(&mut Winning)) -> Result<()> {
         let started = self.pending.lock().pop();
-        let mut winning = started.unwrap_or_default();
+        let enough = PENDING_ROWS.max(64 * self.index.units.len());
+        let mut winning = started.unwrap_or_else(|| Winning::with_capacity(enough));
+        winning.reserve(labels);
         fill(&mut winning);
-        if winning.labels.len() + winning.expired.len() >= PENDING_ROWS.max(64 * self.index.units.len()) {
+        if winning.labels.len() + winning.expired.len() >= enough {
             return winning.hand_on(self);
         }
         self.pending.lock().push(winning);
@@ -328,18 +341,16 @@ impl SeenRows {
         0..self.ranges.count
     }
 
-    /// Takes out which rows of a part labels see.
-    pub(crate) fn take_wanted(&self, unit: usize) -> Result<Vec<Wanted>> {
+    /// Takes out which rows of a part labels see, each as what is made of it.
+    pub(crate) fn take_wanted<T>(&self, unit: usize, mut make: impl FnMut(Wanted) -> T) -> Result<Vec<T>> {
         let winners = self.winners.take(unit)?;
         let mut wanted = Vec::with_capacity(winners.iter().map(RecordBatch::num_rows).sum());
         for winners in winners {
             let rows = winners.column(0).as_primitive::<UInt32Type>().values();
             let labels = winners.column(1).as_primitive::<UInt64Type>().values();
             let statuses = winners.column(2).as_primitive::<UInt8Type>().values();
-            let winner = |(row, (label_row, status)): (&u32, (&u64, &u8))| Wanted {
-                row: *row,
-                label_row: *label_row,
-                status: shown_status(*status),
+            let winner = |(row, (label_row, status)): (&u32, (&u64, &u8))| {
+                make(Wanted { row: *row, label_row: *label_row, status: shown_status(*status) })
             };
             wanted.extend(rows.iter().zip(labels.iter().zip(statuses)).map(winner));
         }
@@ -394,11 +405,11 @@ pub(crate) fn find_rows(
             // One search answers every view of the group; they differ in their TTLs.
             let is_last = position + 1 == group.views.len();
             let this = if is_last { std::mem::take(&mut search) } else { search.clone() };
-            found.add(|winning| {
-                for seen in this.finish(&job.plan, &part.order, job.view.soft_ttl) {
+            found.add(part.rows.len(), |winning| {
+                this.finish(&job.plan, &part.order, job.view.soft_ttl, |seen| {
                     let row = u64::from(part.rows[seen.label as usize]);
                     winning.push(&index, seen.reference, row, seen.status);
-                }
+                });
             })?;
         }
         Ok(())
@@ -435,7 +446,7 @@ pub(crate) fn find_rows_put_aside(
             let mut answer = joined.answer(plan, group, &[column]);
             let statuses = with_staleness(job, &mut answer, &joined.label_at).swap_remove(0);
             let references = answer.values[0].as_primitive::<Int64Type>();
-            found.add(|winning| {
+            found.add(joined.label_rows.len(), |winning| {
                 for (label, status) in statuses.into_iter().enumerate() {
                     // Of an expired row nothing is read, and the answer has no reference either.
                     if status != ValueStatus::Missing {
@@ -451,7 +462,6 @@ pub(crate) fn find_rows_put_aside(
 }
 
 /// The rows that some labels see.
-#[derive(Default)]
 struct Winning {
     /// In its file.
     rows: Vec<u32>,
@@ -463,6 +473,25 @@ struct Winning {
 }
 
 impl Winning {
+    /// For about so many labels.
+    fn with_capacity(labels: usize) -> Self {
+        Self {
+            rows: Vec::with_capacity(labels),
+            labels: Vec::with_capacity(labels),
+            statuses: Vec::with_capacity(labels),
+            units: Vec::with_capacity(labels),
+            expired: Vec::new(),
+        }
+    }
+
+    /// Makes room for so many more.
+    fn reserve(&mut self, labels: usize) {
+        self.rows.reserve(labels);
+        self.labels.reserve(labels);
+        self.statuses.reserve(labels);
+        self.units.reserve(labels);
+    }
+
     fn push(&mut self, index: &UnitIndex, reference: i64, label: u64, status: ValueStatus) {
         if status == ValueStatus::Expired {
             self.expired.push(label);
@@ -552,7 +581,7 @@ pub(crate) fn read_rows(
     let units = seen.units_first_seen(&ranges);
     let later_from = ranges.end as u64 * seen.ranges.rows;
     files.fetch(inputs.source_columns(), threads, &units, &|number| {
-        let wanted = seen.take_wanted(number)?;
+        let wanted = seen.take_wanted(number, |wanted| wanted)?;
         Ok(Box::new(Fetch::new(job, &inputs, wanted, answers, later_from, report)))
     })
 }
@@ -691,7 +720,7 @@ impl TakeRows for Fetch<'_> {
         Ok(true)
     }
 
-    fn column(&self, column: usize, rows: &ColumnRows<'_>) -> Result<()> {
+    fn column(&self, column: usize, rows: &ColumnRows<'_>, _next: &mut usize) -> Result<()> {
         let Some(dense) = &self.answers.dense else {
             return Err(LakeError::internal("answers have no places for columns"));
         };

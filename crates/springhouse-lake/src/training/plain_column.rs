@@ -1,9 +1,9 @@
 //! Columns of numbers that are written as they are in memory: one page, its levels made of the bits that say what is null. The
 //! library's writer takes a column apart value by value, which takes longer than all else that is done to write it.
 
-use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::array::{Array, ArrayRef};
 use arrow::buffer::NullBuffer;
-use arrow::datatypes::{ArrowPrimitiveType, DataType, Float32Type, Float64Type};
+use arrow::datatypes::DataType;
 use bytes::Bytes;
 use parquet::basic::{BoundaryOrder, Compression, Encoding, EncodingMask};
 use parquet::column::page::{CompressedPage, Page, PageWriter};
@@ -17,35 +17,21 @@ use std::io::Write;
 
 /// Most bytes of values: what the library's writer takes for one page.
 const BYTES_MAX: usize = 1 << 20;
-/// Bytes of a page's header and of the numbers before its levels, at most about.
+/// Bytes of a page's header, at most about.
 const HEADER_BYTES: usize = 256;
 
 /// A column of a row group that is written like that.
 pub(crate) struct PlainColumn {
     values: ArrayRef,
-    statistics: Statistics,
 }
 
 impl PlainColumn {
-    /// None for what has other rules: other types, no value at all, a value that is not a number, more than a page.
+    /// None for what has other rules: other types, no value at all, more than a page.
     pub(crate) fn new(values: &ArrayRef) -> Option<Self> {
-        let nulls = Some(values.null_count() as u64);
-        // Readers may not tell the two zeros apart: the bounds are so that both are between them.
-        let statistics = match values.data_type() {
-            DataType::Float32 => {
-                let (min, max) = bounds::<Float32Type>(values, f32::INFINITY, f32::NEG_INFINITY)?;
-                let (min, max) = (if min == 0.0 { -0.0 } else { min }, if max == 0.0 { 0.0 } else { max });
-                written(ValueStatistics::new(Some(min), Some(max), None, nulls, false))
-            }
-            DataType::Float64 => {
-                let (min, max) = bounds::<Float64Type>(values, f64::INFINITY, f64::NEG_INFINITY)?;
-                let (min, max) = (if min == 0.0 { -0.0 } else { min }, if max == 0.0 { 0.0 } else { max });
-                written(ValueStatistics::new(Some(min), Some(max), None, nulls, false))
-            }
-            _ => return None,
-        };
-        (values.len() * width(values) <= BYTES_MAX)
-            .then(|| Self { values: ArrayRef::clone(values), statistics })
+        let is_plain = matches!(values.data_type(), DataType::Float32 | DataType::Float64)
+            && values.null_count() < values.len()
+            && values.len() * width(values) <= BYTES_MAX;
+        is_plain.then(|| Self { values: ArrayRef::clone(values) })
     }
 
     /// Bytes of its values.
@@ -60,57 +46,77 @@ impl PlainColumn {
         column: ColumnDescPtr,
         memory: &mut PageMemory,
     ) -> Result<()> {
-        let (rows, is_optional) = (self.values.len(), column.max_def_level() > 0);
-        let mut page = std::mem::take(&mut memory.page);
-        page.clear();
-        if is_optional {
-            put_levels(self.values.nulls(), rows, &mut page);
-        }
-        put_values(&self.values, &mut page);
-        let page = Bytes::from(page);
         let mut chunk = TrackedWrite::new(std::mem::take(&mut memory.chunk));
         chunk.inner_mut().clear();
-        chunk.inner_mut().reserve(page.len() + HEADER_BYTES);
-        let written = SerializedPageWriter::new(&mut chunk).write_page(CompressedPage::new(
+        chunk.inner_mut().reserve(self.bytes() as usize + self.values.len() / 8 + HEADER_BYTES);
+        let close = self.write(&mut chunk, column, memory)?;
+        let chunk = Bytes::from(chunk.into_inner()?);
+        group.append_column(&chunk, close)?;
+        memory.chunk = chunk.into();
+        Ok(())
+    }
+
+    /// Writes its page; where it is, and all else that a footer says of it. `memory` is used again.
+    pub(crate) fn write<W: Write + Send>(
+        self,
+        to: &mut TrackedWrite<W>,
+        column: ColumnDescPtr,
+        memory: &mut PageMemory,
+    ) -> Result<ColumnCloseResult> {
+        let (rows, null_count) = (self.values.len(), self.values.null_count());
+        let PageMemory { page, levels, .. } = memory;
+        levels.clear();
+        if column.max_def_level() > 0 {
+            put_levels(self.values.nulls(), rows, levels);
+        }
+        let length = levels.len() + (rows - null_count) * width(&self.values);
+        let mut bytes = std::mem::take(page);
+        // What it had before is written over. One place more, for a value that is null at the end.
+        bytes.resize(bytes.len().max(length + width(&self.values)), 0);
+        bytes[..levels.len()].copy_from_slice(levels);
+        put_values(&self.values, &mut bytes[levels.len()..]);
+        let statistics = statistics(&self.values, &bytes[levels.len()..length]);
+        let bytes = Bytes::from(bytes);
+        let written = SerializedPageWriter::new(to).write_page(CompressedPage::new(
             Page::DataPage {
-                buf: page.clone(),
+                buf: bytes.slice(..length),
                 num_values: rows as u32,
                 encoding: Encoding::PLAIN,
                 def_level_encoding: Encoding::RLE,
                 rep_level_encoding: Encoding::RLE,
                 statistics: None,
             },
-            page.len(),
+            length,
         ))?;
-        let chunk = Bytes::from(chunk.into_inner()?);
-        let bound = |bytes: Option<&[u8]>| bytes.unwrap_or_default().to_vec();
-        let (min, max) = (bound(self.statistics.min_bytes_opt()), bound(self.statistics.max_bytes_opt()));
-        let mut column_index = ColumnIndexBuilder::new(column.physical_type());
-        column_index.append(false, min, max, self.values.null_count() as i64);
-        column_index.set_boundary_order(BoundaryOrder::ASCENDING);
+        *page = bytes.into();
+        // Readers take no page index of a column without bounds: values of which none is a number.
+        let mut column_index = None;
+        if let (Some(min), Some(max)) = (statistics.min_bytes_opt(), statistics.max_bytes_opt()) {
+            let mut of_page = ColumnIndexBuilder::new(column.physical_type());
+            of_page.append(false, min.to_vec(), max.to_vec(), null_count as i64);
+            of_page.set_boundary_order(BoundaryOrder::ASCENDING);
+            column_index = Some(of_page.build()?);
+        }
         let mut offset_index = OffsetIndexBuilder::new();
         offset_index.append_row_count(rows as i64);
-        offset_index.append_offset_and_size(0, written.compressed_size as i32);
+        offset_index.append_offset_and_size(written.offset as i64, written.compressed_size as i32);
         let metadata = ColumnChunkMetaData::builder(column)
             .set_compression(Compression::UNCOMPRESSED)
             .set_encodings_mask(EncodingMask::new_from_encodings([Encoding::PLAIN, Encoding::RLE].iter()))
             .set_num_values(rows as i64)
             .set_total_compressed_size(written.compressed_size as i64)
             .set_total_uncompressed_size(written.uncompressed_size as i64)
-            .set_data_page_offset(0)
-            .set_statistics(self.statistics)
+            .set_data_page_offset(written.offset as i64)
+            .set_statistics(statistics)
             .build()?;
-        let close = ColumnCloseResult {
+        Ok(ColumnCloseResult {
             bytes_written: written.bytes_written,
             rows_written: rows as u64,
             metadata,
             bloom_filter: None,
-            column_index: Some(column_index.build()?),
+            column_index,
             offset_index: Some(offset_index.build()),
-        };
-        group.append_column(&chunk, close)?;
-        memory.take_back(page, chunk);
-        Ok(())
+        })
     }
 }
 
@@ -118,13 +124,27 @@ impl PlainColumn {
 #[derive(Default)]
 pub(crate) struct PageMemory {
     page: Vec<u8>,
+    levels: Vec<u8>,
     chunk: Vec<u8>,
 }
 
-impl PageMemory {
-    fn take_back(&mut self, page: Bytes, chunk: Bytes) {
-        self.page = page.into();
-        self.chunk = chunk.into();
+/// What is said of a column with these values, of which `present` are those that are not null. Readers may not tell the two zeros
+/// apart: the bounds are so that both are between them.
+fn statistics(values: &ArrayRef, present: &[u8]) -> Statistics {
+    let nulls = Some(values.null_count() as u64);
+    match values.data_type() {
+        DataType::Float32 => {
+            let (min, max) = bounds(present, f32::from_le_bytes, f32::INFINITY, f32::NEG_INFINITY).unzip();
+            let min = min.map(|min| if min == 0.0 { -0.0 } else { min });
+            let max = max.map(|max| if max == 0.0 { 0.0 } else { max });
+            written(ValueStatistics::new(min, max, None, nulls, false))
+        }
+        _ => {
+            let (min, max) = bounds(present, f64::from_le_bytes, f64::INFINITY, f64::NEG_INFINITY).unzip();
+            let min = min.map(|min| if min == 0.0 { -0.0 } else { min });
+            let max = max.map(|max| if max == 0.0 { 0.0 } else { max });
+            written(ValueStatistics::new(min, max, None, nulls, false))
+        }
     }
 }
 
@@ -136,42 +156,30 @@ where
     bounds.with_backwards_compatible_min_max(true).into()
 }
 
-/// The least and the greatest value; none where there is no value or one that is not a number. `above` and `below` are what no
-/// number is greater, or less, than.
-fn bounds<T: ArrowPrimitiveType>(
-    values: &ArrayRef,
-    above: T::Native,
-    below: T::Native,
-) -> Option<(T::Native, T::Native)> {
-    let array = values.as_primitive::<T>();
-    if array.null_count() == array.len() {
-        return None;
-    }
+/// The least and the greatest number, passing over what is none; none where nothing is. `above` and `below` are what no number is
+/// greater, or less, than.
+fn bounds<T: Copy + PartialOrd, const N: usize>(
+    bytes: &[u8],
+    value: fn([u8; N]) -> T,
+    above: T,
+    below: T,
+) -> Option<(T, T)> {
     // Side by side, so that the processor can compare several at once.
     const LANES: usize = 8;
-    let (mut min, mut max, mut are_numbers) = ([above; LANES], [below; LANES], [true; LANES]);
-    let mut look = |values: &[T::Native]| {
-        for (lane, value) in values.iter().enumerate() {
-            min[lane] = if *value < min[lane] { *value } else { min[lane] };
-            max[lane] = if *value > max[lane] { *value } else { max[lane] };
-            are_numbers[lane] &= *value >= below;
+    let (mut min, mut max) = ([above; LANES], [below; LANES]);
+    let mut look = |values: &[[u8; N]]| {
+        for (lane, bytes) in values.iter().enumerate() {
+            let value = value(*bytes);
+            min[lane] = if value < min[lane] { value } else { min[lane] };
+            max[lane] = if value > max[lane] { value } else { max[lane] };
         }
     };
-    let mut look_at = |from: usize, end: usize| {
-        let (whole, rest) = array.values()[from..end].as_chunks::<LANES>();
-        whole.iter().for_each(|values| look(values));
-        look(rest);
-    };
-    match array.nulls().filter(|nulls| nulls.null_count() > 0) {
-        None => look_at(0, array.len()),
-        Some(nulls) => nulls.valid_slices().for_each(|(from, end)| look_at(from, end)),
-    }
-    let least = |a: T::Native, b: T::Native| if b < a { b } else { a };
-    let greatest = |a: T::Native, b: T::Native| if b > a { b } else { a };
-    are_numbers
-        .iter()
-        .all(|is_number| *is_number)
-        .then(|| (min.into_iter().fold(above, least), max.into_iter().fold(below, greatest)))
+    let (whole, rest) = bytes.as_chunks::<N>().0.as_chunks::<LANES>();
+    whole.iter().for_each(|values| look(values));
+    look(rest);
+    let min = min.into_iter().fold(above, |a, b| if b < a { b } else { a });
+    let max = max.into_iter().fold(below, |a, b| if b > a { b } else { a });
+    (min <= max).then_some((min, max))
 }
 
 fn width(values: &ArrayRef) -> usize {
@@ -198,17 +206,30 @@ fn put_levels(nulls: Option<&NullBuffer>, rows: usize, to: &mut Vec<u8>) {
     to[length_at..length_at + 4].copy_from_slice(&length.to_le_bytes());
 }
 
-/// The values that are not null, one after the other.
-fn put_values(values: &ArrayRef, to: &mut Vec<u8>) {
+/// The values that are not null, one after the other; in `to` there is room for one more.
+fn put_values(values: &ArrayRef, to: &mut [u8]) {
     let (data, width) = (values.to_data(), width(values));
     let bytes = &data.buffers()[0].as_slice()[data.offset() * width..][..values.len() * width];
-    match values.nulls().filter(|nulls| nulls.null_count() > 0) {
-        None => to.extend_from_slice(bytes),
-        Some(nulls) => {
-            to.reserve((values.len() - nulls.null_count()) * width);
-            for (from, end) in nulls.valid_slices() {
-                to.extend_from_slice(&bytes[from * width..end * width]);
-            }
+    match (values.nulls().filter(|nulls| nulls.null_count() > 0), width) {
+        (None, _) => to[..bytes.len()].copy_from_slice(bytes),
+        (Some(nulls), 4) => put_present::<4>(bytes, nulls, to),
+        (Some(nulls), _) => put_present::<8>(bytes, nulls, to),
+    }
+}
+
+/// Every value is written, and the next one over it where it is null: nulls that come and go can't be foreseen by the processor.
+fn put_present<const N: usize>(bytes: &[u8], nulls: &NullBuffer, to: &mut [u8]) {
+    let (values, places) = (bytes.as_chunks::<N>().0, to.as_chunks_mut::<N>().0);
+    let mut next = 0;
+    for (values, word) in values.chunks(64).zip(nulls.inner().bit_chunks().iter_padded()) {
+        if word == u64::MAX {
+            places[next..next + values.len()].copy_from_slice(values);
+            next += values.len();
+            continue;
+        }
+        for (bit, value) in values.iter().enumerate() {
+            places[next] = *value;
+            next += (word >> bit & 1) as usize;
         }
     }
 }
@@ -233,6 +254,7 @@ mod tests {
     use parquet::arrow::ArrowWriter;
     use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
     use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
+    use parquet::file::page_index::column_index::ColumnIndexMetaData;
     use parquet::file::properties::WriterProperties;
     use parquet::file::writer::SerializedFileWriter;
     use std::sync::Arc;
@@ -273,14 +295,23 @@ mod tests {
     #[test]
     fn columns_are_read_as_those_of_the_library() {
         let mut below = draws(11);
+        let mut without_numbers = 0;
         for round in 0..200 {
             let rows = 1 + if round % 10 == 0 { below(70_000) } else { below(200) } as usize;
             let null_share = [0, 0, 1, 50, 99][below(5) as usize];
+            // What is no number: none, some, all.
+            let nan_share = [0, 0, 3, 100][below(4) as usize];
             let mut values = || -> Vec<Option<f64>> {
-                let mut values: Vec<Option<f64>> = (0..rows)
-                    .map(|_| (below(100) >= null_share).then(|| (below(9) as f64 - 4.0) * below(1000) as f64))
-                    .collect();
-                values[below(rows as u64) as usize] = Some([0.0, -0.0, 1.5][below(3) as usize]);
+                let mut number = || match below(100) < nan_share {
+                    true => [f64::NAN, -f64::NAN][below(2) as usize],
+                    false => (below(9) as f64 - 4.0) * below(1000) as f64,
+                };
+                let mut values: Vec<Option<f64>> = (0..rows).map(|_| Some(number())).collect();
+                values.iter_mut().filter(|_| below(100) < null_share).for_each(|value| *value = None);
+                if nan_share < 100 {
+                    let some = [0.0, -0.0, 1.5, f64::INFINITY, f64::NEG_INFINITY][below(5) as usize];
+                    values[below(rows as u64) as usize] = Some(some);
+                }
                 values
             };
             let (a, b, whole) = (values(), values(), values());
@@ -305,6 +336,7 @@ mod tests {
             let (theirs, of_theirs) = read(by_library(&columns, &schema), &schema);
             assert_eq!(ours, theirs, "round {round}");
             assert_eq!(ours.columns(), columns, "round {round}");
+            without_numbers += usize::from(nan_share == 100);
             for (ours, theirs) in of_ours.row_group(0).columns().iter().zip(of_theirs.row_group(0).columns())
             {
                 assert_eq!(ours.statistics(), theirs.statistics(), "round {round}");
@@ -313,18 +345,21 @@ mod tests {
             for column in 0..3 {
                 let ours = &of_ours.column_index().unwrap()[0][column];
                 let theirs = &of_theirs.column_index().unwrap()[0][column];
+                if let ColumnIndexMetaData::NONE = theirs {
+                    assert!(matches!(ours, ColumnIndexMetaData::NONE), "round {round}");
+                    continue;
+                }
                 assert_eq!(ours.num_pages(), 1);
                 assert_eq!(ours.null_count(0), theirs.null_count(0), "round {round}");
             }
         }
+        assert!(without_numbers > 10);
     }
 
     #[test]
     fn what_has_other_rules_is_left_to_the_library() {
         let floats = |values: Vec<Option<f64>>| -> ArrayRef { Arc::new(Float64Array::from(values)) };
         assert!(PlainColumn::new(&floats(vec![Some(1.0), None])).is_some());
-        assert!(PlainColumn::new(&floats(vec![Some(1.0), Some(f64::NAN)])).is_none());
-        assert!(PlainColumn::new(&floats(vec![Some(1.0), Some(-f64::NAN)])).is_none());
         assert!(PlainColumn::new(&floats(vec![None, None])).is_none());
         assert!(PlainColumn::new(&floats(vec![Some(1.0); BYTES_MAX / 8])).is_some());
         assert!(PlainColumn::new(&floats(vec![Some(1.0); BYTES_MAX / 8 + 1])).is_none());

@@ -217,12 +217,18 @@ impl ParquetEncoder {
     }
 
     pub(crate) fn encode(&self, group: usize, columns: Vec<ArrayRef>) -> ParquetResult<Vec<EncodedColumn>> {
+        let is_plain: Vec<bool> = columns.iter().map(is_noise).collect();
+        if let ([true], [column]) = (&is_plain[..], &columns[..])
+            && let Some(plain) = PlainColumn::new(column)
+        {
+            // Without writers that nothing would be written with.
+            return Ok(vec![EncodedColumn::Plain(plain)]);
+        }
         let (packed, plain) =
             (self.packed.create_column_writers(group)?, self.plain.create_column_writers(group)?);
         let mut writers = packed.into_iter().zip(plain);
         let mut chunks = Vec::new();
-        for (field, column) in self.schema.fields().iter().zip(columns) {
-            let is_plain = is_noise(&column);
+        for ((field, column), is_plain) in self.schema.fields().iter().zip(columns).zip(is_plain) {
             if is_plain && let Some(plain) = PlainColumn::new(&column) {
                 writers.next().expect("the factory makes one writer per leaf");
                 chunks.push(EncodedColumn::Plain(plain));

@@ -1,8 +1,12 @@
 //! Compaction of stream tables: other files, the same rows, the same answers.
 
 use crate::support::*;
-use crate::training::{label_batch, random_labels, stream_append};
-use springhouse_lake::{Availability, Lake, OptimizeOutcome, OptimizeRequest};
+use crate::training::{Label, label_batch, random_labels, stream_append};
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use springhouse_core::Value;
+use springhouse_core::time::HOUR;
+use springhouse_lake::{Availability, Lake, OptimizeOutcome, OptimizeRequest, PassKind, PassReport};
+use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -143,6 +147,126 @@ async fn a_large_compacted_table_gives_the_same_bytes() {
     }
     assert!(made[0] == made[1] && made[0] == made[3] && made[0] == made[4], "other bytes of what was known");
     assert!(made[2] == made[5], "other bytes of what had happened");
+}
+
+const TWO_ENTITIES: &str = "
+entities: {user: {keys: {user: string}}, shop: {keys: {shop: int64}}}
+sources:
+  pushed:
+    stream: push
+    event_time: at
+    columns: {id: int64, user: string, shop: int64, at: timestamp, amount: float64, items: int64, kind: string}
+feature_views:
+  of_user: {entity: user, source: pushed, ttl: 30d, features: {user_id: id}}
+  of_shop: {entity: shop, source: pushed, ttl: 30d, features: {shop_id: id}}
+feature_services: {all: {features: [of_user, of_shop]}}
+";
+
+/// The last event among some of one time counts that was pushed last, whether its offset is read or its place says the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn among_events_of_one_time_the_last_one_pushed_counts_however_files_are_sorted() {
+    let mut random =
+        Random::new("among_events_of_one_time_the_last_one_pushed_counts_however_files_are_sorted");
+    let project = Project::new(TWO_ENTITIES);
+    let mut events = random_events(&mut random, 1_200);
+    for (id, event) in events.iter_mut().enumerate() {
+        let late = event.known_at - event.event_time;
+        event.id = id as i64;
+        event.event_time = event.event_time.div_euclid(6 * HOUR) * 6 * HOUR;
+        event.known_at = event.event_time + late;
+    }
+    let labels = random_labels(&mut random, &events, 400);
+    write_parquet(&project.path("labels.parquet"), &label_batch(&labels), 90);
+    let by = |columns: &[&str]| OptimizeRequest {
+        cluster_by: columns.iter().map(|column| (*column).to_owned()).collect(),
+        vacuum: Some(Duration::ZERO),
+        ..OptimizeRequest::default()
+    };
+    let mut pushed = 0;
+    // Which views' offsets are told by where rows are: in a file that is sorted by something else first, those of the others aren't.
+    for (cluster_by, in_order) in [
+        (None, ["user", "shop"].as_slice()),
+        (Some(["user"].as_slice()), &["user"]),
+        (None, &["user"]),
+        (Some(&["shop"]), &["shop"]),
+        (Some(&["shop", "amount"]), &[]),
+        (Some(&["shop", "user"]), &[]),
+        (Some(&[]), &["user", "shop"]),
+    ] {
+        // Nothing is sorted that is in one file already.
+        let end = pushed + 170;
+        for start in (pushed..end).step_by(34) {
+            let append = stream_append(&events[start..start + 34], start as i64);
+            project.lake.append_stream(project.source("pushed"), append).await.unwrap();
+        }
+        pushed = end;
+        if let Some(columns) = cluster_by {
+            assert_eq!(optimized(&project, &by(columns)).await.files_after, 1);
+        }
+        for availability in [Availability::Known, Availability::Event] {
+            let out = project.path("train.parquet");
+            let mut request = project.request("labels.parquet", &out);
+            request.availability = availability;
+            let report = project.lake.training_set(&request, &Silent).await.unwrap().report;
+            let made = read_parquet(&out);
+            for (row, label) in labels.iter().enumerate() {
+                for (name, of_key) in
+                    [("user_id", &of_user as &dyn Fn(&TestEvent, &Label) -> bool), ("shop_id", &of_shop)]
+                {
+                    let seen = |event: &&TestEvent| {
+                        let known_at = if availability == Availability::Known {
+                            event.known_at
+                        } else {
+                            event.event_time
+                        };
+                        of_key(event, label) && event.event_time.max(known_at) <= label.at
+                    };
+                    let stamp = |event: &&TestEvent| match availability {
+                        Availability::Known => (event.event_time, event.known_at, event.id),
+                        Availability::Event => (event.event_time, 0, event.id),
+                    };
+                    let last = events[..pushed].iter().filter(seen).max_by_key(stamp);
+                    let expected = last.map_or(Value::Null, |event| Value::Int64(event.id));
+                    let context = format!("{name} of label {row}, {cluster_by:?}, {availability:?}");
+                    assert_eq!(value(&made, name, row), expected, "{context}");
+                }
+            }
+            for key in ["user", "shop"] {
+                let mut columns = vec![key, "at"];
+                columns.extend((availability == Availability::Known).then_some("_known_at"));
+                columns.extend((!in_order.contains(&key)).then_some("_offset"));
+                let passes = report.sources.iter().flat_map(|source| &source.passes);
+                let is_of = |pass: &&PassReport| pass.kind == PassKind::Events && pass.columns == [key];
+                let read: Vec<u64> = passes.filter(is_of).map(|pass| pass.bytes).collect();
+                assert_eq!(
+                    read,
+                    [stored_bytes(&project, &columns)],
+                    "{key}, {cluster_by:?}, {availability:?}"
+                );
+            }
+        }
+    }
+}
+
+fn of_user(event: &TestEvent, label: &Label) -> bool {
+    event.user.is_some() && event.user == label.user
+}
+
+fn of_shop(event: &TestEvent, label: &Label) -> bool {
+    event.shop == label.shop
+}
+
+/// What some columns take in the table's files.
+fn stored_bytes(project: &Project, columns: &[&str]) -> u64 {
+    let of_file = |path: &PathBuf| -> u64 {
+        let reader = SerializedFileReader::new(File::open(path).unwrap()).unwrap();
+        let chunks = reader.metadata().row_groups().iter().flat_map(|group| group.columns().to_vec());
+        let is_asked = |chunk: &parquet::file::metadata::ColumnChunkMetaData| {
+            columns.contains(&chunk.column_path().string().as_str())
+        };
+        chunks.filter(is_asked).map(|chunk| chunk.compressed_size() as u64).sum()
+    };
+    data_files(project).iter().map(of_file).sum()
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
 //! How the rows of one file are read: which of its columns, as which types, and which rows can be used.
 
 use super::{
-    ColumnRows, ColumnValues, FetchedRows, FileFormat, Origin, ScanCounts, ScanFile, ScanSpec, SourceFiles,
-    SourceRows, Unit, pages,
+    ColumnRows, ColumnValues, FetchedRows, FileFormat, Origin, ScanCounts, ScanFile, ScanSpec, Seq,
+    SourceFiles, SourceRows, Unit, pages,
 };
 use crate::error::{LakeError, Result, did_you_mean};
 use crate::event_id::{event_ids, stored_ids};
@@ -144,7 +144,9 @@ impl<'a> FileReader<'a> {
             if spec.availability == Availability::Known {
                 reader.known_at = Some(reader.add(KNOWN_AT_COLUMN, &ValueType::Timestamp)?);
             }
-            reader.offset = Some(reader.add(OFFSET_COLUMN, &ValueType::Int64)?);
+            if spec.with_offsets {
+                reader.offset = Some(reader.add(OFFSET_COLUMN, &ValueType::Int64)?);
+            }
             if spec.with_ids {
                 reader.stored_id = Some(reader.add(EVENT_ID_COLUMN, &ValueType::Bytes)?);
             }
@@ -542,17 +544,16 @@ impl<'a> FileReader<'a> {
             (Availability::Known, None, _) => event_time.clone(),
         };
         let positional = |row: u32| self.file.seq_base | i64::from(row);
-        let seq: ScalarBuffer<i64> = match (self.offset, self.sequence) {
-            (Some(position), _) => columns[position].as_primitive::<Int64Type>().values().clone(),
+        let seq = match (self.offset, self.sequence) {
+            (Some(position), _) => {
+                Seq::Stored(columns[position].as_primitive::<Int64Type>().values().clone())
+            }
             (None, Some(position)) => {
                 let declared: &Int64Array = columns[position].as_primitive::<Int64Type>();
-                declared
-                    .iter()
-                    .zip(row.iter())
-                    .map(|(v, row)| v.unwrap_or_else(|| positional(*row)))
-                    .collect()
+                let rows = declared.iter().zip(row.iter());
+                Seq::Stored(rows.map(|(v, row)| v.unwrap_or_else(|| positional(*row))).collect())
             }
-            (None, None) => row.iter().map(|row| positional(*row)).collect(),
+            (None, None) => Seq::Positional(self.file.seq_base),
         };
         let declared = self.event_id.map(|p| event_ids(&columns[p], &self.columns[p].value_type));
         let event_ids = match (self.stored_id.map(|p| stored_ids(&columns[p])), declared) {

@@ -21,7 +21,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Instant;
 use tower::Service;
 
@@ -37,8 +37,8 @@ pub(crate) struct App {
     pub(crate) jobs: Arc<Jobs>,
     /// Held while a training set is being made.
     pub(crate) training: tokio::sync::Mutex<()>,
-    /// The OpenAPI document, made once.
-    pub(crate) document: Vec<u8>,
+    /// The OpenAPI document, made when it is first asked for.
+    pub(crate) document: LazyLock<Vec<u8>>,
     /// Set when the server was told to stop.
     draining: AtomicBool,
     traces: TraceIds,
@@ -113,8 +113,9 @@ impl App {
             metrics: Metrics::new(),
             jobs: Arc::default(),
             training: tokio::sync::Mutex::default(),
-            document: serde_json::to_vec(&springhouse_api::openapi())
-                .expect("a JSON tree always becomes text"),
+            document: LazyLock::new(|| {
+                serde_json::to_vec(&springhouse_api::openapi()).expect("a JSON tree always becomes text")
+            }),
             draining: AtomicBool::new(false),
             traces: TraceIds::new(),
             tracer,

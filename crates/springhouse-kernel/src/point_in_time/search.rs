@@ -59,7 +59,7 @@ impl LabelOrder {
 
     /// The first label of `from..end` that is not before a moment: near `from`, mostly.
     fn first_at(&self, from: usize, end: usize, at: Micros) -> usize {
-        partition_point_near(from..end, |label| self.at[label] < at)
+        partition_point_counted(from..end, |label| self.at[label] < at)
     }
 
     fn of(&self, entity: u32) -> Range<usize> {
@@ -230,7 +230,8 @@ impl LatestSearch {
             if place == end {
                 return;
             }
-            let after = partition_point_near(next..rows.end, |row| time_of(row) <= order.at[place]);
+            let at = order.at[place];
+            let after = partition_point_counted(next..rows.end, |row| time_of(row) <= at);
             // The rest of their stamps decides among those of one time.
             let time = time_of(after - 1);
             for row in (next..after).rev().take_while(|row| time_of(*row) == time) {
@@ -309,6 +310,20 @@ impl LatestSearch {
                 each(Seen { label: order.labels[place], event_time, reference, status });
             }
         }
+    }
+}
+
+/// As [`partition_point_near`], where how near it is can't be foreseen: the first places are all looked at, without a branch.
+fn partition_point_counted(range: Range<usize>, is_before: impl Fn(usize) -> bool) -> usize {
+    const COUNTED: usize = 8;
+    let count = |range: Range<usize>| -> usize { range.map(|place| usize::from(is_before(place))).sum() };
+    let near = range.start + COUNTED;
+    if near >= range.end {
+        return range.start + count(range);
+    }
+    match count(range.start..near) {
+        COUNTED => partition_point_near(near..range.end, is_before),
+        before => range.start + before,
     }
 }
 

@@ -15,8 +15,8 @@ use crate::source::selected::{Pass, PassKind, Selected};
 use crate::source::zone::Zone;
 use crate::source::{csv, parquet};
 use crate::stream::OFFSET_COLUMN;
-use crate::training::Availability;
 use crate::training::again::{SourceInputs, changed};
+use crate::training::{Availability, threads};
 use ::parquet::arrow::arrow_reader::{ArrowReaderMetadata, RowSelection};
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::buffer::ScalarBuffer;
@@ -320,14 +320,22 @@ impl SourceFiles {
         format: TableFormat,
         may_lack: bool,
     ) -> Result<()> {
-        for file in files {
-            let (format, schema) = if format == TableFormat::Csv {
-                (FileFormat::Csv, csv::header(&file)?)
+        let opened: Vec<Mutex<Option<(FileFormat, SchemaRef)>>> =
+            files.iter().map(|_| Mutex::default()).collect();
+        in_parallel(threads(), files.len(), &|number| {
+            let file = &files[number];
+            let of_file = if format == TableFormat::Csv {
+                (FileFormat::Csv, csv::header(file)?)
             } else {
-                let metadata = parquet::open(&file)?;
+                let metadata = parquet::open(file)?;
                 let schema = Arc::clone(metadata.schema());
                 (FileFormat::Parquet(metadata), schema)
             };
+            *opened[number].lock() = Some(of_file);
+            Ok(())
+        })?;
+        for (file, opened) in files.into_iter().zip(opened) {
+            let Some((format, schema)) = opened.into_inner() else { continue };
             let seq_base = seq_base(&file.name);
             let with_pages = OnceLock::new();
             self.files.push(ScanFile { file, origin, format, with_pages, schema, seq_base, may_lack });

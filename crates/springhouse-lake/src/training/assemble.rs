@@ -7,6 +7,7 @@ use crate::training::plan::{ServicePlan, Slot};
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, RecordBatch, Scalar, UInt8Array, UInt32Array, new_null_array,
 };
+use arrow::buffer::NullBuffer;
 use arrow::compute::{concat, take};
 use arrow::datatypes::{DataType, Field, Schema, UInt8Type, UInt64Type};
 use parking_lot::Mutex;
@@ -289,9 +290,9 @@ impl RowStatuses {
             .filter(|(_, status)| !is_usable(*status))
             .map(|(count, _)| count)
             .sum();
-        let statuses = match values.null_count() as u64 == without_row {
-            true => Arc::clone(&self.of_row),
-            false => Arc::new(with_nulls(self.of_row.to_vec(), &values)),
+        let statuses = match values.nulls().filter(|nulls| nulls.null_count() as u64 != without_row) {
+            None => Arc::clone(&self.of_row),
+            Some(nulls) => Arc::new(with_nulls(self.of_row.to_vec(), nulls)),
         };
         FeatureChunk { values, statuses }
     }
@@ -326,10 +327,10 @@ pub(crate) fn shown_status(status: u8) -> ValueStatus {
 }
 
 /// A feature's statuses from those of the rows that have its values: a row may be there without a value.
-fn with_nulls(mut statuses: Vec<u8>, values: &ArrayRef) -> Vec<u8> {
-    for (status, is_valid) in statuses.iter_mut().zip(values.nulls().into_iter().flatten()) {
-        if !is_valid && is_usable(*status) {
-            *status = ValueStatus::Null as u8;
+fn with_nulls(mut statuses: Vec<u8>, nulls: &NullBuffer) -> Vec<u8> {
+    for row in (!nulls.inner()).set_indices() {
+        if is_usable(statuses[row]) {
+            statuses[row] = ValueStatus::Null as u8;
         }
     }
     statuses

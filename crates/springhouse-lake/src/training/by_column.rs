@@ -264,7 +264,7 @@ impl<'a> View<'a> {
         })?;
         let statuses: Vec<u8> = statuses.into_iter().map(AtomicU8::into_inner).collect();
         let apart = std::mem::take(&mut *placed.apart.lock());
-        let present = BooleanBuffer::from_iter(statuses.iter().map(|status| is_usable(*status)));
+        let present = BooleanBuffer::collect_bool(statuses.len(), |label| is_usable(statuses[label]));
         let of_chunks = statuses
             .chunks(of.chunk_rows as usize)
             .map(|statuses| RowStatuses::new(statuses.to_vec()))

@@ -304,9 +304,9 @@ impl SeenRows {
         let started = self.pending.lock().pop();
         let enough = PENDING_ROWS.max(64 * self.index.units.len());
         let mut winning = started.unwrap_or_else(|| Winning::with_capacity(enough));
-        winning.reserve(labels);
+        winning.rows.reserve(labels);
         fill(&mut winning);
-        if winning.labels.len() + winning.expired.len() >= enough {
+        if winning.rows.len() + winning.expired.len() >= enough {
             return winning.hand_on(self);
         }
         self.pending.lock().push(winning);
@@ -463,33 +463,25 @@ pub(crate) fn find_rows_put_aside(
 
 /// The rows that some labels see.
 struct Winning {
-    /// In its file.
-    rows: Vec<u32>,
-    labels: Vec<u64>,
-    statuses: Vec<u8>,
-    units: Vec<u32>,
+    rows: Vec<Winner>,
     /// Labels of rows that are too old to be shown.
     expired: Vec<u64>,
+}
+
+/// A row that a label sees.
+#[derive(Clone, Copy)]
+struct Winner {
+    label: u64,
+    /// In its file.
+    row: u32,
+    unit: u32,
+    status: ValueStatus,
 }
 
 impl Winning {
     /// For about so many labels.
     fn with_capacity(labels: usize) -> Self {
-        Self {
-            rows: Vec::with_capacity(labels),
-            labels: Vec::with_capacity(labels),
-            statuses: Vec::with_capacity(labels),
-            units: Vec::with_capacity(labels),
-            expired: Vec::new(),
-        }
-    }
-
-    /// Makes room for so many more.
-    fn reserve(&mut self, labels: usize) {
-        self.rows.reserve(labels);
-        self.labels.reserve(labels);
-        self.statuses.reserve(labels);
-        self.units.reserve(labels);
+        Self { rows: Vec::with_capacity(labels), expired: Vec::new() }
     }
 
     fn push(&mut self, index: &UnitIndex, reference: i64, label: u64, status: ValueStatus) {
@@ -497,53 +489,76 @@ impl Winning {
             self.expired.push(label);
             return;
         }
-        self.rows.push((reference & 0xffff_ffff) as u32);
-        self.labels.push(label);
-        self.statuses.push(status as u8);
-        self.units.push(index.unit_of(reference));
+        let row = (reference & 0xffff_ffff) as u32;
+        self.rows.push(Winner { label, row, unit: index.unit_of(reference), status });
     }
 
     fn hand_on(self, found: &SeenRows) -> Result<()> {
-        let range_of = |label: &u64| (label / found.ranges.rows) as u32;
+        let range_of = |label: u64| (label / found.ranges.rows) as u32;
         let units = found.index.units.len();
         {
             let mut counts = found.counts.lock();
-            for (label, unit) in self.labels.iter().zip(&self.units) {
-                counts[range_of(label) as usize * units + *unit as usize] += 1;
+            for winner in &self.rows {
+                counts[range_of(winner.label) as usize * units + winner.unit as usize] += 1;
             }
         }
-        let ranges: Vec<u32> = self.expired.iter().map(range_of).collect();
+        let ranges: Vec<u32> = self.expired.iter().map(|label| range_of(*label)).collect();
         found.expired.push(&[Arc::new(UInt64Array::from(self.expired))], &ranges)?;
-        let columns: [ArrayRef; 3] = [
-            Arc::new(UInt32Array::from(self.rows)),
-            Arc::new(UInt64Array::from(self.labels)),
-            Arc::new(UInt8Array::from(self.statuses)),
+        let of_unit: Vec<u32> = self.rows.iter().map(|winner| winner.unit).collect();
+        let grouping = found.winners.grouping(&of_unit);
+        let ordered = || grouping.order.iter().map(|place| self.rows[*place as usize]);
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(UInt32Array::from_iter_values(ordered().map(|winner| winner.row))),
+            Arc::new(UInt64Array::from_iter_values(ordered().map(|winner| winner.label))),
+            Arc::new(UInt8Array::from_iter_values(ordered().map(|winner| winner.status as u8))),
         ];
-        found.winners.push(&columns, &self.units)
+        found.winners.push_grouped(columns, &grouping)
     }
 }
 
 /// From a row reference to the part of a file that holds the row.
 pub(crate) struct UnitIndex {
     units: Vec<Unit>,
-    /// Per file: (first row, unit number), ascending.
-    files: Vec<Vec<(u64, u32)>>,
+    files: Vec<UnitsOfFile>,
+}
+
+/// The parts of a file.
+struct UnitsOfFile {
+    /// (first row, unit number), ascending.
+    firsts: Vec<(u64, u32)>,
+    /// Rows of each part but the last, where that is one number.
+    rows: Option<u32>,
 }
 
 impl UnitIndex {
     fn new(files: &SourceFiles) -> Self {
         let units = files.units();
-        let mut first_rows = vec![Vec::new(); files.files.len()];
+        let mut firsts = vec![Vec::new(); files.files.len()];
         for (number, unit) in units.iter().enumerate() {
-            first_rows[unit.file].push((unit.first_row, number as u32));
+            firsts[unit.file].push((unit.first_row, number as u32));
         }
-        Self { units, files: first_rows }
+        Self { units, files: firsts.into_iter().map(UnitsOfFile::new).collect() }
     }
 
     fn unit_of(&self, reference: i64) -> u32 {
-        let (file, row) = ((reference >> 32) as usize, (reference & 0xffff_ffff) as u64);
-        let units = &self.files[file];
-        units[units.partition_point(|(first, _)| *first <= row) - 1].1
+        self.files[(reference >> 32) as usize].unit_of((reference & 0xffff_ffff) as u32)
+    }
+}
+
+impl UnitsOfFile {
+    fn new(firsts: Vec<(u64, u32)>) -> Self {
+        let second = firsts.get(1).and_then(|(first, _)| u32::try_from(*first).ok());
+        let are_at = |rows: &u32| (0..).zip(&firsts).all(|(n, (first, _))| n * u64::from(*rows) == *first);
+        let rows = second.filter(|rows| *rows > 0).filter(are_at);
+        Self { firsts, rows }
+    }
+
+    fn unit_of(&self, row: u32) -> u32 {
+        let place = match self.rows {
+            Some(rows) => ((row / rows) as usize).min(self.firsts.len() - 1),
+            None => self.firsts.partition_point(|(first, _)| *first <= u64::from(row)) - 1,
+        };
+        self.firsts[place].1
     }
 }
 
@@ -769,5 +784,36 @@ impl TakeRows for Fetch<'_> {
         let values = self.job.plan.values_of_rows(&projected.inputs);
         let label_rows: Vec<u64> = ordered().map(|w| w.label_row).collect();
         self.answers.push_rows(label_rows, &values, statuses, &grouping, self.later_from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::draws::draws;
+
+    #[test]
+    fn a_row_is_in_the_last_part_that_does_not_begin_after_it() {
+        let mut below = draws(31);
+        let mut even = 0;
+        for _ in 0..300 {
+            let rows = 1 + below(9);
+            let (is_even, parts) = (below(2) == 0, 1 + below(6) as u32);
+            let mut next = 0;
+            let mut part = || {
+                let first = next;
+                // Some have no rows.
+                next += if is_even { rows } else { below(6) };
+                first
+            };
+            let firsts: Vec<(u64, u32)> = (10..10 + parts).map(|number| (part(), number)).collect();
+            let units = UnitsOfFile::new(firsts.clone());
+            even += usize::from(units.rows.is_some());
+            for row in 0..firsts[firsts.len() - 1].0 as u32 + 20 {
+                let naive = firsts.iter().rev().find(|(first, _)| *first <= u64::from(row));
+                assert_eq!(Some(units.unit_of(row)), naive.map(|(_, number)| *number), "{firsts:?}");
+            }
+        }
+        assert!((50..250).contains(&even), "{even}");
     }
 }

@@ -1,9 +1,9 @@
-//! Columns of numbers that are written as they are in memory: one page, its levels made of the bits that say what is null. The
+//! Columns of numbers and moments that are written as they are in memory: one page, its levels made of the bits that say what is null. The
 //! library's writer takes a column apart value by value, which takes longer than all else that is done to write it.
 
 use arrow::array::{Array, ArrayRef};
 use arrow::buffer::NullBuffer;
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, TimeUnit};
 use bytes::Bytes;
 use parquet::basic::{BoundaryOrder, Compression, Encoding, EncodingMask};
 use parquet::column::page::{CompressedPage, Page, PageWriter};
@@ -28,8 +28,10 @@ pub(crate) struct PlainColumn {
 impl PlainColumn {
     /// None for what has other rules: other types, no value at all, more than a page.
     pub(crate) fn new(values: &ArrayRef) -> Option<Self> {
-        let is_plain = matches!(values.data_type(), DataType::Float32 | DataType::Float64)
-            && values.null_count() < values.len()
+        let is_plain = matches!(
+            values.data_type(),
+            DataType::Float32 | DataType::Float64 | DataType::Timestamp(TimeUnit::Microsecond, _)
+        ) && values.null_count() < values.len()
             && values.len() * width(values) <= BYTES_MAX;
         is_plain.then(|| Self { values: ArrayRef::clone(values) })
     }
@@ -137,6 +139,10 @@ fn statistics(values: &ArrayRef, present: &[u8]) -> Statistics {
             let (min, max) = bounds(present, f32::from_le_bytes, f32::INFINITY, f32::NEG_INFINITY).unzip();
             let min = min.map(|min| if min == 0.0 { -0.0 } else { min });
             let max = max.map(|max| if max == 0.0 { 0.0 } else { max });
+            written(ValueStatistics::new(min, max, None, nulls, false))
+        }
+        DataType::Timestamp(..) => {
+            let (min, max) = bounds(present, i64::from_le_bytes, i64::MAX, i64::MIN).unzip();
             written(ValueStatistics::new(min, max, None, nulls, false))
         }
         _ => {
@@ -247,7 +253,7 @@ fn put_number(mut number: u64, to: &mut Vec<u8>) {
 mod tests {
     use super::*;
     use crate::draws::draws;
-    use arrow::array::{Float32Array, Float64Array, RecordBatch};
+    use arrow::array::{Float32Array, Float64Array, RecordBatch, TimestampMicrosecondArray};
     use arrow::compute::concat_batches;
     use arrow::datatypes::{Field, Schema};
     use parquet::arrow::ArrowSchemaConverter;
@@ -316,11 +322,15 @@ mod tests {
             };
             let (a, b, whole) = (values(), values(), values());
             let whole: Float64Array = whole.iter().map(|v| Some(v.unwrap_or(7.0))).collect();
+            let moments: TimestampMicrosecondArray =
+                a.iter().map(|v| v.map(|v| (v as i64).wrapping_mul(below(1 << 40) as i64))).collect();
+            let moments = moments.with_timezone("UTC");
             let from = below(rows as u64) as usize;
             let columns: Vec<ArrayRef> = vec![
                 Arc::new(a.iter().copied().collect::<Float64Array>()),
                 Arc::new(b.iter().map(|v| v.map(|v| v as f32)).collect::<Float32Array>()),
                 Arc::new(whole),
+                Arc::new(moments),
             ];
             // A part of an array begins within its bits.
             let columns: Vec<ArrayRef> = columns.iter().map(|c| c.slice(from, rows - from)).collect();
@@ -331,6 +341,7 @@ mod tests {
                 Field::new("a", DataType::Float64, true),
                 Field::new("b", DataType::Float32, true),
                 Field::new("whole", DataType::Float64, false),
+                Field::new("moments", columns[3].data_type().clone(), true),
             ]));
             let (ours, of_ours) = read(by_pages(&columns, &schema), &schema);
             let (theirs, of_theirs) = read(by_library(&columns, &schema), &schema);
@@ -342,7 +353,7 @@ mod tests {
                 assert_eq!(ours.statistics(), theirs.statistics(), "round {round}");
                 assert_eq!(ours.num_values(), theirs.num_values());
             }
-            for column in 0..3 {
+            for column in 0..4 {
                 let ours = &of_ours.column_index().unwrap()[0][column];
                 let theirs = &of_theirs.column_index().unwrap()[0][column];
                 if let ColumnIndexMetaData::NONE = theirs {

@@ -6,7 +6,9 @@ use crate::training::output_file::OutputFile;
 use crate::training::plain_column::{PageMemory, PlainColumn};
 use crate::training::request::{OutputFormat, TrainingOutput, TrainingSink};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Schema, SchemaRef};
+use arrow::datatypes::{
+    DataType, Field, Float32Type, Float64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
+};
 use arrow::error::ArrowError;
 use arrow::ipc::writer::{FileWriter, StreamWriter};
 use base64::Engine;
@@ -245,7 +247,7 @@ impl ParquetEncoder {
     }
 }
 
-/// True for numbers whose less significant halves hardly repeat: there is nothing to find for a compression by repetition.
+/// True for numbers and moments whose less significant halves hardly repeat: there is little to find for a compression by repetition.
 fn is_noise(column: &ArrayRef) -> bool {
     /// Values that are looked at.
     const SAMPLE: usize = 256;
@@ -259,6 +261,10 @@ fn is_noise(column: &ArrayRef) -> bool {
         DataType::Float32 => {
             let values = column.as_primitive::<Float32Type>().values();
             rows.map(|row| values[row].to_bits() & 0xffff).collect()
+        }
+        DataType::Timestamp(TimeUnit::Microsecond, _) => {
+            let values = column.as_primitive::<TimestampMicrosecondType>().values();
+            rows.map(|row| values[row] as u32).collect()
         }
         _ => return false,
     };

@@ -479,6 +479,7 @@ impl Lake {
                 label_rows: facts.rows,
                 chunk_rows,
                 threads,
+                memory_budget: request.memory_budget,
                 stages,
                 report: &|done, total| tell(progress, "writing columns", done, total),
             };

@@ -43,6 +43,7 @@ pub(crate) struct ByColumn<'a> {
     pub label_rows: u64,
     pub chunk_rows: u64,
     pub threads: usize,
+    pub memory_budget: u64,
     pub stages: &'a Stages,
     /// Told how many columns are written, and of how many.
     pub report: &'a (dyn Fn(u64, u64) -> Result<()> + Sync),
@@ -67,11 +68,15 @@ pub(crate) fn output_of<'o>(
     memory_budget: u64,
 ) -> Option<&'o Path> {
     let TrainingOutput::File(path, OutputFormat::Parquet) = *out else { return None };
+    (has_columns_apart(plan) && fit(plan, label_rows, threads, memory_budget)).then_some(path)
+}
+
+/// Whether so many columns fit in memory.
+fn fit(plan: &ServicePlan<'_>, label_rows: u64, columns: usize, memory_budget: u64) -> bool {
     let types = plan.views.iter().filter_map(dense_features).flatten();
     let width = types.filter_map(|data_type| data_type.primitive_width()).max().unwrap_or(1) as u64;
-    let bytes = label_rows.saturating_mul(LABEL_BYTES + threads as u64 * width);
-    let fits = label_rows <= u64::from(u32::MAX) && bytes <= memory_budget / SHARE;
-    (has_columns_apart(plan) && fits).then_some(path)
+    let bytes = label_rows.saturating_mul(LABEL_BYTES + columns as u64 * width);
+    label_rows <= u64::from(u32::MAX) && bytes <= memory_budget / SHARE
 }
 
 impl ByColumn<'_> {
@@ -90,7 +95,9 @@ impl ByColumn<'_> {
             seen.iter().map(|(seen, _)| seen.units_first_seen(&seen.ranges())).collect();
         to_file(path, |file| {
             let file = ColumnFile::new(file, self.schema, &chunks).map_err(|e| fail(&e))?;
-            let turns = Turns::new(file);
+            // A column that is made before its turn waits, if there is room, and who made it goes on with the next one.
+            let has_room = fit(self.plan, self.label_rows, self.threads + 1, self.memory_budget);
+            let turns = Turns::leaving(file, usize::from(has_room));
             let encoded = self.encoded.and_then(EncodedLabels::take);
             let label_leaves = match &encoded {
                 Some((part, _)) => part.end_leaf(),
@@ -105,6 +112,7 @@ impl ByColumn<'_> {
                 counts: &counts,
                 used: Mutex::default(),
                 columns_written: AtomicU64::new(0),
+                path,
                 fail: &fail,
             };
             let mut first_piece = chunks.len();
@@ -184,6 +192,7 @@ struct Work<'a> {
     /// Memory of columns that are written.
     used: Mutex<Vec<Column>>,
     columns_written: AtomicU64,
+    path: &'a Path,
     fail: Fail<'a>,
 }
 
@@ -286,7 +295,7 @@ impl<'a> View<'a> {
             self.write_column(&self.columns[number], &values, &ready.of_chunks, piece)?;
             work.used.lock().extend(Column::again(values));
         } else {
-            work.turns.take(piece, |_| Ok(()))?;
+            work.turns.leave(piece, |_| Ok(()))?;
         }
         if self.columns_left.fetch_sub(1, Ordering::AcqRel) == 1 {
             *self.state.lock() = State::Written;
@@ -345,18 +354,18 @@ impl<'a> View<'a> {
             work.counts.lock()[number].merge(&counts);
             encoded.push((part, chunks));
         }
-        work.turns
-            .take(piece, |file| {
-                let done = work.columns_written.fetch_add(encoded.len() as u64, Ordering::Relaxed);
-                let done = done + encoded.len() as u64;
-                for (part, chunks) in encoded {
-                    for (chunk, columns) in chunks.into_iter().enumerate() {
-                        file.append(&part, chunk, columns).map_err(|e| fail(&e))?;
-                    }
+        let made = encoded.len() as u64;
+        let path = work.path.to_owned();
+        work.turns.leave(piece, move |file| {
+            for (part, chunks) in encoded {
+                for (chunk, columns) in chunks.into_iter().enumerate() {
+                    file.append(&part, chunk, columns).map_err(|e| LakeError::unwritable(&path, &e))?;
                 }
-                (of.report)(done, outputs.len() as u64)
-            })
-            .map(drop)
+            }
+            Ok(())
+        })?;
+        let done = work.columns_written.fetch_add(made, Ordering::Relaxed) + made;
+        (of.report)(done, outputs.len() as u64)
     }
 }
 

@@ -184,11 +184,19 @@ pub(crate) fn read_labels(
     // One reads, another puts aside what it has read, a third one encodes.
     let take = || -> Result<bool> {
         let Some(read) = reading.lock().next(&of_sets)? else { return Ok(false) };
+        // What another thread is at comes last.
+        let mut later = Vec::new();
         for (set, keys) in to.iter().zip(&read.keys) {
-            set.lock().add(keys, &read.at, read.first_row)?;
+            match set.try_lock() {
+                Some(mut set) => set.add(keys, &read.at, read.first_row)?,
+                None => later.push((set, keys)),
+            }
         }
         if let Some(encoded) = encoded {
             encoded.add(read.number, &read.batch)?;
+        }
+        for (set, keys) in later {
+            set.lock().add(keys, &read.at, read.first_row)?;
         }
         tell(progress, "reading labels", read.first_row + read.at.len() as u64, total)?;
         Ok(true)

@@ -14,6 +14,7 @@ use crate::training::stages::Stages;
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use parking_lot::{Condvar, Mutex};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process;
@@ -61,12 +62,37 @@ pub(crate) struct Turns<T> {
 struct Turn<T> {
     of: T,
     next: usize,
+    /// Most pieces that are left for others to take.
+    left_max: usize,
     failed: bool,
+    /// Pieces whose turn has not come, by number, and how they are taken.
+    left: BTreeMap<usize, Left<T>>,
+}
+
+type Left<T> = Box<dyn FnOnce(&mut T) -> Result<()> + Send>;
+
+impl<T> Turn<T> {
+    /// Takes the piece whose turn it is, and those after it that were left.
+    fn take(&mut self, take: impl FnOnce(&mut T) -> Result<()>) -> Result<()> {
+        take(&mut self.of)?;
+        self.next += 1;
+        while let Some(take) = self.left.remove(&self.next) {
+            take(&mut self.of)?;
+            self.next += 1;
+        }
+        Ok(())
+    }
 }
 
 impl<T> Turns<T> {
     pub(crate) fn new(of: T) -> Self {
-        Self { state: Mutex::new(Turn { of, next: 0, failed: false }), changed: Condvar::new() }
+        Self::leaving(of, 0)
+    }
+
+    /// So many pieces may be left for others to take.
+    pub(crate) fn leaving(of: T, left_max: usize) -> Self {
+        let turn = Turn { of, next: 0, left_max, failed: false, left: BTreeMap::new() };
+        Self { state: Mutex::new(turn), changed: Condvar::new() }
     }
 
     /// Waits until all pieces before this one were taken, and takes it; false where another failed.
@@ -78,9 +104,30 @@ impl<T> Turns<T> {
         if turn.failed {
             return Ok(false);
         }
-        take(&mut turn.of)?;
-        turn.next += 1;
+        turn.take(take)?;
         self.changed.notify_all();
+        Ok(true)
+    }
+
+    /// The same, where the piece may be left for who takes the one before it. Waits while as many as may be are left already.
+    pub(crate) fn leave(
+        &self,
+        piece: usize,
+        take: impl FnOnce(&mut T) -> Result<()> + Send + 'static,
+    ) -> Result<bool> {
+        let mut turn = self.state.lock();
+        while turn.next != piece && turn.left.len() >= turn.left_max && !turn.failed {
+            self.changed.wait(&mut turn);
+        }
+        if turn.failed {
+            return Ok(false);
+        }
+        if turn.next == piece {
+            turn.take(take)?;
+            self.changed.notify_all();
+        } else {
+            turn.left.insert(piece, Box::new(take));
+        }
         Ok(true)
     }
 
@@ -324,4 +371,37 @@ fn write_to(
     }
     rounds.stages.time("write", "", || turns.into_inner().finish(&fail))?;
     Ok(written.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::draws::draws;
+    use std::time::Duration;
+
+    #[test]
+    fn pieces_are_taken_in_order_whoever_makes_them_and_leaves_them() {
+        let mut below = draws(41);
+        for round in 0..60 {
+            let (threads, count, left_max) = (1 + below(4) as usize, below(30) as usize, below(3) as usize);
+            let waits: Vec<u64> = (0..count).map(|_| below(300)).collect();
+            let is_left: Vec<bool> = (0..count).map(|_| below(3) > 0).collect();
+            let fails = (below(4) == 0).then(|| below(30) as usize).filter(|piece| *piece < count);
+            let turns = Turns::leaving(Vec::new(), left_max);
+            let made = turns.in_parallel(threads, count, &|piece| {
+                std::thread::sleep(Duration::from_micros(waits[piece]));
+                let take = move |taken: &mut Vec<usize>| {
+                    taken.push(piece);
+                    match fails == Some(piece) {
+                        true => Err(LakeError::internal("this one can't be written")),
+                        false => Ok(()),
+                    }
+                };
+                if is_left[piece] { turns.leave(piece, take) } else { turns.take(piece, take) }.map(drop)
+            });
+            assert_eq!(made.is_err(), fails.is_some(), "round {round}");
+            let expected = 0..fails.map_or(count, |piece| piece + 1);
+            assert_eq!(turns.into_inner(), expected.collect::<Vec<_>>(), "round {round}");
+        }
+    }
 }

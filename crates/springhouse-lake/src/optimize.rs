@@ -98,11 +98,11 @@ impl Lake {
             }
             tell(progress, "compacting", outcome.bytes_before, total)?;
         }
+        if let Some(retention) = request.vacuum {
+            (table, outcome.files_deleted) = vacuum(&directory, table, retention, request.dry_run).await?;
+        }
         if outcome.files_rewritten > 0 && !request.dry_run {
             delta::checkpoint(&directory, &table).await?;
-        }
-        if let Some(retention) = request.vacuum {
-            outcome.files_deleted = vacuum(&directory, &table, retention, request.dry_run).await?;
         }
         Ok(outcome)
     }
@@ -180,21 +180,25 @@ fn sorted_rows(
     Ok((take_record_batch(&rows, &order)?, by))
 }
 
-/// Deletes what no version within the retention has.
-async fn vacuum(directory: &Path, table: &DeltaTable, retention: Duration, dry_run: bool) -> Result<usize> {
+/// Deletes what no version within the retention has. The table is as it was committed last then.
+async fn vacuum(
+    directory: &Path,
+    table: DeltaTable,
+    retention: Duration,
+    dry_run: bool,
+) -> Result<(DeltaTable, usize)> {
     let name = directory.display().to_string();
     let fail = |e: deltalake_core::DeltaTableError| LakeError::delta(&name, "vacuuming", &e);
     let retention = chrono::Duration::from_std(retention)
         .map_err(|_| LakeError::internal("a retention is longer than time itself"))?;
-    let (_, metrics) = table
-        .clone()
+    let (table, metrics) = table
         .vacuum()
         .with_retention_period(retention)
         .with_enforce_retention_duration(false)
         .with_dry_run(dry_run)
         .await
         .map_err(fail)?;
-    Ok(metrics.files_deleted.len())
+    Ok((table, metrics.files_deleted.len()))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use crate::error::{LakeError, Result};
 use crate::source::scan::{ColumnFetch, ColumnRows, ColumnValues, FetchedRows, SourceFiles, TakeRows, Unit};
 use crate::training::assemble::{FeatureCounts, RowStatuses, is_usable};
 use crate::training::column_file::{ColumnFile, Part};
-use crate::training::dense::{Column, DenseRow, from_row, sort_by_row};
+use crate::training::dense::{Column, DenseRow, Gathered, from_row, sort_by_row};
 use crate::training::join::dense_features;
 use crate::training::label_keys::EncodedLabels;
 use crate::training::labels::Labels;
@@ -22,6 +22,7 @@ use arrow::datatypes::{DataType, SchemaRef, UInt64Type};
 use parking_lot::Mutex;
 use springhouse_core::ValueStatus;
 use springhouse_core::definition::TableFormat;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -98,6 +99,9 @@ impl ByColumn<'_> {
             // A column that is made before its turn waits, if there is room, and who made it goes on with the next one.
             let has_room = fit(self.plan, self.label_rows, self.threads + 1, self.memory_budget);
             let turns = Turns::leaving(file, usize::from(has_room));
+            // Twice the columns, and as much as one more for the places.
+            let gathers = fit(self.plan, self.label_rows, 2 * self.threads + 1, self.memory_budget)
+                && self.chunk_rows as usize <= Gathered::CHUNK_ROWS_MAX;
             let encoded = self.encoded.and_then(EncodedLabels::take);
             let label_leaves = match &encoded {
                 Some((part, _)) => part.end_leaf(),
@@ -111,6 +115,7 @@ impl ByColumn<'_> {
                 chunks: &chunks,
                 counts: &counts,
                 used: Mutex::default(),
+                gathers,
                 columns_written: AtomicU64::new(0),
                 path,
                 fail: &fail,
@@ -191,6 +196,9 @@ struct Work<'a> {
     counts: &'a Mutex<Vec<FeatureCounts>>,
     /// Memory of columns that are written.
     used: Mutex<Vec<Column>>,
+    /// Whether values are gathered in the order in which they are read before they are put to their labels' places: with memory for
+    /// that it takes less time, because what is written to is in the processor's cache.
+    gathers: bool,
     columns_written: AtomicU64,
     path: &'a Path,
     fail: Fail<'a>,
@@ -225,6 +233,8 @@ struct Ready<'a> {
     placed: Arc<Placed>,
     fetch: ColumnFetch<'a, 'a>,
     apart: Vec<Apart>,
+    /// Where values are gathered; in the order of their positions.
+    gathered: Vec<Gathered>,
     present: BooleanBuffer,
     of_chunks: Vec<RowStatuses>,
 }
@@ -262,23 +272,40 @@ impl<'a> View<'a> {
             columns: self.columns.iter().map(|_| Mutex::default()).collect(),
             types: self.columns.iter().map(|column| self.type_of(column)).collect(),
             apart: Mutex::default(),
+            gathered: Mutex::default(),
         });
+        let mut firsts = BTreeMap::new();
+        let mut first = 0;
+        for (unit, _) in self.units {
+            firsts.insert(*unit, first);
+            first += self.seen.count(*unit) as u32;
+        }
+        let gathering = |unit: usize| {
+            let chunks = (self.work.chunks.len(), of.chunk_rows as u32);
+            self.work.gathers.then(|| Gathering {
+                first: firsts[&unit],
+                chunks: chunks.0,
+                chunk_rows: chunks.1,
+            })
+        };
         for labels in self.seen.take_expired()? {
             for label in labels.column(0).as_primitive::<UInt64Type>().values() {
                 *statuses[*label as usize].get_mut() = ValueStatus::Expired as u8;
             }
         }
         let fetch = self.files.begin_fetch(&self.columns, of.threads, self.units, &|unit| {
-            Ok(Box::new(Placing::new(self.seen, unit, &statuses, &placed)?))
+            Ok(Box::new(Placing::new(self.seen, unit, &statuses, gathering(unit), &placed)?))
         })?;
         let statuses: Vec<u8> = statuses.into_iter().map(AtomicU8::into_inner).collect();
         let apart = std::mem::take(&mut *placed.apart.lock());
+        let mut gathered = std::mem::take(&mut *placed.gathered.lock());
+        gathered.sort_unstable_by_key(Gathered::first);
         let present = BooleanBuffer::collect_bool(statuses.len(), |label| is_usable(statuses[label]));
         let of_chunks = statuses
             .chunks(of.chunk_rows as usize)
             .map(|statuses| RowStatuses::new(statuses.to_vec()))
             .collect();
-        Ok(Ready { since, placed, fetch, apart, present, of_chunks })
+        Ok(Ready { since, placed, fetch, apart, gathered, present, of_chunks })
     }
 
     /// Reads and writes a column.
@@ -291,7 +318,7 @@ impl<'a> View<'a> {
         let work = self.work;
         let piece = self.first_piece + number;
         if let Some(data_type) = &ready.placed.types[number] {
-            let values = ready.values(number, data_type, self.new_column(data_type))?;
+            let values = ready.values(number, data_type, self)?;
             self.write_column(&self.columns[number], &values, &ready.of_chunks, piece)?;
             work.used.lock().extend(Column::again(values));
         } else {
@@ -371,8 +398,8 @@ impl<'a> View<'a> {
 
 impl Ready<'_> {
     /// Reads the values of a column to their labels' places.
-    fn values(&self, number: usize, data_type: &DataType, empty: Column) -> Result<ArrayRef> {
-        *self.placed.columns[number].lock() = Some(empty);
+    fn values(&self, number: usize, data_type: &DataType, view: &View<'_>) -> Result<ArrayRef> {
+        *self.placed.columns[number].lock() = Some(view.new_column(data_type));
         self.fetch.read(number)?;
         let column = self.placed.columns[number].lock().take();
         let mut column = column.ok_or_else(|| LakeError::internal("a column was taken twice"))?;
@@ -380,6 +407,12 @@ impl Ready<'_> {
             let values = ColumnValues::Array(apart.batch.column(number));
             let from = ColumnRows { first: 0, count: apart.rows.len(), values };
             column.put(data_type, &from, &apart.rows);
+        }
+        if view.work.gathers {
+            let mut gathered = column;
+            column = view.new_column(data_type);
+            column.put_gathered(&mut gathered, &self.gathered, view.work.of.chunk_rows as u32);
+            view.work.used.lock().push(gathered);
         }
         column.finish(data_type, &self.present)
     }
@@ -393,6 +426,15 @@ struct Placed {
     types: Vec<Option<DataType>>,
     /// Rows of parts of files of which so few are wanted that all their columns were read at once.
     apart: Mutex<Vec<Apart>>,
+    gathered: Mutex<Vec<Gathered>>,
+}
+
+/// Where the values of a part of a file are gathered.
+struct Gathering {
+    /// The position of the first.
+    first: u32,
+    chunks: usize,
+    chunk_rows: u32,
 }
 
 /// Rows, with all columns; `rows` are numbered by their place in the batch.
@@ -406,17 +448,35 @@ struct Placing {
     /// Ascending by row from when they are read on.
     rows: Vec<DenseRow>,
     next: usize,
+    gathering: Option<Gathering>,
     placed: Arc<Placed>,
 }
 
 impl Placing {
     /// Takes out the rows of a part of the files, and notes the labels' statuses.
-    fn new(seen: &SeenRows, unit: usize, statuses: &[AtomicU8], placed: &Arc<Placed>) -> Result<Self> {
+    fn new(
+        seen: &SeenRows,
+        unit: usize,
+        statuses: &[AtomicU8],
+        gathering: Option<Gathering>,
+        placed: &Arc<Placed>,
+    ) -> Result<Self> {
         let rows = seen.take_wanted(unit, |wanted| {
             statuses[wanted.label_row as usize].store(wanted.status as u8, Ordering::Relaxed);
             DenseRow::new(wanted.row, wanted.label_row as u32)
         })?;
-        Ok(Self { rows, next: 0, placed: Arc::clone(placed) })
+        Ok(Self { rows, next: 0, gathering, placed: Arc::clone(placed) })
+    }
+
+    /// Brings rows in the order of the file, and gives them positions where values are gathered.
+    fn sort(&mut self) {
+        sort_by_row(&mut self.rows);
+        if let Some(Gathering { first, chunks, chunk_rows }) = self.gathering.take()
+            && !self.rows.is_empty()
+        {
+            let gathered = Gathered::new(&mut self.rows, first, chunks, chunk_rows);
+            self.placed.gathered.lock().push(gathered);
+        }
     }
 }
 
@@ -426,7 +486,7 @@ impl TakeRows for Placing {
     }
 
     fn wanted(&mut self) -> Vec<u32> {
-        sort_by_row(&mut self.rows);
+        self.sort();
         let mut rows: Vec<u32> = self.rows.iter().map(|row| row.row).collect();
         rows.dedup();
         rows
@@ -446,7 +506,7 @@ impl TakeRows for Placing {
     }
 
     fn begin_columns(&mut self) -> Result<bool> {
-        sort_by_row(&mut self.rows);
+        self.sort();
         Ok(true)
     }
 

@@ -81,6 +81,62 @@ impl DenseRow {
     }
 }
 
+/// Rows in the order of a part of a file, brought in that of the chunks that their labels are in: where values are gathered
+/// before they go to their labels' places, so that both steps write to little memory at a time.
+#[derive(Debug)]
+pub(crate) struct Gathered {
+    /// The position of the first value.
+    first: u32,
+    /// By chunk, where its values begin, after `first`; one more than there are chunks.
+    starts: Vec<u32>,
+    /// In the order of the values: the label's place in its chunk.
+    places: Vec<u16>,
+}
+
+impl Gathered {
+    /// Rows in a chunk, at most.
+    pub(crate) const CHUNK_ROWS_MAX: usize = 1 << 16;
+
+    /// Gives rows whose places are those of their labels positions from `first` on instead.
+    pub(crate) fn new(rows: &mut [DenseRow], first: u32, chunks: usize, chunk_rows: u32) -> Self {
+        let mut starts = vec![0; chunks + 1];
+        for row in rows.iter() {
+            starts[(row.place / chunk_rows) as usize + 1] += 1;
+        }
+        for chunk in 0..chunks {
+            starts[chunk + 1] += starts[chunk];
+        }
+        let (mut next, mut places) = (starts.clone(), vec![0; rows.len()]);
+        for row in rows {
+            let chunk = row.place / chunk_rows;
+            let position = &mut next[chunk as usize];
+            places[*position as usize] = (row.place - chunk * chunk_rows) as u16;
+            row.place = first + *position;
+            *position += 1;
+        }
+        Self { first, starts, places }
+    }
+
+    /// The position of the first value.
+    pub(crate) fn first(&self) -> u32 {
+        self.first
+    }
+
+    /// Of a chunk: the positions of its values, and the labels' places in the chunk.
+    fn of_chunk(&self, chunk: usize) -> (Range<usize>, &[u16]) {
+        let range = self.starts[chunk] as usize..self.starts[chunk + 1] as usize;
+        let first = self.first as usize;
+        (first + range.start..first + range.end, &self.places[range])
+    }
+
+    /// The place of the label whose value has a position.
+    fn place(&self, position: u32, chunk_rows: u32) -> u32 {
+        let position = position - self.first;
+        let chunk = self.starts.partition_point(|start| *start <= position) - 1;
+        chunk as u32 * chunk_rows + u32::from(self.places[position as usize])
+    }
+}
+
 /// Brings rows in the order of their numbers, digit by digit: those of one part of a file differ in two bytes mostly.
 pub(crate) fn sort_by_row(rows: &mut Vec<DenseRow>) {
     /// Fewer are sorted sooner by comparing.
@@ -380,6 +436,22 @@ impl Column {
         }
     }
 
+    /// Takes values that were gathered; the parts are in the order of their positions.
+    pub(crate) fn put_gathered(&mut self, from: &mut Self, parts: &[Gathered], chunk_rows: u32) {
+        match (&mut self.values, &from.values) {
+            (Values::Bool(to), Values::Bool(from)) => scatter_gathered(to, from, parts, chunk_rows),
+            (Values::Four(to), Values::Four(from)) => scatter_gathered(to, from, parts, chunk_rows),
+            (Values::Eight(to), Values::Eight(from)) => scatter_gathered(to, from, parts, chunk_rows),
+            (Values::Sixteen(to), Values::Sixteen(from)) => scatter_gathered(to, from, parts, chunk_rows),
+            _ => unreachable!("both are of one type"),
+        }
+        let place = |position: u32| {
+            let after = parts.partition_point(|part| part.first <= position);
+            parts[after - 1].place(position, chunk_rows)
+        };
+        self.absent.extend(from.absent.drain(..).map(place));
+    }
+
     /// The values as an array, for labels of which these see a row.
     pub(crate) fn finish(self, data_type: &DataType, present: &BooleanBuffer) -> Result<ArrayRef> {
         let valid = if self.absent.is_empty() {
@@ -401,6 +473,18 @@ impl Column {
         };
         let data = ArrayData::builder(data_type.clone()).len(present.len()).add_buffer(buffer).nulls(nulls);
         Ok(make_array(data.build()?))
+    }
+}
+
+/// Chunk by chunk.
+fn scatter_gathered<T: Copy>(to: &mut [T], from: &[T], parts: &[Gathered], chunk_rows: u32) {
+    for (chunk, to) in to.chunks_mut(chunk_rows as usize).enumerate() {
+        for part in parts {
+            let (positions, places) = part.of_chunk(chunk);
+            for (value, place) in from[positions].iter().zip(places) {
+                to[usize::from(*place)] = *value;
+            }
+        }
     }
 }
 
@@ -471,6 +555,71 @@ mod tests {
                 sorted.sort_unstable();
                 assert_eq!(sorted, naive, "{count} rows, {spread} apart");
             }
+        }
+    }
+
+    #[test]
+    fn rows_are_gone_on_with_where_the_last_page_ended_and_anew_when_they_come_again() {
+        let mut below = draws(7);
+        for _ in 0..200 {
+            let mut rows: Vec<DenseRow> =
+                (0..below(40)).map(|_| DenseRow::new(below(60) as u32, 0)).collect();
+            rows.sort_unstable_by_key(|row| row.row);
+            let mut next = 0;
+            for _ in 0..8 {
+                let first = below(70) as u32;
+                let found = from_row(&rows, first, next);
+                let naive = rows.iter().filter(|row| row.row >= first).count();
+                // What was passed over stays so, unless it is asked for again.
+                let passed = next > 0 && rows[next - 1].row < first;
+                assert!(
+                    found.len() == naive,
+                    "{naive} rows from {first} on, {} found, {passed}",
+                    found.len()
+                );
+                next = rows.len() - found.len() + below(1 + found.len() as u64) as usize;
+            }
+        }
+    }
+
+    #[test]
+    fn values_that_were_gathered_are_those_that_were_put_at_once() {
+        let mut below = draws(23);
+        for round in 0..200 {
+            let (labels, chunk_rows) = (1 + below(300) as usize, 1 + below(70) as u32);
+            let chunks = labels.div_ceil(chunk_rows as usize);
+            let mut seen: Vec<u32> = (0..labels as u32).filter(|_| below(4) > 0).collect();
+            for place in (1..seen.len()).rev() {
+                seen.swap(place, below(place as u64 + 1) as usize);
+            }
+            let types = [DataType::Float64, DataType::Int64, DataType::Float32, DataType::Boolean];
+            let data_type = &types[below(4) as usize];
+            let (mut at_once, mut gathered) =
+                (Column::new(data_type, labels), Column::new(data_type, labels));
+            let (mut parts, mut first) = (Vec::new(), 0);
+            for part in seen.chunks(1 + below(90) as usize) {
+                let count = 1 + below(50) as u32;
+                let values: Vec<Option<i64>> =
+                    (0..count).map(|_| (below(6) > 0).then(|| below(2) as i64)).collect();
+                let values: ArrayRef = Arc::new(Int64Array::from(values));
+                let values = arrow::compute::cast(&values, data_type).unwrap();
+                let mut rows: Vec<DenseRow> = part
+                    .iter()
+                    .map(|label| DenseRow::new(100 + below(u64::from(count)) as u32, *label))
+                    .collect();
+                sort_by_row(&mut rows);
+                let from =
+                    ColumnRows { first: 100, count: count as usize, values: ColumnValues::Array(&values) };
+                assert_eq!(at_once.put(data_type, &from, &rows), rows.len());
+                parts.push(Gathered::new(&mut rows, first, chunks, chunk_rows));
+                first += rows.len() as u32;
+                assert_eq!(gathered.put(data_type, &from, &rows), rows.len());
+            }
+            let mut put = Column::new(data_type, labels);
+            put.put_gathered(&mut gathered, &parts, chunk_rows);
+            let present = BooleanBuffer::collect_bool(labels, |label| seen.contains(&(label as u32)));
+            let (at_once, put) = (at_once.finish(data_type, &present), put.finish(data_type, &present));
+            assert_eq!(put.unwrap().as_ref(), at_once.unwrap().as_ref(), "round {round}");
         }
     }
 

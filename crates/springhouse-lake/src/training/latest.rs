@@ -336,6 +336,11 @@ impl SeenRows {
         units.filter(|(_, first)| is_now(first)).map(|((number, unit), _)| (number, unit.clone())).collect()
     }
 
+    /// How many labels see a row of a part.
+    pub(crate) fn count(&self, unit: usize) -> u64 {
+        self.winners.rows(unit)
+    }
+
     /// All ranges of the labels.
     pub(crate) fn ranges(&self) -> Range<usize> {
         0..self.ranges.count

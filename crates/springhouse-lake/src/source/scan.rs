@@ -459,9 +459,11 @@ impl SourceFiles {
         let mut next = offsets.start;
         self.files.iter().all(|file| {
             let of_file = file.offsets_in_order(keys, &self.source.event_time);
-            let Some((low, high)) = of_file.filter(|(low, _)| *low >= next) else { return false };
-            next = high + 1;
-            low <= high && high < offsets.end
+            of_file.is_some_and(|(low, high)| {
+                let is_next = next <= low && low <= high && high < offsets.end;
+                next = high.saturating_add(1);
+                is_next
+            })
         })
     }
 

@@ -281,12 +281,8 @@ impl<'a> View<'a> {
             first += self.seen.count(*unit) as u32;
         }
         let gathering = |unit: usize| {
-            let chunks = (self.work.chunks.len(), of.chunk_rows as u32);
-            self.work.gathers.then(|| Gathering {
-                first: firsts[&unit],
-                chunks: chunks.0,
-                chunk_rows: chunks.1,
-            })
+            let (chunks, chunk_rows) = (self.work.chunks.len(), of.chunk_rows as u32);
+            self.work.gathers.then(|| Gathering { first: firsts[&unit], chunks, chunk_rows })
         };
         for labels in self.seen.take_expired()? {
             for label in labels.column(0).as_primitive::<UInt64Type>().values() {

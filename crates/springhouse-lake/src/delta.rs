@@ -312,8 +312,8 @@ pub(crate) async fn append_all(
     .hint("other processes append to the same table all the time; it is tried again"))
 }
 
-/// Puts one file in the place of others that have the same rows, sorted by these columns, in one commit that changes no data. Appends in between are
-/// no conflict. Returns the bytes of the new file.
+/// Puts one file in the place of others that have the same rows, sorted by these columns, in one commit that changes no data.
+/// Appends in between are no conflict. Returns the bytes of the new file.
 pub(crate) async fn replace(
     directory: &Path,
     table: &mut DeltaTable,

@@ -328,13 +328,12 @@ impl Lake {
             let source = &sources[&jobs[0].source.name];
             // Whether rows of latest views can meet the labels while they are scanned.
             let meets = meets(&jobs, payload, facts.rows, request.memory_budget);
-            let in_order = meets && self.event_cache_bytes() == 0 && source.are_in_order(&jobs);
+            let in_order = meets && self.reads_in_order(source, &jobs);
             let extras = extras(&jobs, payload, meets, in_order, request.availability);
             let group = EventGroup::new(&jobs, views.clone(), payload, extras)?;
             let set = sets.iter().find(|s| s.entity.name == group.entity.name);
             let set = set.ok_or_else(|| LakeError::internal("labels were not read for an entity"))?;
-            let spec = source.spec(request, &group, &jobs, &facts, Some(&set.keys));
-            let spec = ScanSpec { with_offsets: !in_order, ..spec };
+            let spec = source.spec(request, &group, &jobs, &facts, Some(&set.keys), in_order);
             let total = source.files.rows_estimate();
             let before = source.counts.rows_read.load(Ordering::Relaxed);
             let name = &source.files.source.name;
@@ -561,6 +560,16 @@ impl Lake {
         }
     }
 
+    /// True where all that is read of a source are files of ours, and where their rows are says what comes after what, for these views
+    /// of one entity. (What is cached has no place that says it.)
+    fn reads_in_order(&self, source: &OpenSource, jobs: &[&ViewJob<'_>]) -> bool {
+        let view = &jobs[0].view;
+        // A key that is made by SQL may be the same in rows with different columns.
+        let is_stored = |key: &&String| !view.derived.iter().any(|derived| derived.name == **key);
+        let keys: Vec<String> = view.key_columns.iter().filter(is_stored).cloned().collect();
+        self.event_cache_bytes() == 0 && source.files.are_in_order(&keys, &source.offsets())
+    }
+
     /// What would be read of a source.
     fn planned_passes(
         &self,
@@ -576,13 +585,12 @@ impl Lake {
             if jobs[0].source.name != source {
                 continue;
             }
-            // What is kept beside an event's columns changes nothing of what is read.
+            // Of what is kept beside an event's columns, only whether offsets are changes what is read.
             let meets = meets(&jobs, *payload, facts.rows, request.memory_budget);
-            let in_order = meets && self.event_cache_bytes() == 0 && open.are_in_order(&jobs);
+            let in_order = meets && self.reads_in_order(open, &jobs);
             let extras = extras(&jobs, *payload, meets, in_order, request.availability);
             let group = EventGroup::new(&jobs, views.clone(), *payload, extras)?;
-            let spec = open.spec(request, &group, &jobs, facts, None);
-            let spec = ScanSpec { with_offsets: !in_order, ..spec };
+            let spec = open.spec(request, &group, &jobs, facts, None, in_order);
             let cached = self.cached_events(request, &group, &jobs, open, None)?;
             if let Some(cached) = &cached {
                 passes.push(PassReport::new(&cached.pass(None), true));
@@ -614,16 +622,7 @@ impl OpenSource {
         0..self.cut.stream_end.unwrap_or(i64::MAX)
     }
 
-    /// True where all files are ours and where their rows are says what comes after what, for these views of one entity.
-    fn are_in_order(&self, jobs: &[&ViewJob<'_>]) -> bool {
-        let view = &jobs[0].view;
-        // A key that is made by SQL may be the same in rows with different columns.
-        let is_stored = |key: &&String| !view.derived.iter().any(|derived| derived.name == **key);
-        let keys: Vec<String> = view.key_columns.iter().filter(is_stored).cloned().collect();
-        self.files.are_in_order(&keys, &self.offsets())
-    }
-
-    /// What is read of it for a group of views.
+    /// What is read of it for a group of views; without offsets where rows are in order without them.
     fn spec(
         &self,
         request: &TrainingRequest<'_>,
@@ -631,6 +630,7 @@ impl OpenSource {
         jobs: &[&ViewJob<'_>],
         facts: &LabelFacts,
         keys: Option<&Arc<KeySet>>,
+        in_order: bool,
     ) -> ScanSpec {
         // A key that is made by SQL has no statistics.
         let key = &jobs[0].view.key_columns[0];
@@ -641,7 +641,7 @@ impl OpenSource {
             columns: group.source_columns(),
             event_times: event_times(jobs, facts),
             offsets: self.offsets(),
-            with_offsets: true,
+            with_offsets: !in_order,
             availability: request.availability,
             with_ids: jobs[0].source.event_id.is_some(),
         }

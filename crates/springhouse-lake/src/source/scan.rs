@@ -320,22 +320,16 @@ impl SourceFiles {
         format: TableFormat,
         may_lack: bool,
     ) -> Result<()> {
-        let opened: Vec<Mutex<Option<(FileFormat, SchemaRef)>>> =
-            files.iter().map(|_| Mutex::default()).collect();
-        in_parallel(threads(), files.len(), &|number| {
+        let opened = made_in_parallel(threads(), files.len(), &|number| {
             let file = &files[number];
-            let of_file = if format == TableFormat::Csv {
-                (FileFormat::Csv, csv::header(file)?)
-            } else {
-                let metadata = parquet::open(file)?;
-                let schema = Arc::clone(metadata.schema());
-                (FileFormat::Parquet(metadata), schema)
-            };
-            *opened[number].lock() = Some(of_file);
-            Ok(())
+            if format == TableFormat::Csv {
+                return Ok((FileFormat::Csv, csv::header(file)?));
+            }
+            let metadata = parquet::open(file)?;
+            let schema = Arc::clone(metadata.schema());
+            Ok((FileFormat::Parquet(metadata), schema))
         })?;
-        for (file, opened) in files.into_iter().zip(opened) {
-            let Some((format, schema)) = opened.into_inner() else { continue };
+        for (file, (format, schema)) in files.into_iter().zip(opened) {
             let seq_base = seq_base(&file.name);
             let with_pages = OnceLock::new();
             self.files.push(ScanFile { file, origin, format, with_pages, schema, seq_base, may_lack });
@@ -510,17 +504,14 @@ impl SourceFiles {
         start: &(dyn Fn(usize) -> Result<Box<dyn TakeRows + 't>> + Sync),
     ) -> Result<ColumnFetch<'u, 't>> {
         let selected = Mutex::new(self.selected_rows(columns, &mut units.iter().map(|(_, unit)| unit))?);
-        let by_column: Vec<Mutex<Option<ByColumn<'_, 't>>>> =
-            units.iter().map(|_| Mutex::default()).collect();
-        in_parallel(threads, units.len(), &|number| {
+        let by_column = made_in_parallel(threads, units.len(), &|number| {
             let (name, unit) = &units[number];
             let reader = FileReader::of_columns(self, &self.files[unit.file], columns)?;
             let mut take = start(*name)?;
             let cost = reader.cost(unit);
             let is_sparse = take.count() as u64 * SPARSE_SHARE <= cost.0;
             if !is_sparse && unit.row_group.is_some() && take.begin_columns()? {
-                *by_column[number].lock() = Some(ByColumn { unit, reader, take });
-                return Ok(());
+                return Ok(Some(ByColumn { unit, reader, take }));
             }
             let rows = take.wanted();
             let only = is_sparse.then(|| pages::selection_of(&rows, unit));
@@ -529,11 +520,12 @@ impl SourceFiles {
             }
             reader.read(unit, only.as_ref(), &mut |batch, roots, numbers| {
                 take.rows(&reader.fetched(batch, roots, numbers)?)
-            })
+            })?;
+            Ok(None)
         })?;
         let (columns, selected) = (columns.to_vec(), selected.into_inner());
         self.note(Pass { kind: PassKind::Rows, columns, selected, rows_kept: None });
-        Ok(ColumnFetch { units: by_column.into_iter().filter_map(Mutex::into_inner).collect() })
+        Ok(ColumnFetch { units: by_column.into_iter().flatten().collect() })
     }
 
     /// What reading columns of rows that were found before would read: of these units, in order.
@@ -683,6 +675,20 @@ pub(crate) fn in_parallel(
         let here = work();
         handles.into_iter().map(join).fold(here, Result::and)
     })
+}
+
+/// The same with what the jobs make, in their order.
+pub(crate) fn made_in_parallel<T: Send>(
+    threads: usize,
+    count: usize,
+    make: &(dyn Fn(usize) -> Result<T> + Sync),
+) -> Result<Vec<T>> {
+    let made: Vec<Mutex<Option<T>>> = (0..count).map(|_| Mutex::new(None)).collect();
+    in_parallel(threads, count, &|number| {
+        *made[number].lock() = Some(make(number)?);
+        Ok(())
+    })?;
+    Ok(made.into_iter().filter_map(Mutex::into_inner).collect())
 }
 
 /// Waits for a thread; its panic goes on here.

@@ -118,7 +118,6 @@ impl ByColumn<'_> {
                 gathers,
                 columns_written: AtomicU64::new(0),
                 path,
-                fail: &fail,
             };
             let mut first_piece = chunks.len();
             let mut views = Vec::with_capacity(seen.len());
@@ -201,7 +200,6 @@ struct Work<'a> {
     gathers: bool,
     columns_written: AtomicU64,
     path: &'a Path,
-    fail: Fail<'a>,
 }
 
 /// A view whose columns are written.
@@ -350,7 +348,8 @@ impl<'a> View<'a> {
         piece: usize,
     ) -> Result<()> {
         let work = self.work;
-        let (of, fail) = (work.of, work.fail);
+        let of = work.of;
+        let fail = |e: &dyn std::fmt::Display| LakeError::unwritable(work.path, e);
         let (schema, outputs) = (of.schema, &of.plan.outputs);
         let first_field = schema.fields().len() - outputs.len();
         let features = self.job.features_of(column);

@@ -190,20 +190,16 @@ impl ColumnFile {
         group: usize,
         columns: Vec<EncodedColumn>,
     ) -> ParquetResult<()> {
-        let columns = match <[EncodedColumn; 1]>::try_from(columns) {
+        if let [EncodedColumn::Plain(column)] = &columns[..] {
             // Straight to its place.
-            Ok([EncodedColumn::Plain(column)]) => {
-                let leaf = Arc::clone(&part.schema.columns()[0]);
-                let closed = column.write(&mut self.written, leaf, &mut self.memory)?;
-                let Group { rows, leaves } = &mut self.groups[group];
-                check_rows(*rows, closed.rows_written as i64)?;
-                leaves[part.first_leaf] =
-                    Some(Leaf::new(closed.metadata, closed.column_index, closed.offset_index)?);
-                return Ok(());
-            }
-            Ok([column]) => vec![column],
-            Err(columns) => columns,
-        };
+            let leaf = Arc::clone(&part.schema.columns()[0]);
+            let closed = column.write(&mut self.written, leaf, &mut self.memory)?;
+            let Group { rows, leaves } = &mut self.groups[group];
+            check_rows(*rows, closed.rows_written as i64)?;
+            leaves[part.first_leaf] =
+                Some(Leaf::new(closed.metadata, closed.column_index, closed.offset_index)?);
+            return Ok(());
+        }
         self.write_group(part, group, |writer, memory| {
             let mut columns = columns.into_iter().zip(part.schema.columns());
             columns.try_for_each(|(column, leaf)| column.append(writer, Arc::clone(leaf), memory))

@@ -3,7 +3,9 @@
 
 use crate::error::{LakeError, Result};
 use crate::identity::{Identity, mix};
-use crate::source::scan::{ColumnRows, FetchedRows, SourceFiles, SourceRows, TakeRows, Unit, in_parallel};
+use crate::source::scan::{
+    ColumnRows, FetchedRows, SourceFiles, SourceRows, TakeRows, Unit, in_parallel, made_in_parallel,
+};
 use crate::spill::{Budget, Grouping, Partitions, SpillFile, partition_of};
 use crate::training::assemble::shown_status;
 use crate::training::dense::{DenseAnswers, DenseRow, DenseRows, among, numbers};
@@ -45,13 +47,9 @@ struct LabelPartition {
 impl LabelIndex {
     /// Orders the labels that were put aside.
     pub(crate) fn new(labels: &Partitions, threads: usize) -> Result<Self> {
-        let made: Vec<Mutex<Option<LabelPartition>>> =
-            (0..labels.count()).map(|_| Mutex::default()).collect();
-        in_parallel(threads, labels.count(), &|partition| {
-            *made[partition].lock() = Some(LabelPartition::new(&labels.load(partition)?));
-            Ok(())
+        let partitions = made_in_parallel(threads, labels.count(), &|partition| {
+            Ok(LabelPartition::new(&labels.load(partition)?))
         })?;
-        let partitions = made.into_iter().filter_map(Mutex::into_inner).collect();
         Ok(Self { partitions })
     }
 
@@ -98,11 +96,9 @@ pub(crate) struct Meeting<'a> {
 
 impl<'a> Meeting<'a> {
     pub(crate) fn new(index: &'a LabelIndex, parts: StampParts, threads: usize) -> Result<Self> {
-        let searches: Vec<Mutex<LatestSearch>> = index.partitions.iter().map(|_| Mutex::default()).collect();
         // Most of it is getting memory.
-        in_parallel(threads, searches.len(), &|partition| {
-            *searches[partition].lock() = LatestSearch::new(&index.partitions[partition].order, parts);
-            Ok(())
+        let searches = made_in_parallel(threads, index.partitions.len(), &|partition| {
+            Ok(Mutex::new(LatestSearch::new(&index.partitions[partition].order, parts)))
         })?;
         Ok(Self { index, searches })
     }
@@ -468,19 +464,10 @@ pub(crate) fn find_rows_put_aside(
 
 /// The rows that some labels see.
 struct Winning {
-    rows: Vec<Winner>,
+    /// With the part of a file that each is in.
+    rows: Vec<(u32, Wanted)>,
     /// Labels of rows that are too old to be shown.
     expired: Vec<u64>,
-}
-
-/// A row that a label sees.
-#[derive(Clone, Copy)]
-struct Winner {
-    label: u64,
-    /// In its file.
-    row: u32,
-    unit: u32,
-    status: ValueStatus,
 }
 
 impl Winning {
@@ -489,13 +476,13 @@ impl Winning {
         Self { rows: Vec::with_capacity(labels), expired: Vec::new() }
     }
 
-    fn push(&mut self, index: &UnitIndex, reference: i64, label: u64, status: ValueStatus) {
+    fn push(&mut self, index: &UnitIndex, reference: i64, label_row: u64, status: ValueStatus) {
         if status == ValueStatus::Expired {
-            self.expired.push(label);
+            self.expired.push(label_row);
             return;
         }
         let row = (reference & 0xffff_ffff) as u32;
-        self.rows.push(Winner { label, row, unit: index.unit_of(reference), status });
+        self.rows.push((index.unit_of(reference), Wanted { row, label_row, status }));
     }
 
     fn hand_on(self, found: &SeenRows) -> Result<()> {
@@ -503,19 +490,19 @@ impl Winning {
         let units = found.index.units.len();
         {
             let mut counts = found.counts.lock();
-            for winner in &self.rows {
-                counts[range_of(winner.label) as usize * units + winner.unit as usize] += 1;
+            for (unit, wanted) in &self.rows {
+                counts[range_of(wanted.label_row) as usize * units + *unit as usize] += 1;
             }
         }
         let ranges: Vec<u32> = self.expired.iter().map(|label| range_of(*label)).collect();
         found.expired.push(&[Arc::new(UInt64Array::from(self.expired))], &ranges)?;
-        let of_unit: Vec<u32> = self.rows.iter().map(|winner| winner.unit).collect();
+        let of_unit: Vec<u32> = self.rows.iter().map(|(unit, _)| *unit).collect();
         let grouping = found.winners.grouping(&of_unit);
-        let ordered = || grouping.order.iter().map(|place| self.rows[*place as usize]);
+        let ordered = || grouping.order.iter().map(|place| self.rows[*place as usize].1);
         let columns: Vec<ArrayRef> = vec![
-            Arc::new(UInt32Array::from_iter_values(ordered().map(|winner| winner.row))),
-            Arc::new(UInt64Array::from_iter_values(ordered().map(|winner| winner.label))),
-            Arc::new(UInt8Array::from_iter_values(ordered().map(|winner| winner.status as u8))),
+            Arc::new(UInt32Array::from_iter_values(ordered().map(|wanted| wanted.row))),
+            Arc::new(UInt64Array::from_iter_values(ordered().map(|wanted| wanted.label_row))),
+            Arc::new(UInt8Array::from_iter_values(ordered().map(|wanted| wanted.status as u8))),
         ];
         found.winners.push_grouped(columns, &grouping)
     }

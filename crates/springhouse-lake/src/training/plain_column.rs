@@ -60,7 +60,7 @@ impl PlainColumn {
 
     /// Writes its page; where it is, and all else that a footer says of it. `memory` is used again.
     pub(crate) fn write<W: Write + Send>(
-        self,
+        &self,
         to: &mut TrackedWrite<W>,
         column: ColumnDescPtr,
         memory: &mut PageMemory,

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 const YAML: &str = "
-entities: {user: {keys: {user: string}}}
+entities: {user: {keys: {user: string}}, shop: {keys: {shop: int64}}}
 sources:
   pushed:
     stream: push
@@ -27,7 +27,11 @@ feature_views:
       items: {fn: [count, sum, last], column: items, windows: [1h, 1d]}
       amount: {fn: [sum, max], column: amount, windows: [1d], hop: exact}
   numbers: {entity: user, source: pushed, ttl: 1d, features: {n_id: id, n_at: at, n_shop: shop, n_amount: amount}}
-feature_services: {all: {features: [latest, numbers, windows]}}
+  of_user: {entity: user, source: pushed, ttl: 30d, features: {user_id: id}}
+  of_shop: {entity: shop, source: pushed, ttl: 30d, features: {shop_id: id}}
+feature_services:
+  all: {features: [latest, numbers, windows]}
+  last: {features: [of_user, of_shop]}
 ";
 
 fn by_user() -> OptimizeRequest {
@@ -149,25 +153,12 @@ async fn a_large_compacted_table_gives_the_same_bytes() {
     assert!(made[2] == made[5], "other bytes of what had happened");
 }
 
-const TWO_ENTITIES: &str = "
-entities: {user: {keys: {user: string}}, shop: {keys: {shop: int64}}}
-sources:
-  pushed:
-    stream: push
-    event_time: at
-    columns: {id: int64, user: string, shop: int64, at: timestamp, amount: float64, items: int64, kind: string}
-feature_views:
-  of_user: {entity: user, source: pushed, ttl: 30d, features: {user_id: id}}
-  of_shop: {entity: shop, source: pushed, ttl: 30d, features: {shop_id: id}}
-feature_services: {all: {features: [of_user, of_shop]}}
-";
-
 /// The last event among some of one time counts that was pushed last, whether its offset is read or its place says the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn among_events_of_one_time_the_last_one_pushed_counts_however_files_are_sorted() {
     let mut random =
         Random::new("among_events_of_one_time_the_last_one_pushed_counts_however_files_are_sorted");
-    let project = Project::new(TWO_ENTITIES);
+    let project = Project::new(YAML);
     let mut events = random_events(&mut random, 1_200);
     for (id, event) in events.iter_mut().enumerate() {
         let late = event.known_at - event.event_time;
@@ -206,7 +197,7 @@ async fn among_events_of_one_time_the_last_one_pushed_counts_however_files_are_s
         for availability in [Availability::Known, Availability::Event] {
             let out = project.path("train.parquet");
             let mut request = project.request("labels.parquet", &out);
-            request.availability = availability;
+            (request.services, request.availability) = (vec!["last".to_owned()], availability);
             let report = project.lake.training_set(&request, &Silent).await.unwrap().report;
             let made = read_parquet(&out);
             for (row, label) in labels.iter().enumerate() {

@@ -13,6 +13,7 @@ import importlib.util
 import multiprocessing
 import os
 import pathlib
+import shutil
 import statistics
 import subprocess
 import sys
@@ -31,8 +32,17 @@ NAMES = {"duckdb": "DuckDB", "polars": "Polars", "pandas": "pandas", "datafusion
          "floor": "decode + encode alone"}
 
 
+def settle(out):
+    """Nobody pays for what was there before: an output to be replaced, and what others have left to be written."""
+    if out.is_dir():
+        shutil.rmtree(out)
+    out.unlink(missing_ok=True)
+    os.sync()
+
+
 def measure(peer, workload, folder, out, threads, limit):
     """(seconds, CPU seconds, peak bytes) of a peer's whole process; None when it took longer than the limit."""
+    settle(out)
     started = time.monotonic()
     process = subprocess.Popen([sys.executable, HERE / "training_peers.py", peer, workload, folder, out, str(threads)],
                                env=os.environ | {"POLARS_MAX_THREADS": str(threads), "PYTHONDONTWRITEBYTECODE": "1"})
@@ -114,6 +124,7 @@ def run(workload, peers, options, results):
 def train(project, labels, out):
     """(seconds, CPU seconds, peak bytes) of making a training set."""
     words = ["--service", "training", "--labels", project.folder / labels, "--out", out, "--availability", "event"]
+    settle(out)
     return project.run("train", *words)[1:]
 
 

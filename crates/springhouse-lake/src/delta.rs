@@ -6,7 +6,8 @@
 //! again and finds its rows already there.
 
 use crate::error::{LakeError, Result};
-use crate::layout;
+use crate::layout::{self, Rows};
+use crate::partial::PARTIAL;
 use crate::source::location::{FileRef, file_name};
 use arrow::array::{AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::Int64Type;
@@ -19,15 +20,24 @@ use deltalake_core::protocol::{DeltaOperation, SaveMode};
 use deltalake_core::{DeltaTable, DeltaTableError};
 use springhouse_core::ValueType;
 use std::collections::HashMap;
-use std::io::Write;
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use xxhash_rust::xxh3::Xxh3;
 
 /// How often an append is tried again after another writer's commit came first.
 const COMMIT_ATTEMPTS_MAX: usize = 20;
 /// Commits that are looked through, the newest first, for the version of an application transaction; behind compactions alone it
 /// lies deeper, and the library looks for it.
 const NEWEST_COMMITS: usize = 16;
+
+/// Bytes of a file that are written at a time: what was written in small pieces is in small pages in memory, and takes a tenth longer
+/// to be read from there.
+const WRITE_BYTES: usize = 4 << 20;
+
+/// What the names of files begin with that are not written to their end; readers of Delta tables leave out what does with `_`.
+pub(crate) const PARTIAL_PREFIX: &str = "_part-";
 
 /// The files of one version of a Delta table.
 #[derive(Clone, Debug)]
@@ -270,7 +280,14 @@ pub(crate) async fn append_all(
         let mut actions =
             widen(&current, &name, columns)?.map(Action::Metadata).into_iter().collect::<Vec<_>>();
         if let Some((rows, after, last)) = &appended.rows {
-            actions.push(Action::Add(write_file(directory, rows, &order_of(rows), *after, *last)?));
+            let sorted_by = order_of(rows);
+            let rows = Rows {
+                schema: rows.schema(),
+                sample: rows.clone(),
+                batches: &mut std::iter::once(Ok(rows.clone())),
+                sorted_by: &sorted_by,
+            };
+            actions.push(Action::Add(write_file(directory, rows, Some((*after + 1, *last)))?));
         }
         let mut properties = CommitProperties::default()
             // Our own loop reads the position again; the commit's must not guess.
@@ -312,22 +329,28 @@ pub(crate) async fn append_all(
     .hint("other processes append to the same table all the time; it is tried again"))
 }
 
-/// Puts one file in the place of others that have the same rows, sorted by these columns, in one commit that changes no data.
-/// Appends in between are no conflict. Returns the bytes of the new file.
+/// Puts one file in the place of others that have the same rows, in one commit that changes no data. Appends in between are no
+/// conflict. Returns the new file.
 pub(crate) async fn replace(
+    project: &Path,
     directory: &Path,
     table: &mut DeltaTable,
     old: &[FileRef],
-    rows: &RecordBatch,
-    sorted_by: &[String],
-) -> Result<u64> {
+    rows: Rows<'_>,
+) -> Result<FileRef> {
     let name = directory.display().to_string();
     let fail = |e: DeltaTableError| LakeError::delta(&name, "compacting", &e);
     let mut actions = removals(directory, table, old, false)?;
-    let (low, high) = offsets(rows).ok_or_else(|| LakeError::internal("rows of a stream have no offsets"))?;
-    let add = Add { data_change: false, ..write_file(directory, rows, sorted_by, low - 1, high)? };
-    let size = add.size.unsigned_abs();
-    actions.push(Action::Add(add));
+    let written = crate::training::blocking(|| write_file(directory, rows, None))?;
+    let path = directory.join(&written.path);
+    let made = FileRef {
+        name: file_name(project, &path),
+        path,
+        size: written.size.unsigned_abs(),
+        modified_ns: written.modification_time.saturating_mul(1_000_000),
+        partition_values: Vec::new(),
+    };
+    actions.push(Action::Add(Add { data_change: false, ..written }));
     let operation = DeltaOperation::Optimize { predicate: None, target_size: 0 };
     let state = table.snapshot().map_err(fail)?;
     let done = CommitBuilder::from(CommitProperties::default())
@@ -337,7 +360,7 @@ pub(crate) async fn replace(
         .map_err(fail)?;
     sync_commit(directory, done.version() as i64)?;
     table.state = Some(done.snapshot());
-    Ok(size)
+    Ok(made)
 }
 
 /// Writes what all commits so far say to one file, so that who opens the table reads that instead of them.
@@ -455,48 +478,87 @@ fn widen(
     Ok(Some(widened.map_err(|e| LakeError::delta(name, "reading", &e))?))
 }
 
-/// Writes the rows as one Parquet file, durable before its name is known to the log.
-fn write_file(
-    directory: &Path,
-    rows: &RecordBatch,
-    sorted_by: &[String],
-    after: i64,
-    last: i64,
-) -> Result<Add> {
-    let bytes = layout::parquet_bytes(rows, sorted_by)?;
-    // The name follows from the content: a replay writes the same file again instead of another.
-    let hash = xxhash_rust::xxh3::xxh3_64(&bytes);
-    let file = format!("part-{:020}-{last:020}-{hash:016x}.zstd.parquet", after + 1);
-    let path = directory.join(&file);
+/// Writes the rows as one Parquet file, durable before its name is known to the log; the name tells these offsets, or those of the
+/// rows.
+fn write_file(directory: &Path, rows: Rows<'_>, named: Option<(i64, i64)>) -> Result<Add> {
     // Two writers of the same rows in one process must not rename each other's file away.
     static WRITES: AtomicU64 = AtomicU64::new(0);
     let number = WRITES.fetch_add(1, Ordering::Relaxed);
-    let partial = directory.join(format!("_{file}.{}-{number}.partial", std::process::id()));
-    let written = std::fs::File::create(&partial)
-        .and_then(|mut f| f.write_all(&bytes).and_then(|()| f.sync_all()))
-        .and_then(|()| std::fs::rename(&partial, &path))
-        .and_then(|()| sync_directory(directory));
-    written.map_err(|e| LakeError::unwritable(&path, &e))?;
-    let mut stats = serde_json::json!({ "numRecords": rows.num_rows() });
-    if let Some((low, high)) = offsets(rows) {
-        stats["minValues"] = serde_json::json!({ crate::stream::OFFSET_COLUMN: low });
-        stats["maxValues"] = serde_json::json!({ crate::stream::OFFSET_COLUMN: high });
-        stats["nullCount"] = serde_json::json!({ crate::stream::OFFSET_COLUMN: 0 });
+    let partial = directory.join(format!("{PARTIAL_PREFIX}{}-{number}{PARTIAL}", std::process::id()));
+    let unwritable = |e: &dyn std::fmt::Display| LakeError::unwritable(&partial, e);
+    let mut file = File::create(&partial).map_err(|e| unwritable(&e))?;
+    let written = (|| {
+        // As long as it is held nobody takes it for what a process that was killed has left. Where files can't be locked, nothing is
+        // removed either.
+        let _ = file.try_lock();
+        let (mut count, mut offsets) = (0, None);
+        let mut seen = rows.batches.inspect(|batch| {
+            let Ok(batch) = batch else { return };
+            count += batch.num_rows();
+            if let Some((low, high)) = self::offsets(batch) {
+                let (least, greatest) = offsets.unwrap_or((low, high));
+                offsets = Some((low.min(least), high.max(greatest)));
+            }
+        });
+        let out = BufWriter::with_capacity(WRITE_BYTES, &mut file);
+        let mut hashed = Hashed { out, hash: Xxh3::new(), size: 0 };
+        layout::write_parquet(&mut hashed, Rows { batches: &mut seen, ..rows }, &|e| unwritable(&e))?;
+        let (hash, size) = (hashed.hash.digest(), hashed.size);
+        hashed.out.flush().map_err(|e| unwritable(&e))?;
+        drop(hashed);
+        let named = named.or(offsets);
+        let (first, last) = named.ok_or_else(|| LakeError::internal("rows of a stream have no offsets"))?;
+        // The name follows from the content: a replay writes the same file again instead of another.
+        let name = format!("part-{first:020}-{last:020}-{hash:016x}.zstd.parquet");
+        let path = directory.join(&name);
+        let synced = file.sync_all().and_then(|()| std::fs::rename(&partial, &path));
+        synced.and_then(|()| sync_directory(directory)).map_err(|e| LakeError::unwritable(&path, &e))?;
+        let mut stats = serde_json::json!({ "numRecords": count });
+        if let Some((low, high)) = offsets {
+            stats["minValues"] = serde_json::json!({ crate::stream::OFFSET_COLUMN: low });
+            stats["maxValues"] = serde_json::json!({ crate::stream::OFFSET_COLUMN: high });
+            stats["nullCount"] = serde_json::json!({ crate::stream::OFFSET_COLUMN: 0 });
+        }
+        let modified = std::fs::metadata(&path)
+            .and_then(|m| m.modified())
+            .ok()
+            .and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok())
+            .map_or(0, |d| d.as_millis() as i64);
+        Ok(Add {
+            path: name,
+            partition_values: HashMap::new(),
+            size: size as i64,
+            modification_time: modified,
+            data_change: true,
+            stats: Some(stats.to_string()),
+            ..Add::default()
+        })
+    })();
+    if written.is_err() {
+        // The half-written file is of no use; the error that matters is the first one.
+        let _ = std::fs::remove_file(&partial);
     }
-    let modified = std::fs::metadata(&path)
-        .and_then(|m| m.modified())
-        .ok()
-        .and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok())
-        .map_or(0, |d| d.as_millis() as i64);
-    Ok(Add {
-        path: file,
-        partition_values: HashMap::new(),
-        size: bytes.len() as i64,
-        modification_time: modified,
-        data_change: true,
-        stats: Some(stats.to_string()),
-        ..Add::default()
-    })
+    written
+}
+
+/// What is written to a file, and its hash.
+struct Hashed<'a> {
+    out: BufWriter<&'a mut File>,
+    hash: Xxh3,
+    size: u64,
+}
+
+impl Write for Hashed<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let count = self.out.write(bytes)?;
+        self.hash.update(&bytes[..count]);
+        self.size += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.out.flush()
+    }
 }
 
 /// The object store does not sync a commit; after a power cut the log must still have what was said to be in it.
@@ -509,12 +571,12 @@ fn sync_log(directory: &Path, names: &[&str]) -> Result<()> {
     let log = directory.join("_delta_log");
     for name in names {
         let entry = log.join(name);
-        let synced = std::fs::File::open(&entry).and_then(|file| file.sync_all());
+        let synced = File::open(&entry).and_then(|file| file.sync_all());
         synced.map_err(|e| LakeError::unwritable(&entry, &e))?;
     }
     sync_directory(&log).map_err(|e| LakeError::unwritable(&log, &e))
 }
 
 pub(crate) fn sync_directory(directory: &Path) -> std::io::Result<()> {
-    std::fs::File::open(directory)?.sync_all()
+    File::open(directory)?.sync_all()
 }

@@ -6,11 +6,15 @@
 use crate::error::{LakeError, Result};
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
 use parquet::arrow::arrow_writer::{ArrowWriter, ArrowWriterOptions};
 use parquet::basic::{Compression, Encoding, Type, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, FileMetaData, KeyValue, ParquetMetaData};
 use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
+use std::io::Write;
+use std::sync::Arc;
 
 /// Rows of a row group: few enough that statistics of a sorted file leave most of it out for few entities.
 const ROW_GROUP_ROWS: usize = 65_536;
@@ -22,7 +26,7 @@ const CREATED_BY: &str = "springhouse";
 const SORTED_BY: &str = "springhouse.sorted_by";
 
 /// Rows of the sample; smaller files are put together with others before it matters how they are written.
-const SAMPLE_ROWS: usize = 8_192;
+pub(crate) const SAMPLE_ROWS: usize = 8_192;
 
 /// How many pieces it is put together from.
 const PIECES: usize = 16;
@@ -30,23 +34,47 @@ const PIECES: usize = 16;
 /// Compressing is worth it where it leaves at most so much.
 const WORTH_IT: f64 = 0.9;
 
-/// Rows as a Parquet file; they are sorted by these columns, ascending.
-pub(crate) fn parquet_bytes(rows: &RecordBatch, sorted_by: &[String]) -> Result<Vec<u8>> {
-    let written = properties(rows, sorted_by).and_then(|properties| write(rows, properties));
-    Ok(written.map_err(|e| LakeError::internal(format!("encoding Parquet failed: {e}")))?.0)
+/// Rows that become a file.
+pub(crate) struct Rows<'a> {
+    /// Of every batch.
+    pub schema: SchemaRef,
+    /// All of them or some from everywhere ([`sample`]): how columns are written is tried on these.
+    pub sample: RecordBatch,
+    /// One after the other.
+    pub batches: &'a mut (dyn Iterator<Item = Result<RecordBatch>> + Send),
+    /// The columns that they are sorted by, ascending.
+    pub sorted_by: &'a [String],
 }
 
-fn write(
-    rows: &RecordBatch,
+/// Writes rows as a Parquet file; `fail` says what it means when that does not go.
+pub(crate) fn write_parquet(
+    out: &mut (dyn Write + Send),
+    rows: Rows<'_>,
+    fail: &dyn Fn(ParquetError) -> LakeError,
+) -> Result<()> {
+    let properties = properties(&rows.sample, rows.sorted_by).map_err(fail)?;
+    let mut writer = writer(out, &rows.schema, properties).map_err(fail)?;
+    for batch in rows.batches {
+        writer.write(&batch?).map_err(fail)?;
+    }
+    writer.close().map(drop).map_err(fail)
+}
+
+fn writer<W: Write + Send>(
+    out: W,
+    schema: &SchemaRef,
     properties: WriterProperties,
-) -> Result<(Vec<u8>, ParquetMetaData), ParquetError> {
+) -> Result<ArrowWriter<W>, ParquetError> {
     // Without the Arrow schema in the file, readers see Parquet's own types: those of the Delta schema.
     let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
-    let mut bytes = Vec::new();
-    let mut writer = ArrowWriter::try_new_with_options(&mut bytes, rows.schema(), options)?;
+    ArrowWriter::try_new_with_options(out, Arc::clone(schema), options)
+}
+
+/// What a footer says of some rows that are written so.
+fn tried(rows: &RecordBatch, properties: WriterProperties) -> Result<ParquetMetaData, ParquetError> {
+    let mut writer = writer(std::io::sink(), rows.schema_ref(), properties)?;
     writer.write(rows)?;
-    let metadata = writer.close()?;
-    Ok((bytes, metadata))
+    writer.close()
 }
 
 fn common() -> WriterPropertiesBuilder {
@@ -70,14 +98,14 @@ fn properties(rows: &RecordBatch, sorted_by: &[String]) -> Result<WriterProperti
     if rows.num_rows() < SAMPLE_ROWS {
         return Ok(properties.build());
     }
-    let sample = sample(rows)?;
-    let (_, repeating) = write(&sample, common().build())?;
+    let sample = sample(rows, SAMPLE_ROWS)?;
+    let repeating = tried(&sample, common().build())?;
     let plain = common().set_dictionary_enabled(false);
     let integers = repeating.row_group(0).columns().iter().filter(|column| is_integer(column));
     let plain = integers.fold(plain, |plain, column| {
         plain.set_column_encoding(column.column_path().clone(), Encoding::DELTA_BINARY_PACKED)
     });
-    let (_, different) = write(&sample, plain.build())?;
+    let different = tried(&sample, plain.build())?;
     let (repeating, different) = (repeating.row_group(0).columns(), different.row_group(0).columns());
     for (repeating, different) in repeating.iter().zip(different) {
         let path = || different.column_path().clone();
@@ -97,12 +125,13 @@ fn properties(rows: &RecordBatch, sorted_by: &[String]) -> Result<WriterProperti
     Ok(properties.build())
 }
 
-/// Pieces from everywhere: in rows by entity, neighbours are more alike than others.
-fn sample(rows: &RecordBatch) -> Result<RecordBatch, ParquetError> {
-    let last = rows.num_rows() - SAMPLE_ROWS / PIECES;
-    let piece = |number: usize| rows.slice(last * number / (PIECES - 1), SAMPLE_ROWS / PIECES);
+/// So many rows or some more, unless there are few, in pieces from everywhere: in rows by entity, neighbours are more alike than others.
+pub(crate) fn sample(rows: &RecordBatch, count: usize) -> Result<RecordBatch, ArrowError> {
+    let length = count.div_ceil(PIECES).min(rows.num_rows());
+    let last = rows.num_rows() - length;
+    let piece = |number: usize| rows.slice(last * number / (PIECES - 1), length);
     let pieces: Vec<RecordBatch> = (0..PIECES).map(piece).collect();
-    Ok(concat_batches(&rows.schema(), &pieces)?)
+    concat_batches(rows.schema_ref(), &pieces)
 }
 
 fn is_integer(column: &ColumnChunkMetaData) -> bool {
@@ -114,7 +143,6 @@ mod tests {
     use super::*;
     use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, StringArray};
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-    use std::sync::Arc;
 
     #[test]
     fn columns_are_written_as_they_are_best_read() {
@@ -140,7 +168,15 @@ mod tests {
         ];
         let batch =
             RecordBatch::try_from_iter_with_nullable(columns.map(|(name, c)| (name, c, true))).unwrap();
-        let bytes = bytes::Bytes::from(parquet_bytes(&batch, &[]).unwrap());
+        let mut bytes = Vec::new();
+        let rows = Rows {
+            schema: batch.schema(),
+            sample: batch.clone(),
+            batches: &mut [Ok(batch.slice(0, 70_000)), Ok(batch.slice(70_000, 30_000))].into_iter(),
+            sorted_by: &[],
+        };
+        write_parquet(&mut bytes, rows, &|e| LakeError::internal(e.to_string())).unwrap();
+        let bytes = bytes::Bytes::from(bytes);
         let reader = ParquetRecordBatchReaderBuilder::try_new(bytes.clone()).unwrap();
         let group = reader.metadata().row_group(0).clone();
         let is_compressed = |column: usize| group.column(column).compression() != Compression::UNCOMPRESSED;
@@ -153,6 +189,10 @@ mod tests {
         let read = arrow::compute::concat_batches(&batches[0].schema(), &batches).unwrap();
         assert_eq!(read.columns(), batch.columns());
         // And no larger than all the same way.
-        assert!(bytes.len() <= write(&batch, common().build()).unwrap().0.len());
+        let mut same = Vec::new();
+        let mut writer = writer(&mut same, batch.schema_ref(), common().build()).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        assert!(bytes.len() <= same.len());
     }
 }

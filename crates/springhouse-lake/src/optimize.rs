@@ -6,34 +6,65 @@
 //! reader sees the rows once, before and after and at every moment between, and a kill leaves the old files or the new one.
 //! Offsets stay with their rows, so positions, stamps and answers do not change. Old files stay until they are vacuumed.
 
-use crate::delta;
+use crate::delta::{self, PARTIAL_PREFIX};
 use crate::error::{LakeError, Result};
 use crate::lake::Lake;
+use crate::layout::{self, Rows};
+use crate::merge::{Merged, in_schema, united};
+use crate::partial::remove_abandoned;
 use crate::progress::{Progress, tell};
 use crate::source::location::FileRef;
 use crate::source::parquet;
 use crate::stream::OFFSET_COLUMN;
-use arrow::array::{ArrayRef, RecordBatch, new_null_array};
+use arrow::array::RecordBatch;
 use arrow::compute::{SortColumn, concat_batches, lexsort_to_indices, take_record_batch};
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{Schema, SchemaRef};
 use deltalake_core::DeltaTable;
 use springhouse_core::Definitions;
 use springhouse_core::definition::Source;
 use std::collections::BTreeMap;
+use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A file is small, and worth putting together with others, below half of this.
-const FILE_BYTES: u64 = 128 << 20;
-/// Most rows of one file; they are sorted in memory.
-const FILE_ROWS_MAX: u64 = 1_000_000;
+/// How many files are merged: few would be written again for little, of many too much would be in memory.
+const MERGED_FILES: RangeInclusive<usize> = 4..=16;
+
+/// Most that a file may have which files become; those with less than half of both are worth putting together.
+#[derive(Clone, Copy, Debug)]
+pub struct FileSize {
+    /// Bytes.
+    pub bytes: u64,
+    /// Rows.
+    pub rows: u64,
+}
+
+/// How large files become.
+#[derive(Clone, Copy, Debug)]
+pub struct FileSizes {
+    /// From files as they were flushed, whose rows are sorted in memory.
+    pub sorted: FileSize,
+    /// From such files: the more rows of an entity are side by side, the less is to do for each of them.
+    pub merged: FileSize,
+}
+
+impl Default for FileSizes {
+    fn default() -> Self {
+        Self {
+            sorted: FileSize { bytes: 128 << 20, rows: 1_000_000 },
+            merged: FileSize { bytes: 512 << 20, rows: 8_000_000 },
+        }
+    }
+}
 
 /// What to do with a stream table.
 #[derive(Clone, Debug, Default)]
 pub struct OptimizeRequest {
     /// The columns that rows are sorted by, before the event time: the entity's key.
     pub cluster_by: Vec<String>,
+    /// How large files become.
+    pub sizes: FileSizes,
     /// Delete files that no version younger than this has any more; None deletes nothing.
     pub vacuum: Option<Duration>,
     /// Only say what would be done.
@@ -72,31 +103,62 @@ impl Lake {
     ) -> Result<OptimizeOutcome> {
         let directory = self.stream_table(&source.name);
         let Some(mut table) = delta::open(&directory).await? else { return Ok(OptimizeOutcome::default()) };
-        let listed = delta::files(self.project(), &directory, &table)?;
-        let mut outcome = OptimizeOutcome {
-            files_before: listed.files.len(),
-            files_after: listed.files.len(),
-            ..OptimizeOutcome::default()
-        };
-        let mut with_rows = Vec::with_capacity(listed.files.len());
-        for file in listed.files {
-            let rows = parquet::open(&file)?.metadata().file_metadata().num_rows().unsigned_abs();
-            with_rows.push((file, rows));
+        let listed = delta::files(self.project(), &directory, &table)?.files;
+        let files_before = listed.len();
+        let by = order(source, &request.cluster_by);
+        let mut parts = listed.into_iter().map(|file| Part::of(file, &by)).collect::<Result<Vec<_>>>()?;
+        let steps = steps(&parts, &request.sizes);
+        let total = steps.iter().map(|step| step.bytes).sum();
+        let mut done = 0;
+        if !steps.is_empty() && !request.dry_run {
+            remove_abandoned(&directory, PARTIAL_PREFIX);
         }
-        let runs = runs(with_rows);
-        let total: u64 = runs.iter().flatten().map(|(file, _)| file.size).sum();
-        for run in runs {
-            outcome.files_rewritten += run.len();
-            outcome.files_after -= run.len() - 1;
-            outcome.rows += run.iter().map(|(_, rows)| rows).sum::<u64>();
-            outcome.bytes_before += run.iter().map(|(file, _)| file.size).sum::<u64>();
+        for step in steps {
+            let run = &parts[step.parts.clone()];
+            let mut made = Part::together(run);
             if !request.dry_run {
-                let files: Vec<FileRef> = run.into_iter().map(|(file, _)| file).collect();
-                let (sorted, by) =
-                    crate::training::blocking(|| sorted_rows(source, &files, &request.cluster_by))?;
-                outcome.bytes_after += delta::replace(&directory, &mut table, &files, &sorted, &by).await?;
+                let report = |rows: u64| {
+                    let share = rows as f64 / made.rows.max(1) as f64;
+                    tell(progress, "compacting", done + (step.bytes as f64 * share) as u64, total)
+                };
+                let files: Vec<FileRef> = run.iter().map(|part| part.file.clone()).collect();
+                made.file = match step.way {
+                    Way::Sort => {
+                        let (rows, by) = crate::training::blocking(|| sorted_rows(&files, &by))?;
+                        let rows = Rows {
+                            schema: rows.schema(),
+                            sample: rows.clone(),
+                            batches: &mut std::iter::once(Ok(rows.clone())),
+                            sorted_by: &by,
+                        };
+                        delta::replace(self.project(), &directory, &mut table, &files, rows).await?
+                    }
+                    Way::Merge => {
+                        let merged = crate::training::blocking(|| Merged::new(&files, &by))?;
+                        let (schema, sample) = (Arc::clone(&merged.schema), merged.sample()?);
+                        let mut rows_done = 0;
+                        let mut batches = merged.map(|batch| {
+                            let batch = batch?;
+                            rows_done += batch.num_rows() as u64;
+                            report(rows_done).map(|()| batch)
+                        });
+                        let by = present(&schema, &by);
+                        let rows = Rows { schema, sample, batches: &mut batches, sorted_by: &by };
+                        delta::replace(self.project(), &directory, &mut table, &files, rows).await?
+                    }
+                };
+                report(made.rows)?;
             }
-            tell(progress, "compacting", outcome.bytes_before, total)?;
+            done += step.bytes;
+            parts.splice(step.parts, [made]);
+        }
+        let mut outcome =
+            OptimizeOutcome { files_before, files_after: parts.len(), ..OptimizeOutcome::default() };
+        for part in parts.iter().filter(|part| part.files > 1) {
+            outcome.files_rewritten += part.files;
+            outcome.rows += part.rows;
+            outcome.bytes_before += part.bytes;
+            outcome.bytes_after += if request.dry_run { 0 } else { part.file.size };
         }
         if let Some(retention) = request.vacuum {
             (table, outcome.files_deleted) = vacuum(&directory, table, retention, request.dry_run).await?;
@@ -120,62 +182,139 @@ pub fn cluster_columns(definitions: &Definitions, source: &Source) -> Vec<String
     most.unwrap_or_default().iter().filter(is_stored).cloned().collect()
 }
 
-/// Runs of small files that are next to each other in the order of their offsets; two or more each.
-fn runs(files: Vec<(FileRef, u64)>) -> Vec<Vec<(FileRef, u64)>> {
-    let mut runs: Vec<Vec<(FileRef, u64)>> = vec![Vec::new()];
-    let (mut bytes, mut rows) = (0, 0);
-    for (file, file_rows) in files {
-        let is_small = file.size < FILE_BYTES / 2 && file_rows < FILE_ROWS_MAX / 2;
-        if !is_small || bytes + file.size > FILE_BYTES || rows + file_rows > FILE_ROWS_MAX {
-            runs.push(Vec::new());
-            (bytes, rows) = (0, 0);
-        }
-        if is_small {
-            (bytes, rows) = (bytes + file.size, rows + file_rows);
-            if let Some(run) = runs.last_mut() {
-                run.push((file, file_rows));
-            }
+/// What the rows of a source are sorted by.
+fn order(source: &Source, cluster_by: &[String]) -> Vec<String> {
+    let last = [source.event_time.clone(), OFFSET_COLUMN.to_owned()];
+    cluster_by.iter().cloned().chain(last).collect()
+}
+
+/// Those of some columns that can be sorted by and are there: without one in which all rows have the same, the order is as it was.
+fn present(schema: &Schema, by: &[String]) -> Vec<String> {
+    let is_there = |name: &&String| schema.field_with_name(name).is_ok_and(|f| !f.data_type().is_nested());
+    by.iter().filter(is_there).cloned().collect()
+}
+
+/// A file of the table, or what some of its files become.
+#[derive(Clone, Debug)]
+struct Part {
+    file: FileRef,
+    rows: u64,
+    /// True when it says that its rows are in order.
+    is_sorted: bool,
+    /// How many files of the table it was.
+    files: usize,
+    /// Bytes of those.
+    bytes: u64,
+}
+
+impl Part {
+    fn is_below_half(&self, most: &FileSize) -> bool {
+        self.file.size < most.bytes / 2 && self.rows < most.rows / 2
+    }
+
+    fn of(file: FileRef, by: &[String]) -> Result<Self> {
+        let footer = parquet::open(&file)?;
+        let metadata = footer.metadata().file_metadata();
+        let is_sorted = layout::sorted_by(metadata).is_some_and(|said| said == present(footer.schema(), by));
+        let (rows, bytes) = (metadata.num_rows().unsigned_abs(), file.size);
+        Ok(Self { file, rows, is_sorted, files: 1, bytes })
+    }
+
+    /// What some become, about; there is at least one.
+    fn together(parts: &[Self]) -> Self {
+        let size = parts.iter().map(|part| part.file.size).sum();
+        Self {
+            file: FileRef { size, ..parts[0].file.clone() },
+            rows: parts.iter().map(|part| part.rows).sum(),
+            is_sorted: true,
+            files: parts.iter().map(|part| part.files).sum(),
+            bytes: parts.iter().map(|part| part.bytes).sum(),
         }
     }
-    runs.retain(|run| run.len() > 1);
+}
+
+/// How files become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// They are read whole.
+    Sort,
+    /// They are sorted, and passed through side by side.
+    Merge,
+}
+
+/// What is done with neighbours.
+#[derive(Clone, Debug)]
+struct Step {
+    way: Way,
+    /// Which, when all steps before were done.
+    parts: Range<usize>,
+    /// Bytes read.
+    bytes: u64,
+}
+
+/// What there is to do, one step after the other.
+fn steps(parts: &[Part], sizes: &FileSizes) -> Vec<Step> {
+    let mut parts = parts.to_vec();
+    let mut steps = Vec::new();
+    for way in [Way::Sort, Way::Merge] {
+        // From the end on, so that those before stay where they are.
+        for run in runs(&parts, way, sizes).into_iter().rev() {
+            let made = Part::together(&parts[run.clone()]);
+            steps.push(Step { way, parts: run.clone(), bytes: made.file.size });
+            parts.splice(run, [made]);
+        }
+    }
+    steps
+}
+
+/// Runs of files that are next to each other in the order of their offsets and are worth putting together.
+fn runs(parts: &[Part], way: Way, sizes: &FileSizes) -> Vec<Range<usize>> {
+    let (most, files) = match way {
+        Way::Sort => (&sizes.sorted, 2..=usize::MAX),
+        Way::Merge => (&sizes.merged, MERGED_FILES),
+    };
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    let mut run = 0..0;
+    let (mut bytes, mut rows) = (0, 0);
+    for (number, part) in parts.iter().enumerate() {
+        // The last one is put together with what comes after it first.
+        let is_next = number + 1 < parts.len() || !part.is_below_half(&sizes.sorted);
+        let is_wanted = part.is_below_half(most) && (way == Way::Sort || part.is_sorted && is_next);
+        let fits = bytes + part.file.size <= most.bytes && rows + part.rows <= most.rows;
+        if !is_wanted || !fits || run.len() == *files.end() {
+            runs.push(std::mem::replace(&mut run, number..number));
+            (bytes, rows) = (0, 0);
+        }
+        if is_wanted {
+            (bytes, rows) = (bytes + part.file.size, rows + part.rows);
+            run.end = number + 1;
+        } else {
+            run = number + 1..number + 1;
+        }
+    }
+    runs.push(run);
+    runs.retain(|run| run.len() >= *files.start());
     runs
 }
 
-/// The rows of some files, by key, event time and offset; and the columns that these are.
-fn sorted_rows(
-    source: &Source,
-    files: &[FileRef],
-    cluster_by: &[String],
-) -> Result<(RecordBatch, Vec<String>)> {
+/// The rows of some files, in the order of those of some columns that are there; and these.
+fn sorted_rows(files: &[FileRef], by: &[String]) -> Result<(RecordBatch, Vec<String>)> {
     let mut batches = Vec::new();
     for file in files {
         batches.extend(parquet::read_whole(file)?);
     }
-    // A file from before a column came has nulls there.
-    let mut fields: Vec<Arc<Field>> = Vec::new();
-    for field in batches.iter().flat_map(|batch| batch.schema().fields().to_vec()) {
-        if !fields.iter().any(|known| known.name() == field.name()) {
-            fields.push(Arc::new(field.as_ref().clone().with_nullable(true)));
-        }
-    }
-    let schema: SchemaRef = Arc::new(Schema::new(fields));
-    let whole = batches.iter().map(|batch| {
-        let column = |field: &Arc<Field>| match batch.column_by_name(field.name()) {
-            Some(column) => Arc::clone(column),
-            None => new_null_array(field.data_type(), batch.num_rows()),
-        };
-        let columns: Vec<ArrayRef> = schema.fields().iter().map(column).collect();
-        RecordBatch::try_new(Arc::clone(&schema), columns)
-    });
-    let rows = concat_batches(&schema, &whole.collect::<Result<Vec<_>, _>>()?)?;
+    let schemas: Vec<SchemaRef> = batches.iter().map(RecordBatch::schema).collect();
+    let schema = united(&schemas);
+    let whole = batches.iter().map(|batch| in_schema(batch, &schema));
+    let rows = concat_batches(&schema, &whole.collect::<Result<Vec<_>>>()?)?;
     // They are held twice at most.
     drop(batches);
-    let names = cluster_by.iter().map(String::as_str).chain([source.event_time.as_str(), OFFSET_COLUMN]);
-    let (by, columns): (Vec<String>, Vec<SortColumn>) = names
-        .filter_map(|name| Some((name, rows.column_by_name(name)?)))
-        .filter(|(_, column)| !column.data_type().is_nested())
-        .map(|(name, column)| (name.to_owned(), SortColumn { values: Arc::clone(column), options: None }))
-        .unzip();
+    let by = present(&schema, by);
+    let column = |name: &String| {
+        let values = rows.column_by_name(name).map(Arc::clone)?;
+        Some(SortColumn { values, options: None })
+    };
+    let columns: Vec<SortColumn> = by.iter().filter_map(column).collect();
     let order = lexsort_to_indices(&columns, None)?;
     Ok((take_record_batch(&rows, &order)?, by))
 }
@@ -205,27 +344,56 @@ async fn vacuum(
 mod tests {
     use super::*;
 
-    fn file(name: u32, size: u64) -> FileRef {
-        FileRef {
+    fn part(name: usize, size: u64, rows: u64, is_sorted: bool) -> Part {
+        let file = FileRef {
             name: format!("{name}"),
             path: format!("{name}").into(),
             size,
             modified_ns: 0,
             partition_values: Vec::new(),
-        }
+        };
+        Part { file, rows, is_sorted, files: 1, bytes: size }
+    }
+
+    fn planned(parts: &[Part]) -> Vec<(Way, Range<usize>)> {
+        steps(parts, &FileSizes::default()).into_iter().map(|step| (step.way, step.parts)).collect()
     }
 
     #[test]
     fn only_small_neighbours_are_put_together_up_to_a_size() {
-        let (small, large) = (FILE_BYTES / 5, FILE_BYTES);
+        let FileSizes { sorted: FileSize { bytes: large, rows: many }, .. } = FileSizes::default();
+        let small = large / 5;
         let sizes = [small, small, large, small, large, small, small, small, small, small, small];
-        let files = sizes.iter().enumerate().map(|(i, size)| (file(i as u32, *size), 10));
-        let names: Vec<Vec<String>> = runs(files.collect())
-            .iter()
-            .map(|run| run.iter().map(|(f, _)| f.name.clone()).collect())
-            .collect();
-        assert_eq!(names, [vec!["0", "1"], vec!["5", "6", "7", "8", "9"]]);
-        let many = (0..3).map(|i| (file(i, 1), FILE_ROWS_MAX / 2 - 1));
-        assert_eq!(runs(many.collect()).len(), 1, "two fit, the third would be alone");
+        let parts: Vec<Part> =
+            sizes.iter().enumerate().map(|(number, size)| part(number, *size, 10, false)).collect();
+        assert_eq!(planned(&parts), [(Way::Sort, 5..10), (Way::Sort, 0..2)]);
+        let parts: Vec<Part> = (0..3).map(|number| part(number, 1, many / 2 - 1, false)).collect();
+        assert_eq!(planned(&parts), [(Way::Sort, 0..2)], "two fit, the third would be alone");
+    }
+
+    #[test]
+    fn sorted_files_are_merged_when_there_are_some_and_the_last_one_is_full() {
+        let FileSizes { sorted, merged } = FileSizes::default();
+        let full = |number| part(number, sorted.bytes / 2, sorted.rows, true);
+        let tail = |number, is_sorted| part(number, 1, 1, is_sorted);
+        let mut parts: Vec<Part> = (0..3).map(full).collect();
+        assert_eq!(planned(&parts), []);
+        parts.push(tail(3, true));
+        assert_eq!(planned(&parts), [], "the last one is put together with others first");
+        parts.push(tail(4, false));
+        assert_eq!(planned(&parts), [(Way::Sort, 3..5)]);
+        parts.extend([full(5), full(6)]);
+        assert_eq!(planned(&parts), [(Way::Sort, 3..5), (Way::Merge, 0..6)]);
+        parts[2].is_sorted = false;
+        assert_eq!(planned(&parts), [(Way::Sort, 3..5)], "three are left side by side");
+        // No more than fit, and none that is large already.
+        let mut parts: Vec<Part> = (0..12).map(full).collect();
+        parts.insert(0, part(12, merged.bytes / 2, 10, true));
+        assert_eq!(planned(&parts), [(Way::Merge, 9..13), (Way::Merge, 1..9)]);
+        let parts: Vec<Part> = (0..40).map(|number| part(number, sorted.bytes / 2, 1, true)).collect();
+        assert_eq!(planned(&parts).len(), 5);
+        let narrow = FileSizes { merged: FileSize { bytes: u64::MAX, rows: u64::MAX }, sorted };
+        let runs: Vec<Range<usize>> = steps(&parts, &narrow).into_iter().map(|step| step.parts).collect();
+        assert_eq!(runs, [32..40, 16..32, 0..16], "so many are read at a time");
     }
 }

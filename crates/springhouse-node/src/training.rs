@@ -155,7 +155,7 @@ impl History {
         let mut done = Vec::new();
         for source in if sources.is_empty() { streams } else { chosen } {
             let cluster_by = cluster_columns(&self.definitions, source);
-            let request = OptimizeRequest { cluster_by, vacuum, dry_run };
+            let request = OptimizeRequest { cluster_by, vacuum, dry_run, ..OptimizeRequest::default() };
             let outcome = self.lake.optimize_stream(source, &request, progress).await?;
             done.push((source.name.clone(), outcome));
         }

@@ -2,6 +2,7 @@
 //! bytes whatever the number of threads. In a Parquet file a chunk is a row group.
 
 use crate::error::{LakeError, Result};
+use crate::partial::{PARTIAL, remove_abandoned};
 use crate::source::scan::in_parallel;
 use crate::training::assemble::Assembler;
 use crate::training::column_file::rearrange;
@@ -283,7 +284,8 @@ impl Drop for ByRows {
 pub(crate) fn to_file<T>(path: &Path, write: impl FnOnce(OutputFile) -> Result<T>) -> Result<T> {
     let partial = partial_path(path);
     let unwritable = |e: &dyn std::fmt::Display| LakeError::unwritable(path, e);
-    remove_abandoned(path);
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    remove_abandoned(directory, &partial_prefix(path));
     let file = OutputFile::create(&partial).map_err(|e| unwritable(&e))?;
     // Says that somebody is at it. Where files can't be locked, nothing is removed either.
     let held = File::open(&partial).map_err(|e| unwritable(&e))?;
@@ -310,29 +312,6 @@ fn partial_path(out: &Path) -> PathBuf {
 
 fn partial_prefix(out: &Path) -> String {
     format!(".{}.", out.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default())
-}
-
-const PARTIAL: &str = ".partial";
-
-/// A half-written file that nobody has written to for so long, and nobody holds, is of a process that was killed. Seconds.
-const ABANDONED_AFTER: u64 = 60;
-
-/// Removes what processes that were killed have left of the same output.
-fn remove_abandoned(out: &Path) {
-    let directory = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|at| at.elapsed().ok());
-        if name.starts_with(&partial_prefix(out))
-            && name.ends_with(PARTIAL)
-            && age.is_some_and(|age| age.as_secs() >= ABANDONED_AFTER)
-            && File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok())
-            && let Err(error) = std::fs::remove_file(entry.path())
-        {
-            tracing::debug!(%error, "a half-written output can't be removed");
-        }
-    }
 }
 
 #[expect(clippy::too_many_arguments, reason = "the body of `write`, apart only for its cleaning up")]

@@ -5,9 +5,12 @@ use crate::training::{Label, label_batch, random_labels, stream_append};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use springhouse_core::Value;
 use springhouse_core::time::HOUR;
-use springhouse_lake::{Availability, Lake, OptimizeOutcome, OptimizeRequest, PassKind, PassReport};
+use springhouse_lake::{
+    Availability, FileSize, FileSizes, Lake, OptimizeOutcome, OptimizeRequest, PassKind, PassReport, Progress,
+};
+use std::collections::HashSet;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const YAML: &str = "
@@ -153,6 +156,132 @@ async fn a_large_compacted_table_gives_the_same_bytes() {
     assert!(made[2] == made[5], "other bytes of what had happened");
 }
 
+/// Files that were sorted are merged to larger ones, and those stay as they are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn merged_files_give_the_same_bytes_and_are_not_written_again() {
+    let mut random = Random::new("merged_files_give_the_same_bytes_and_are_not_written_again");
+    let project = Project::new(YAML);
+    let events = random_events(&mut random, 1_000);
+    write_parquet(
+        &project.path("labels.parquet"),
+        &label_batch(&random_labels(&mut random, &events, 400)),
+        70,
+    );
+    let sizes = FileSizes {
+        sorted: FileSize { bytes: u64::MAX, rows: 50 },
+        merged: FileSize { bytes: u64::MAX, rows: 400 },
+    };
+    let request = OptimizeRequest { sizes, vacuum: Some(Duration::ZERO), ..by_user() };
+    let (mut pushed, mut merged, mut large) = (0, HashSet::new(), Vec::new());
+    while pushed < events.len() {
+        for _ in 0..1 + random.below(6) {
+            let end = events.len().min(pushed + 1 + random.below(26) as usize);
+            let append = stream_append(&events[pushed..end], pushed as i64);
+            project.lake.append_stream(project.source("pushed"), append).await.unwrap();
+            pushed = end;
+            if pushed == events.len() {
+                break;
+            }
+        }
+        let before = trained(&project).await;
+        let planned = optimized(&project, &OptimizeRequest { dry_run: true, ..request.clone() }).await;
+        let done = optimized(&project, &request).await;
+        let told = |outcome: &OptimizeOutcome| {
+            (
+                outcome.files_before,
+                outcome.files_after,
+                outcome.files_rewritten,
+                outcome.rows,
+                outcome.bytes_before,
+            )
+        };
+        assert_eq!(told(&planned), told(&done), "a dry run says what is done");
+        assert!(trained(&project).await == before, "other bytes after {pushed} events");
+        let files = data_files(&project);
+        assert_eq!(files.len(), done.files_after);
+        assert!(large.iter().all(|path| files.contains(path)), "a large file was written again");
+        for path in files {
+            let rows = read_parquet(&path).num_rows();
+            assert!(rows <= 400, "{rows} rows in a file");
+            if rows > 50 {
+                assert_in_order(&path);
+                merged.insert(path.clone());
+            }
+            if rows >= 200 && !large.contains(&path) {
+                large.push(path);
+            }
+        }
+    }
+    let merged = merged.len();
+    assert!(merged > 2 && !large.is_empty(), "{merged} were merged, {} are large", large.len());
+    assert_eq!(optimized(&project, &request).await.files_rewritten, 0);
+}
+
+/// A merge that is given up half way leaves the old files and nothing else; one that was killed, what the next one takes away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_merge_that_is_interrupted_leaves_the_table_as_it_was() {
+    let mut random = Random::new("a_merge_that_is_interrupted_leaves_the_table_as_it_was");
+    let project = Project::new(YAML);
+    let events = random_events(&mut random, 300);
+    write_parquet(
+        &project.path("labels.parquet"),
+        &label_batch(&random_labels(&mut random, &events, 100)),
+        70,
+    );
+    let full = FileSize { bytes: u64::MAX, rows: 60 };
+    let sorted = OptimizeRequest {
+        sizes: FileSizes { sorted: full, merged: FileSize { bytes: 0, rows: 0 } },
+        vacuum: Some(Duration::ZERO),
+        ..by_user()
+    };
+    for start in (0..300).step_by(15) {
+        let append = stream_append(&events[start..start + 15], start as i64);
+        project.lake.append_stream(project.source("pushed"), append).await.unwrap();
+    }
+    assert_eq!(optimized(&project, &sorted).await.files_after, 5);
+    let (before, mut files) = (trained(&project).await, data_files(&project));
+    files.sort();
+    let whole = FileSize { bytes: u64::MAX, rows: u64::MAX };
+    let merged =
+        OptimizeRequest { sizes: FileSizes { sorted: full, merged: whole }, ..OptimizeRequest::default() };
+    let merged = OptimizeRequest { cluster_by: by_user().cluster_by, ..merged };
+    let cancelled = project.lake.optimize_stream(project.source("pushed"), &merged, &GivenUp).await;
+    assert_eq!(cancelled.unwrap_err().code, "cancelled");
+    let folder = project.path(".springhouse/lake/pushed");
+    let left = |folder: &Path| {
+        let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().ends_with(".partial")).count()
+    };
+    let mut now = data_files(&project);
+    now.sort();
+    assert_eq!((left(&folder), now), (0, files));
+    assert!(trained(&project).await == before);
+    // Of a process that was killed, an hour ago; and of one that is at it.
+    let old = std::time::SystemTime::now() - Duration::from_secs(3600);
+    let written = |name: &str| {
+        let file = File::create(folder.join(name)).unwrap();
+        file.set_modified(old).unwrap();
+        file
+    };
+    drop(written("_part-1-0.partial"));
+    let held = written("_part-2-0.partial");
+    held.lock().unwrap();
+    assert_eq!(optimized(&project, &merged).await.files_after, 1);
+    assert_eq!(left(&folder), 1, "that of a killed process goes, that of a living one stays");
+    assert!(trained(&project).await == before);
+}
+
+/// Whoever waits has given up.
+struct GivenUp;
+
+impl Progress for GivenUp {
+    fn report(&self, _: &'static str, _: u64, _: u64) {}
+
+    fn is_cancelled(&self) -> bool {
+        true
+    }
+}
+
 /// The last event among some of one time counts that was pushed last, whether its offset is read or its place says the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn among_events_of_one_time_the_last_one_pushed_counts_however_files_are_sorted() {
@@ -271,7 +400,12 @@ async fn rows_of_an_entity_lie_together() {
     }
     optimized(&project, &OptimizeRequest { vacuum: Some(Duration::ZERO), ..by_user() }).await;
     let [file] = data_files(&project).try_into().unwrap();
-    let rows = read_parquet(&file);
+    assert_in_order(&file);
+}
+
+/// By user, time and offset.
+fn assert_in_order(file: &Path) {
+    let rows = read_parquet(file);
     let order: Vec<_> = (0..rows.num_rows())
         .map(|row| (value(&rows, "user", row), value(&rows, "at", row), value(&rows, "_offset", row)))
         .collect();

@@ -11,6 +11,7 @@ use crate::training::label_keys::EncodedLabels;
 use crate::training::labels::Labels;
 use crate::training::latest::{SeenRows, places_of, without_nan};
 use crate::training::output::{LabelColumns, Turns, to_file};
+use crate::training::plain_column::is_plain;
 use crate::training::plan::{ServicePlan, Slot, ViewJob};
 use crate::training::request::{OutputFormat, TrainingOutput};
 use crate::training::sink::{EncodedColumn, Fail};
@@ -20,10 +21,10 @@ use arrow::buffer::BooleanBuffer;
 use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, SchemaRef, UInt64Type};
 use parking_lot::Mutex;
-use springhouse_core::ValueStatus;
-use springhouse_core::definition::TableFormat;
+use springhouse_core::definition::{DefaultValue, TableFormat};
+use springhouse_core::{ValueStatus, ValueType};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -107,14 +108,14 @@ impl ByColumn<'_> {
                 Some((part, _)) => part.end_leaf(),
                 None => self.stages.time("write", "", || self.write_labels(&turns, chunks.len(), &fail))?,
             };
-            let counts = Mutex::new(vec![FeatureCounts::default(); self.plan.outputs.len()]);
+            let counts = Arc::new(Mutex::new(vec![FeatureCounts::default(); self.plan.outputs.len()]));
             let work = Work {
                 of: self,
                 turns: &turns,
                 label_leaves,
                 chunks: &chunks,
-                counts: &counts,
-                used: Mutex::default(),
+                counts: Arc::clone(&counts),
+                used: Arc::default(),
                 gathers,
                 columns_written: AtomicU64::new(0),
                 path,
@@ -149,9 +150,9 @@ impl ByColumn<'_> {
             check()?;
             drop(views);
             self.stages.time("write", "", || {
-                turns.into_inner().finish().map_err(|e| fail(&e))?.finish().map_err(|e| fail(&e))
+                turns.into_inner()?.finish().map_err(|e| fail(&e))?.finish().map_err(|e| fail(&e))
             })?;
-            Ok(counts.into_inner())
+            Ok(std::mem::take(&mut *counts.lock()))
         })
     }
 
@@ -192,9 +193,9 @@ struct Work<'a> {
     label_leaves: usize,
     /// Rows of each chunk.
     chunks: &'a [usize],
-    counts: &'a Mutex<Vec<FeatureCounts>>,
+    counts: Arc<Mutex<Vec<FeatureCounts>>>,
     /// Memory of columns that are written.
-    used: Mutex<Vec<Column>>,
+    used: Arc<Mutex<Vec<Column>>>,
     /// Whether values are gathered in the order in which they are read before they are put to their labels' places: with memory for
     /// that it takes less time, because what is written to is in the processor's cache.
     gathers: bool,
@@ -231,10 +232,17 @@ struct Ready<'a> {
     placed: Arc<Placed>,
     fetch: ColumnFetch<'a, 'a>,
     apart: Vec<Apart>,
+    labels: Arc<ViewLabels>,
+}
+
+/// The labels of a view whose columns are made.
+struct ViewLabels {
     /// Where values are gathered; in the order of their positions.
     gathered: Vec<Gathered>,
+    /// Which see a row whose values are shown.
     present: BooleanBuffer,
     of_chunks: Vec<RowStatuses>,
+    chunk_rows: u32,
 }
 
 impl<'a> View<'a> {
@@ -299,7 +307,8 @@ impl<'a> View<'a> {
             .chunks(of.chunk_rows as usize)
             .map(|statuses| RowStatuses::new(statuses.to_vec()))
             .collect();
-        Ok(Ready { since, placed, fetch, apart, gathered, present, of_chunks })
+        let labels = ViewLabels { gathered, present, of_chunks, chunk_rows: of.chunk_rows as u32 };
+        Ok(Ready { since, placed, fetch, apart, labels: Arc::new(labels) })
     }
 
     /// Reads and writes a column.
@@ -312,9 +321,8 @@ impl<'a> View<'a> {
         let work = self.work;
         let piece = self.first_piece + number;
         if let Some(data_type) = &ready.placed.types[number] {
-            let values = ready.values(number, data_type, self)?;
-            self.write_column(&self.columns[number], &values, &ready.of_chunks, piece)?;
-            work.used.lock().extend(Column::again(values));
+            let column = ready.read(number, data_type, self)?;
+            self.write_column(&self.columns[number], column, data_type, &ready.labels, piece)?;
         } else {
             work.turns.leave(piece, |_| Ok(()))?;
         }
@@ -333,18 +341,20 @@ impl<'a> View<'a> {
 
     fn new_column(&self, data_type: &DataType) -> Column {
         let mut used = self.work.used.lock();
-        let again = used.iter().position(|column| column.can_hold(data_type));
+        let rows = self.work.of.label_rows as usize;
+        let again = used.iter().position(|column| column.can_hold(data_type, rows));
         let again = again.map(|position| used.swap_remove(position));
         drop(used);
-        again.unwrap_or_else(|| Column::new(data_type, self.work.of.label_rows as usize))
+        again.unwrap_or_else(|| Column::new(data_type, rows))
     }
 
     /// Writes the outputs that show a column's values.
     fn write_column(
         &self,
-        column: &str,
-        values: &ArrayRef,
-        of_chunks: &[RowStatuses],
+        name: &str,
+        column: Column,
+        data_type: &DataType,
+        labels: &Arc<ViewLabels>,
         piece: usize,
     ) -> Result<()> {
         let work = self.work;
@@ -352,48 +362,63 @@ impl<'a> View<'a> {
         let fail = |e: &dyn std::fmt::Display| LakeError::unwritable(work.path, e);
         let (schema, outputs) = (of.schema, &of.plan.outputs);
         let first_field = schema.fields().len() - outputs.len();
-        let features = self.job.features_of(column);
-        let mut encoded = Vec::new();
+        let features = self.job.features_of(name);
+        let mut shown = Vec::new();
         for (number, output) in outputs.iter().enumerate() {
             let Slot::Stored { view, feature } = output.slot else { continue };
             if view != self.seen.view || !features.contains(&feature) {
                 continue;
             }
             let field = first_field + number;
-            let part =
-                Part::new(schema, field..field + 1, work.label_leaves + number).map_err(|e| fail(&e))?;
-            let (default, value_type) = (&self.job.defaults[feature], &self.job.plan.features()[feature].1);
-            let mut counts = FeatureCounts::default();
-            let mut chunks = Vec::with_capacity(of_chunks.len());
-            let mut first = 0;
-            for ((chunk, rows), statuses) in work.chunks.iter().enumerate().zip(of_chunks) {
-                let values = values.slice(first, *rows);
-                first += rows;
-                let (values, more) = statuses.shown(values, default, value_type, output.stale_is_default)?;
-                counts.merge(&more);
-                chunks.push(part.encode(chunk, vec![values]).map_err(|e| fail(&e))?);
-            }
-            work.counts.lock()[number].merge(&counts);
-            encoded.push((part, chunks));
+            let part = Part::new(schema, field..field + 1, work.label_leaves + number);
+            shown.push(Shown {
+                number,
+                part: part.map_err(|e| fail(&e))?,
+                default: self.job.defaults[feature].clone(),
+                value_type: self.job.plan.features()[feature].1.clone(),
+                stale_is_default: output.stale_is_default,
+            });
         }
-        let made = encoded.len() as u64;
-        let path = work.path.to_owned();
-        work.turns.leave(piece, move |file| {
-            for (part, chunks) in encoded {
-                for (chunk, columns) in chunks.into_iter().enumerate() {
-                    file.append(&part, chunk, columns).map_err(|e| LakeError::unwritable(&path, &e))?;
-                }
-            }
-            Ok(())
-        })?;
+        let made = shown.len() as u64;
+        let counts = Arc::clone(&work.counts);
+        let writing = Writing {
+            outputs: shown,
+            data_type: data_type.clone(),
+            labels: Arc::clone(labels),
+            counts,
+            path: work.path.to_owned(),
+        };
+        let values = match work.gathers {
+            true => Values::gathered(column, labels),
+            false => Values::Whole(column.finish(data_type, &labels.present)?),
+        };
+        let used = Arc::clone(&work.used);
+        if is_plain(data_type) {
+            // Encoding takes no longer than a copy, and what was put together just now is in the processor's cache.
+            work.turns.leave(piece, move |file| {
+                writing.for_each_chunk(&values, &mut |part, chunk, columns| {
+                    file.append(part, chunk, columns).map_err(|e| LakeError::unwritable(&writing.path, &e))
+                })?;
+                used.lock().extend(values.into_memory());
+                Ok(())
+            })?;
+        } else {
+            let mut encoded = Vec::new();
+            writing.for_each_chunk(&values, &mut |_, chunk, columns| {
+                encoded.push((chunk, columns));
+                Ok(())
+            })?;
+            used.lock().extend(values.into_memory());
+            work.turns.leave(piece, move |file| writing.append(file, encoded))?;
+        }
         let done = work.columns_written.fetch_add(made, Ordering::Relaxed) + made;
         (of.report)(done, outputs.len() as u64)
     }
 }
 
 impl Ready<'_> {
-    /// Reads the values of a column to their labels' places.
-    fn values(&self, number: usize, data_type: &DataType, view: &View<'_>) -> Result<ArrayRef> {
+    /// Reads the values of a column to where they are gathered, or to their labels' places.
+    fn read(&self, number: usize, data_type: &DataType, view: &View<'_>) -> Result<Column> {
         *self.placed.columns[number].lock() = Some(view.new_column(data_type));
         self.fetch.read(number)?;
         let column = self.placed.columns[number].lock().take();
@@ -403,13 +428,103 @@ impl Ready<'_> {
             let from = ColumnRows { first: 0, count: apart.rows.len(), values };
             column.put(data_type, &from, &apart.rows);
         }
-        if view.work.gathers {
-            let mut gathered = column;
-            column = view.new_column(data_type);
-            column.put_gathered(&mut gathered, &self.gathered, view.work.of.chunk_rows as u32);
-            view.work.used.lock().push(gathered);
+        Ok(column)
+    }
+}
+
+/// The values of a column.
+enum Values {
+    /// Each at its label's place.
+    Whole(ArrayRef),
+    /// As they were gathered, and which labels have one.
+    Gathered(Column, BooleanBuffer),
+}
+
+impl Values {
+    fn gathered(mut column: Column, labels: &ViewLabels) -> Self {
+        let valid = column.valid_gathered(&labels.gathered, labels.chunk_rows, &labels.present);
+        Self::Gathered(column, valid)
+    }
+
+    /// Those of a chunk's labels; `memory` is used for them, if there is any.
+    fn of_chunk(
+        &self,
+        chunk: usize,
+        labels: &ViewLabels,
+        data_type: &DataType,
+        memory: Option<Column>,
+    ) -> Result<ArrayRef> {
+        let first = chunk * labels.chunk_rows as usize;
+        let rows = (labels.present.len() - first).min(labels.chunk_rows as usize);
+        match self {
+            Self::Whole(values) => Ok(values.slice(first, rows)),
+            Self::Gathered(column, valid) => {
+                let again = memory.filter(|memory| memory.can_hold(data_type, rows));
+                let mut values = again.unwrap_or_else(|| Column::new(data_type, rows));
+                values.put_gathered(column, &labels.gathered, chunk);
+                values.into_array(data_type, valid.slice(first, rows))
+            }
         }
-        column.finish(data_type, &self.present)
+    }
+
+    fn into_memory(self) -> Option<Column> {
+        match self {
+            Self::Whole(values) => Column::again(values),
+            Self::Gathered(column, _) => Some(column),
+        }
+    }
+}
+
+/// What the outputs that show a column's values are written with.
+struct Writing {
+    outputs: Vec<Shown>,
+    data_type: DataType,
+    labels: Arc<ViewLabels>,
+    counts: Arc<Mutex<Vec<FeatureCounts>>>,
+    path: PathBuf,
+}
+
+/// An output that shows a column's values.
+struct Shown {
+    /// Among all outputs.
+    number: usize,
+    part: Part,
+    default: DefaultValue,
+    value_type: ValueType,
+    stale_is_default: bool,
+}
+
+impl Writing {
+    /// Encodes what is shown of the values, output by output.
+    fn for_each_chunk(
+        &self,
+        values: &Values,
+        each: &mut dyn FnMut(&Part, usize, Vec<EncodedColumn>) -> Result<()>,
+    ) -> Result<()> {
+        let mut memory = None;
+        for output in &self.outputs {
+            let mut counts = FeatureCounts::default();
+            for (chunk, statuses) in self.labels.of_chunks.iter().enumerate() {
+                let of_chunk = values.of_chunk(chunk, &self.labels, &self.data_type, memory.take())?;
+                let (default, value_type) = (&output.default, &output.value_type);
+                let (shown, more) =
+                    statuses.shown(Arc::clone(&of_chunk), default, value_type, output.stale_is_default)?;
+                counts.merge(&more);
+                let encoded = output.part.encode(chunk, vec![shown]);
+                each(&output.part, chunk, encoded.map_err(|e| LakeError::unwritable(&self.path, &e))?)?;
+                memory = Column::again(of_chunk);
+            }
+            self.counts.lock()[output.number].merge(&counts);
+        }
+        Ok(())
+    }
+
+    /// Writes what was encoded before.
+    fn append(&self, file: &mut ColumnFile, encoded: Vec<(usize, Vec<EncodedColumn>)>) -> Result<()> {
+        let parts = self.outputs.iter().flat_map(|output| self.labels.of_chunks.iter().map(|_| &output.part));
+        parts.zip(encoded).try_for_each(|(part, (chunk, columns))| {
+            file.append(part, chunk, columns).map_err(|e| LakeError::unwritable(&self.path, &e))
+        })
     }
 }
 

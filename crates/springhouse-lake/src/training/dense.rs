@@ -356,15 +356,15 @@ impl Column {
         Some(Self { values, absent: Vec::new() })
     }
 
-    /// True where it can hold values of a type.
-    pub(crate) fn can_hold(&self, data_type: &DataType) -> bool {
-        let width = match self.values {
-            Values::Bool(_) => None,
-            Values::Four(_) => Some(4),
-            Values::Eight(_) => Some(8),
-            Values::Sixteen(_) => Some(16),
+    /// True where it can hold so many values of a type.
+    pub(crate) fn can_hold(&self, data_type: &DataType, rows: usize) -> bool {
+        let (width, most) = match &self.values {
+            Values::Bool(values) => (None, values.len()),
+            Values::Four(values) => (Some(4), values.len()),
+            Values::Eight(values) => (Some(8), values.len()),
+            Values::Sixteen(values) => (Some(16), values.len()),
         };
-        width == data_type.primitive_width()
+        width == data_type.primitive_width() && rows <= most
     }
 
     /// Takes values of rows of a column as it is read; what is no number is null.
@@ -436,54 +436,72 @@ impl Column {
         }
     }
 
-    /// Takes values that were gathered; the parts are in the order of their positions.
-    pub(crate) fn put_gathered(&mut self, from: &mut Self, parts: &[Gathered], chunk_rows: u32) {
+    /// Takes the values of a chunk that were gathered; its first place is this one's.
+    pub(crate) fn put_gathered(&mut self, from: &Self, parts: &[Gathered], chunk: usize) {
         match (&mut self.values, &from.values) {
-            (Values::Bool(to), Values::Bool(from)) => scatter_gathered(to, from, parts, chunk_rows),
-            (Values::Four(to), Values::Four(from)) => scatter_gathered(to, from, parts, chunk_rows),
-            (Values::Eight(to), Values::Eight(from)) => scatter_gathered(to, from, parts, chunk_rows),
-            (Values::Sixteen(to), Values::Sixteen(from)) => scatter_gathered(to, from, parts, chunk_rows),
+            (Values::Bool(to), Values::Bool(from)) => scatter_gathered(to, from, parts, chunk),
+            (Values::Four(to), Values::Four(from)) => scatter_gathered(to, from, parts, chunk),
+            (Values::Eight(to), Values::Eight(from)) => scatter_gathered(to, from, parts, chunk),
+            (Values::Sixteen(to), Values::Sixteen(from)) => scatter_gathered(to, from, parts, chunk),
             _ => unreachable!("both are of one type"),
         }
+    }
+
+    /// Of values that were gathered: which labels have one, of those of which these see a row. The parts are in the order of their
+    /// positions.
+    pub(crate) fn valid_gathered(
+        &mut self,
+        parts: &[Gathered],
+        chunk_rows: u32,
+        present: &BooleanBuffer,
+    ) -> BooleanBuffer {
         let place = |position: u32| {
             let after = parts.partition_point(|part| part.first <= position);
             parts[after - 1].place(position, chunk_rows)
         };
-        self.absent.extend(from.absent.drain(..).map(place));
+        without(present, self.absent.drain(..).map(place))
     }
 
     /// The values as an array, for labels of which these see a row.
-    pub(crate) fn finish(self, data_type: &DataType, present: &BooleanBuffer) -> Result<ArrayRef> {
-        let valid = if self.absent.is_empty() {
-            present.clone()
-        } else {
-            let mut valid = BooleanBufferBuilder::new(present.len());
-            valid.append_buffer(present);
-            self.absent.iter().for_each(|row| valid.set_bit(*row as usize, false));
-            valid.finish()
-        };
+    pub(crate) fn finish(mut self, data_type: &DataType, present: &BooleanBuffer) -> Result<ArrayRef> {
+        let valid = without(present, self.absent.drain(..));
+        self.into_array(data_type, valid)
+    }
+
+    /// The first values as an array, those that are valid.
+    pub(crate) fn into_array(self, data_type: &DataType, valid: BooleanBuffer) -> Result<ArrayRef> {
+        let rows = valid.len();
         let nulls = Some(NullBuffer::new(valid)).filter(|nulls| nulls.null_count() > 0);
         let buffer = match self.values {
-            Values::Bool(values) => {
+            Values::Bool(mut values) => {
+                values.truncate(rows);
                 return Ok(Arc::new(BooleanArray::new(BooleanBuffer::from(values), nulls)));
             }
             Values::Four(values) => Buffer::from_vec(values),
             Values::Eight(values) => Buffer::from_vec(values),
             Values::Sixteen(values) => Buffer::from_vec(values),
         };
-        let data = ArrayData::builder(data_type.clone()).len(present.len()).add_buffer(buffer).nulls(nulls);
+        let data = ArrayData::builder(data_type.clone()).len(rows).add_buffer(buffer).nulls(nulls);
         Ok(make_array(data.build()?))
     }
 }
 
-/// Chunk by chunk.
-fn scatter_gathered<T: Copy>(to: &mut [T], from: &[T], parts: &[Gathered], chunk_rows: u32) {
-    for (chunk, to) in to.chunks_mut(chunk_rows as usize).enumerate() {
-        for part in parts {
-            let (positions, places) = part.of_chunk(chunk);
-            for (value, place) in from[positions].iter().zip(places) {
-                to[usize::from(*place)] = *value;
-            }
+/// Rows without some.
+fn without(rows: &BooleanBuffer, absent: impl ExactSizeIterator<Item = u32>) -> BooleanBuffer {
+    if absent.len() == 0 {
+        return rows.clone();
+    }
+    let mut valid = BooleanBufferBuilder::new(rows.len());
+    valid.append_buffer(rows);
+    absent.for_each(|row| valid.set_bit(row as usize, false));
+    valid.finish()
+}
+
+fn scatter_gathered<T: Copy>(to: &mut [T], from: &[T], parts: &[Gathered], chunk: usize) {
+    for part in parts {
+        let (positions, places) = part.of_chunk(chunk);
+        for (value, place) in from[positions].iter().zip(places) {
+            to[usize::from(*place)] = *value;
         }
     }
 }
@@ -609,11 +627,21 @@ mod tests {
                 first += rows.len() as u32;
                 assert_eq!(gathered.put(data_type, &from, &rows), rows.len());
             }
-            let mut put = Column::new(data_type, labels);
-            put.put_gathered(&mut gathered, &parts, chunk_rows);
             let present = BooleanBuffer::collect_bool(labels, |label| seen.contains(&(label as u32)));
-            let (at_once, put) = (at_once.finish(data_type, &present), put.finish(data_type, &present));
-            assert_eq!(put.unwrap().as_ref(), at_once.unwrap().as_ref(), "round {round}");
+            let at_once = at_once.finish(data_type, &present).unwrap();
+            let valid = gathered.valid_gathered(&parts, chunk_rows, &present);
+            let mut memory: Option<Column> = None;
+            for chunk in 0..chunks {
+                let first = chunk * chunk_rows as usize;
+                let rows = (chunk_rows as usize).min(labels - first);
+                let used = memory.take().filter(|used| used.can_hold(data_type, rows));
+                let mut put = used.unwrap_or_else(|| Column::new(data_type, rows));
+                put.put_gathered(&gathered, &parts, chunk);
+                let put = put.into_array(data_type, valid.slice(first, rows)).unwrap();
+                assert_eq!(put.as_ref(), at_once.slice(first, rows).as_ref(), "round {round}, chunk {chunk}");
+                memory = Column::again(put);
+                assert_eq!(memory.is_some(), *data_type != DataType::Boolean, "its memory is used again");
+            }
         }
     }
 

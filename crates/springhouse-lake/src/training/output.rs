@@ -14,7 +14,7 @@ use crate::training::sink::{self, Taker};
 use crate::training::stages::Stages;
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::{Field, Schema, SchemaRef};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -61,7 +61,8 @@ pub(crate) struct Turns<T> {
 }
 
 struct Turn<T> {
-    of: T,
+    /// None while somebody has it.
+    of: Option<T>,
     next: usize,
     /// Most pieces that are left for others to take.
     left_max: usize,
@@ -72,19 +73,6 @@ struct Turn<T> {
 
 type Left<T> = Box<dyn FnOnce(&mut T) -> Result<()> + Send>;
 
-impl<T> Turn<T> {
-    /// Takes the piece whose turn it is, and those after it that were left.
-    fn take(&mut self, take: impl FnOnce(&mut T) -> Result<()>) -> Result<()> {
-        take(&mut self.of)?;
-        self.next += 1;
-        while let Some(take) = self.left.remove(&self.next) {
-            take(&mut self.of)?;
-            self.next += 1;
-        }
-        Ok(())
-    }
-}
-
 impl<T> Turns<T> {
     pub(crate) fn new(of: T) -> Self {
         Self::leaving(of, 0)
@@ -92,7 +80,7 @@ impl<T> Turns<T> {
 
     /// So many pieces may be left for others to take.
     pub(crate) fn leaving(of: T, left_max: usize) -> Self {
-        let turn = Turn { of, next: 0, left_max, failed: false, left: BTreeMap::new() };
+        let turn = Turn { of: Some(of), next: 0, left_max, failed: false, left: BTreeMap::new() };
         Self { state: Mutex::new(turn), changed: Condvar::new() }
     }
 
@@ -102,12 +90,7 @@ impl<T> Turns<T> {
         while turn.next != piece && !turn.failed {
             self.changed.wait(&mut turn);
         }
-        if turn.failed {
-            return Ok(false);
-        }
-        turn.take(take)?;
-        self.changed.notify_all();
-        Ok(true)
+        self.take_next(turn, take)
     }
 
     /// The same, where the piece may be left for who takes the one before it. Waits while as many as may be are left already.
@@ -120,16 +103,37 @@ impl<T> Turns<T> {
         while turn.next != piece && turn.left.len() >= turn.left_max && !turn.failed {
             self.changed.wait(&mut turn);
         }
+        if turn.next == piece || turn.failed {
+            return self.take_next(turn, take);
+        }
+        turn.left.insert(piece, Box::new(take));
+        Ok(true)
+    }
+
+    /// Takes the piece whose turn it is, and those after it that were left. Others may leave theirs meanwhile.
+    fn take_next<'t>(
+        &'t self,
+        mut turn: MutexGuard<'t, Turn<T>>,
+        take: impl FnOnce(&mut T) -> Result<()>,
+    ) -> Result<bool> {
         if turn.failed {
             return Ok(false);
         }
-        if turn.next == piece {
-            turn.take(take)?;
+        let Some(mut of) = turn.of.take() else {
+            return Err(LakeError::internal("two pieces have their turn"));
+        };
+        let mut taken = MutexGuard::unlocked(&mut turn, || take(&mut of));
+        while taken.is_ok() {
+            turn.next += 1;
+            let next = turn.next;
+            let Some(take) = turn.left.remove(&next) else { break };
             self.changed.notify_all();
-        } else {
-            turn.left.insert(piece, Box::new(take));
+            taken = MutexGuard::unlocked(&mut turn, || take(&mut of));
         }
-        Ok(true)
+        turn.of = Some(of);
+        turn.failed |= taken.is_err();
+        self.changed.notify_all();
+        taken.map(|()| true)
     }
 
     /// Makes pieces on many threads; where one fails nobody waits for it.
@@ -150,8 +154,9 @@ impl<T> Turns<T> {
         })
     }
 
-    pub(crate) fn into_inner(self) -> T {
-        self.state.into_inner().of
+    /// What is left of it when all are done.
+    pub(crate) fn into_inner(self) -> Result<T> {
+        self.state.into_inner().of.ok_or_else(|| LakeError::internal("a piece was not taken to its end"))
     }
 }
 
@@ -348,7 +353,7 @@ fn write_to(
             .time("write", "", || turns.in_parallel(threads, rounds.chunks.min(chunk_count - first), &one))?;
         (rounds.end)(range)?;
     }
-    rounds.stages.time("write", "", || turns.into_inner().finish(&fail))?;
+    rounds.stages.time("write", "", || turns.into_inner()?.finish(&fail))?;
     Ok(written.into_inner())
 }
 
@@ -379,7 +384,7 @@ mod tests {
             });
             assert_eq!(made.is_err(), fails.is_some(), "round {round}");
             let expected = 0..fails.map_or(count, |piece| piece + 1);
-            assert_eq!(turns.into_inner(), expected.collect::<Vec<_>>(), "round {round}");
+            assert_eq!(turns.into_inner().unwrap(), expected.collect::<Vec<_>>(), "round {round}");
         }
     }
 }

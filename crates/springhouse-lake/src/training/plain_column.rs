@@ -25,13 +25,16 @@ pub(crate) struct PlainColumn {
     values: ArrayRef,
 }
 
+/// True for a type whose columns are written like that, mostly: [`PlainColumn::new`].
+pub(crate) fn is_plain(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Float32 | DataType::Float64 | DataType::Timestamp(TimeUnit::Microsecond, _))
+}
+
 impl PlainColumn {
     /// None for what has other rules: other types, no value at all, more than a page.
     pub(crate) fn new(values: &ArrayRef) -> Option<Self> {
-        let is_plain = matches!(
-            values.data_type(),
-            DataType::Float32 | DataType::Float64 | DataType::Timestamp(TimeUnit::Microsecond, _)
-        ) && values.null_count() < values.len()
+        let is_plain = is_plain(values.data_type())
+            && values.null_count() < values.len()
             && values.len() * width(values) <= BYTES_MAX;
         is_plain.then(|| Self { values: ArrayRef::clone(values) })
     }

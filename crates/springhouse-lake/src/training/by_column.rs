@@ -29,11 +29,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
-/// Of the memory budget one part in so many may be taken by what is being made.
-const SHARE: u64 = 3;
+/// Of eight parts of the memory budget so many may be taken by what is being made.
+const EIGHTHS: u64 = 3;
 /// Bytes that a label takes beside values: which row it sees, and a status; of two views, for one is made ready while the columns of
 /// the one before it are written.
 const LABEL_BYTES: u64 = 2 * 9;
+/// The same where values are gathered: where they belong as well.
+const GATHERED_LABEL_BYTES: u64 = 2 * 11;
 
 /// A training set that is made like that.
 pub(crate) struct ByColumn<'a> {
@@ -70,15 +72,21 @@ pub(crate) fn output_of<'o>(
     memory_budget: u64,
 ) -> Option<&'o Path> {
     let TrainingOutput::File(path, OutputFormat::Parquet) = *out else { return None };
-    (has_columns_apart(plan) && fit(plan, label_rows, threads, memory_budget)).then_some(path)
+    (has_columns_apart(plan) && fit(plan, label_rows, LABEL_BYTES, threads, memory_budget)).then_some(path)
 }
 
-/// Whether so many columns fit in memory.
-fn fit(plan: &ServicePlan<'_>, label_rows: u64, columns: usize, memory_budget: u64) -> bool {
+/// Whether so many columns fit in memory, and so many bytes for each label.
+fn fit(
+    plan: &ServicePlan<'_>,
+    label_rows: u64,
+    label_bytes: u64,
+    columns: usize,
+    memory_budget: u64,
+) -> bool {
     let types = plan.views.iter().filter_map(dense_features).flatten();
     let width = types.filter_map(|data_type| data_type.primitive_width()).max().unwrap_or(1) as u64;
-    let bytes = label_rows.saturating_mul(LABEL_BYTES + columns as u64 * width);
-    label_rows <= u64::from(u32::MAX) && bytes <= memory_budget / SHARE
+    let bytes = label_rows.saturating_mul(label_bytes + columns as u64 * width);
+    label_rows <= u64::from(u32::MAX) && bytes <= memory_budget / 8 * EIGHTHS
 }
 
 impl ByColumn<'_> {
@@ -97,12 +105,14 @@ impl ByColumn<'_> {
             seen.iter().map(|(seen, _)| seen.units_first_seen(&seen.ranges())).collect();
         to_file(path, |file| {
             let file = ColumnFile::new(file, self.schema, &chunks).map_err(|e| fail(&e))?;
+            let fit = |label_bytes: u64, columns: usize| {
+                fit(self.plan, self.label_rows, label_bytes, columns, self.memory_budget)
+            };
+            let gathers = self.chunk_rows as usize <= Gathered::CHUNK_ROWS_MAX
+                && fit(GATHERED_LABEL_BYTES, self.threads);
             // A column that is made before its turn waits, if there is room, and who made it goes on with the next one.
-            let has_room = fit(self.plan, self.label_rows, self.threads + 1, self.memory_budget);
+            let has_room = fit(if gathers { GATHERED_LABEL_BYTES } else { LABEL_BYTES }, self.threads + 1);
             let turns = Turns::leaving(file, usize::from(has_room));
-            // Twice the columns, and as much as one more for the places.
-            let gathers = fit(self.plan, self.label_rows, 2 * self.threads + 1, self.memory_budget)
-                && self.chunk_rows as usize <= Gathered::CHUNK_ROWS_MAX;
             let encoded = self.encoded.and_then(EncodedLabels::take);
             let label_leaves = match &encoded {
                 Some((part, _)) => part.end_leaf(),

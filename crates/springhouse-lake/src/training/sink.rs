@@ -7,14 +7,15 @@ use crate::training::plain_column::{PageMemory, PlainColumn};
 use crate::training::request::{OutputFormat, TrainingOutput, TrainingSink};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::datatypes::{
-    DataType, Field, Float32Type, Float64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
+    DataType, Field, Float32Type, Float64Type, Int32Type, Int64Type, Schema, SchemaRef, TimeUnit,
+    TimestampMicrosecondType,
 };
 use arrow::error::ArrowError;
 use arrow::ipc::writer::{FileWriter, StreamWriter};
 use base64::Engine;
 use parquet::arrow::ArrowSchemaConverter;
 use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowRowGroupWriterFactory, compute_leaves};
-use parquet::basic::Compression;
+use parquet::basic::{Compression, Encoding};
 use parquet::errors::ParquetError;
 use parquet::file::properties::{WriterProperties, WriterPropertiesPtr};
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
@@ -165,7 +166,19 @@ pub(crate) fn properties(schema: &SchemaRef, compression: Compression) -> Writer
         let column = ColumnPath::from(field.name().as_str());
         properties = properties.set_column_dictionary_enabled(column, false);
     }
+    // Integers that hardly repeat are short as differences, and take a tenth of the time that finding each in a dictionary does.
+    let is_different = |t: &DataType| is_integer(t) && compression == Compression::UNCOMPRESSED;
+    for field in schema.fields().iter().filter(|f| is_different(f.data_type())) {
+        let column = ColumnPath::from(field.name().as_str());
+        properties = properties
+            .set_column_dictionary_enabled(column.clone(), false)
+            .set_column_encoding(column, Encoding::DELTA_BINARY_PACKED);
+    }
     Arc::new(properties.build())
+}
+
+fn is_integer(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Int32 | DataType::Int64)
 }
 
 fn arrow_schema_entry(schema: &Schema) -> parquet::file::metadata::KeyValue {
@@ -247,7 +260,8 @@ impl ParquetEncoder {
     }
 }
 
-/// True for numbers and moments whose less significant halves hardly repeat: there is little to find for a compression by repetition.
+/// True for numbers and moments whose less significant halves (integers that) hardly repeat: there is little to find for a
+/// compression by repetition.
 fn is_noise(column: &ArrayRef) -> bool {
     /// Values that are looked at.
     const SAMPLE: usize = 256;
@@ -264,6 +278,14 @@ fn is_noise(column: &ArrayRef) -> bool {
         }
         DataType::Timestamp(TimeUnit::Microsecond, _) => {
             let values = column.as_primitive::<TimestampMicrosecondType>().values();
+            rows.map(|row| values[row] as u32).collect()
+        }
+        DataType::Int64 => {
+            let values = column.as_primitive::<Int64Type>().values();
+            rows.map(|row| values[row] as u32).collect()
+        }
+        DataType::Int32 => {
+            let values = column.as_primitive::<Int32Type>().values();
             rows.map(|row| values[row] as u32).collect()
         }
         _ => return false,
@@ -366,7 +388,7 @@ impl Taker<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::Float64Array;
+    use arrow::array::{Float64Array, Int32Array, Int64Array};
 
     #[test]
     fn numbers_are_noise_when_they_do_not_repeat() {
@@ -378,6 +400,12 @@ mod tests {
         assert!(!is_noise(&of((0..10_000).map(|n| Some(noise(n % 50))).collect())));
         assert!(!is_noise(&of((0..10_000).map(|n| Some(n as f64 / 4.0)).collect())));
         assert!(!is_noise(&of(vec![None; 1000])));
+        let keys = |below: i64| -> ArrayRef {
+            Arc::new((0..10_000).map(|n| Some(n * 7_919 % below)).collect::<Int64Array>())
+        };
+        assert!(is_noise(&keys(100_003)) && !is_noise(&keys(50)));
+        let days: ArrayRef = Arc::new((0..10_000).map(|n| Some(n * 7_919 % 90)).collect::<Int32Array>());
+        assert!(!is_noise(&days));
         let texts: ArrayRef = Arc::new(StringArray::from(vec!["a"; 10]));
         assert!(!is_noise(&texts));
     }

@@ -504,13 +504,12 @@ struct Shown {
     stale_is_default: bool,
 }
 
+/// Takes the columns of a chunk, encoded.
+type TakeEncoded<'a> = dyn FnMut(&Part, usize, Vec<EncodedColumn>) -> Result<()> + 'a;
+
 impl Writing {
     /// Encodes what is shown of the values, output by output.
-    fn for_each_chunk(
-        &self,
-        values: &Values,
-        each: &mut dyn FnMut(&Part, usize, Vec<EncodedColumn>) -> Result<()>,
-    ) -> Result<()> {
+    fn for_each_chunk(&self, values: &Values, each: &mut TakeEncoded<'_>) -> Result<()> {
         let mut memory = None;
         for output in &self.outputs {
             let mut counts = FeatureCounts::default();

@@ -41,9 +41,17 @@ pub(crate) struct Rows<'a> {
     /// All of them or some from everywhere ([`sample`]): how columns are written is tried on these.
     pub sample: RecordBatch,
     /// One after the other.
-    pub batches: &'a mut (dyn Iterator<Item = Result<RecordBatch>> + Send),
+    pub batches: Box<dyn Iterator<Item = Result<RecordBatch>> + Send + 'a>,
     /// The columns that they are sorted by, ascending.
     pub sorted_by: &'a [String],
+}
+
+impl<'a> Rows<'a> {
+    /// Those of one batch.
+    pub(crate) fn of(rows: &RecordBatch, sorted_by: &'a [String]) -> Self {
+        let batches = Box::new(std::iter::once(Ok(rows.clone())));
+        Self { schema: rows.schema(), sample: rows.clone(), batches, sorted_by }
+    }
 }
 
 /// Writes rows as a Parquet file; `fail` says what it means when that does not go.
@@ -169,12 +177,8 @@ mod tests {
         let batch =
             RecordBatch::try_from_iter_with_nullable(columns.map(|(name, c)| (name, c, true))).unwrap();
         let mut bytes = Vec::new();
-        let rows = Rows {
-            schema: batch.schema(),
-            sample: batch.clone(),
-            batches: &mut [Ok(batch.slice(0, 70_000)), Ok(batch.slice(70_000, 30_000))].into_iter(),
-            sorted_by: &[],
-        };
+        let batches = [Ok(batch.slice(0, 70_000)), Ok(batch.slice(70_000, 30_000))];
+        let rows = Rows { batches: Box::new(batches.into_iter()), ..Rows::of(&batch, &[]) };
         write_parquet(&mut bytes, rows, &|e| LakeError::internal(e.to_string())).unwrap();
         let bytes = bytes::Bytes::from(bytes);
         let reader = ParquetRecordBatchReaderBuilder::try_new(bytes.clone()).unwrap();

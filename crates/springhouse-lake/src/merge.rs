@@ -196,14 +196,9 @@ mod tests {
 
     fn written(directory: &Path, number: usize, rows: &RecordBatch) -> FileRef {
         let path = directory.join(format!("{number}.parquet"));
-        let rows = layout::Rows {
-            schema: rows.schema(),
-            sample: rows.clone(),
-            batches: &mut std::iter::once(Ok(rows.clone())),
-            sorted_by: &[],
-        };
         let mut file = std::fs::File::create(&path).unwrap();
-        layout::write_parquet(&mut file, rows, &|e| LakeError::internal(e.to_string())).unwrap();
+        let fail = |e: ::parquet::errors::ParquetError| LakeError::internal(e.to_string());
+        layout::write_parquet(&mut file, layout::Rows::of(rows, &[]), &fail).unwrap();
         crate::source::location::file_ref(directory, path).unwrap()
     }
 

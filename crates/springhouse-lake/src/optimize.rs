@@ -125,25 +125,24 @@ impl Lake {
                 made.file = match step.way {
                     Way::Sort => {
                         let (rows, by) = crate::training::blocking(|| sorted_rows(&files, &by))?;
-                        let rows = Rows {
-                            schema: rows.schema(),
-                            sample: rows.clone(),
-                            batches: &mut std::iter::once(Ok(rows.clone())),
-                            sorted_by: &by,
-                        };
+                        let rows = Rows::of(&rows, &by);
                         delta::replace(self.project(), &directory, &mut table, &files, rows).await?
                     }
                     Way::Merge => {
-                        let merged = crate::training::blocking(|| Merged::new(&files, &by))?;
-                        let (schema, sample) = (Arc::clone(&merged.schema), merged.sample()?);
+                        let (merged, sample) = crate::training::blocking(|| {
+                            let merged = Merged::new(&files, &by)?;
+                            let sample = merged.sample()?;
+                            Ok::<_, LakeError>((merged, sample))
+                        })?;
+                        let schema = Arc::clone(&merged.schema);
                         let mut rows_done = 0;
-                        let mut batches = merged.map(|batch| {
+                        let batches = merged.map(|batch| {
                             let batch = batch?;
                             rows_done += batch.num_rows() as u64;
                             report(rows_done).map(|()| batch)
                         });
                         let by = present(&schema, &by);
-                        let rows = Rows { schema, sample, batches: &mut batches, sorted_by: &by };
+                        let rows = Rows { schema, sample, batches: Box::new(batches), sorted_by: &by };
                         delta::replace(self.project(), &directory, &mut table, &files, rows).await?
                     }
                 };

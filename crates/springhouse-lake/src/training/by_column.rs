@@ -390,12 +390,11 @@ impl<'a> View<'a> {
             });
         }
         let made = shown.len() as u64;
-        let counts = Arc::clone(&work.counts);
         let writing = Writing {
             outputs: shown,
             data_type: data_type.clone(),
             labels: Arc::clone(labels),
-            counts,
+            counts: Arc::clone(&work.counts),
             path: work.path.to_owned(),
         };
         let values = match work.gathers {

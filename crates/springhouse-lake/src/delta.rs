@@ -7,8 +7,8 @@
 
 use crate::error::{LakeError, Result};
 use crate::layout::{self, Rows};
-use crate::partial::PARTIAL;
-use crate::source::location::{FileRef, file_name};
+use crate::partial::{PARTIAL, discard, hold};
+use crate::source::location::{FileRef, file_name, file_ref, modified_ns};
 use arrow::array::{AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::Int64Type;
 use deltalake_core::checkpoints::create_checkpoint;
@@ -280,9 +280,8 @@ pub(crate) async fn append_all(
         let mut actions =
             widen(&current, &name, columns)?.map(Action::Metadata).into_iter().collect::<Vec<_>>();
         if let Some((rows, after, last)) = &appended.rows {
-            let sorted_by = order_of(rows);
-            let written = write_file(directory, Rows::of(rows, &sorted_by), Some((*after + 1, *last)))?;
-            actions.push(Action::Add(written));
+            let rows = Rows::of(rows.clone(), order_of(rows));
+            actions.push(Action::Add(write_file(directory, rows, Some((*after + 1, *last)))?));
         }
         let mut properties = CommitProperties::default()
             // Our own loop reads the position again; the commit's must not guess.
@@ -337,14 +336,7 @@ pub(crate) async fn replace(
     let fail = |e: DeltaTableError| LakeError::delta(&name, "compacting", &e);
     let mut actions = removals(directory, table, old, false)?;
     let written = crate::training::blocking(|| write_file(directory, rows, None))?;
-    let path = directory.join(&written.path);
-    let made = FileRef {
-        name: file_name(project, &path),
-        path,
-        size: written.size.unsigned_abs(),
-        modified_ns: written.modification_time.saturating_mul(1_000_000),
-        partition_values: Vec::new(),
-    };
+    let made = file_ref(project, directory.join(&written.path))?;
     actions.push(Action::Add(Add { data_change: false, ..written }));
     let operation = DeltaOperation::Optimize { predicate: None, target_size: 0 };
     let state = table.snapshot().map_err(fail)?;
@@ -479,9 +471,7 @@ fn write_file(directory: &Path, rows: Rows<'_>, named: Option<(i64, i64)>) -> Re
     let (partial, mut file) = new_file(directory)?;
     let unwritable = |e: &dyn std::fmt::Display| LakeError::unwritable(&partial, e);
     let written = (|| {
-        // As long as it is held nobody takes it for what a process that was killed has left. Where files can't be locked, nothing is
-        // removed either.
-        let _ = file.try_lock();
+        hold(&file);
         let (mut count, mut offsets) = (0, None);
         let seen = rows.batches.inspect(|batch| {
             let Ok(batch) = batch else { return };
@@ -511,11 +501,7 @@ fn write_file(directory: &Path, rows: Rows<'_>, named: Option<(i64, i64)>) -> Re
             stats["maxValues"] = serde_json::json!({ crate::stream::OFFSET_COLUMN: high });
             stats["nullCount"] = serde_json::json!({ crate::stream::OFFSET_COLUMN: 0 });
         }
-        let modified = std::fs::metadata(&path)
-            .and_then(|m| m.modified())
-            .ok()
-            .and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok())
-            .map_or(0, |d| d.as_millis() as i64);
+        let modified = std::fs::metadata(&path).map_or(0, |metadata| modified_ns(&metadata) / 1_000_000);
         Ok(Add {
             path: name,
             partition_values: HashMap::new(),
@@ -526,11 +512,7 @@ fn write_file(directory: &Path, rows: Rows<'_>, named: Option<(i64, i64)>) -> Re
             ..Add::default()
         })
     })();
-    if written.is_err() {
-        // The half-written file is of no use; the error that matters is the first one.
-        let _ = std::fs::remove_file(&partial);
-    }
-    written
+    written.inspect_err(|_| discard(&partial))
 }
 
 /// A file that nobody else writes to: not in this process, and not in one that has its number in another container.

@@ -43,14 +43,14 @@ pub(crate) struct Rows<'a> {
     /// One after the other.
     pub batches: Box<dyn Iterator<Item = Result<RecordBatch>> + Send + 'a>,
     /// The columns that they are sorted by, ascending.
-    pub sorted_by: &'a [String],
+    pub sorted_by: Vec<String>,
 }
 
-impl<'a> Rows<'a> {
+impl Rows<'_> {
     /// Those of one batch.
-    pub(crate) fn of(rows: &RecordBatch, sorted_by: &'a [String]) -> Self {
+    pub(crate) fn of(rows: RecordBatch, sorted_by: Vec<String>) -> Self {
         let batches = Box::new(std::iter::once(Ok(rows.clone())));
-        Self { schema: rows.schema(), sample: rows.clone(), batches, sorted_by }
+        Self { schema: rows.schema(), sample: rows, batches, sorted_by }
     }
 }
 
@@ -60,7 +60,7 @@ pub(crate) fn write_parquet(
     rows: Rows<'_>,
     fail: &dyn Fn(ParquetError) -> LakeError,
 ) -> Result<()> {
-    let properties = properties(&rows.sample, rows.sorted_by).map_err(fail)?;
+    let properties = properties(&rows.sample, &rows.sorted_by).map_err(fail)?;
     let mut writer = writer(out, &rows.schema, properties).map_err(fail)?;
     for batch in rows.batches {
         writer.write(&batch?).map_err(fail)?;
@@ -178,7 +178,7 @@ mod tests {
             RecordBatch::try_from_iter_with_nullable(columns.map(|(name, c)| (name, c, true))).unwrap();
         let mut bytes = Vec::new();
         let batches = [Ok(batch.slice(0, 70_000)), Ok(batch.slice(70_000, 30_000))];
-        let rows = Rows { batches: Box::new(batches.into_iter()), ..Rows::of(&batch, &[]) };
+        let rows = Rows { batches: Box::new(batches.into_iter()), ..Rows::of(batch.clone(), Vec::new()) };
         write_parquet(&mut bytes, rows, &|e| LakeError::internal(e.to_string())).unwrap();
         let bytes = bytes::Bytes::from(bytes);
         let reader = ParquetRecordBatchReaderBuilder::try_new(bytes.clone()).unwrap();

@@ -198,7 +198,7 @@ mod tests {
         let path = directory.join(format!("{number}.parquet"));
         let mut file = std::fs::File::create(&path).unwrap();
         let fail = |e: ::parquet::errors::ParquetError| LakeError::internal(e.to_string());
-        layout::write_parquet(&mut file, layout::Rows::of(rows, &[]), &fail).unwrap();
+        layout::write_parquet(&mut file, layout::Rows::of(rows.clone(), Vec::new()), &fail).unwrap();
         crate::source::location::file_ref(directory, path).unwrap()
     }
 

@@ -2,9 +2,10 @@
 //! the rows it needs.
 //!
 //! A flush makes a file every few seconds, in order of arrival. Compaction takes runs of small files, sorts their rows by
-//! entity and time, and puts one file in their place, in one commit that changes no data (`dataChange: false`): every
-//! reader sees the rows once, before and after and at every moment between, and a kill leaves the old files or the new one.
-//! Offsets stay with their rows, so positions, stamps and answers do not change. Old files stay until they are vacuumed.
+//! entity and time, and puts one file in their place; such files it merges to larger ones in the same order. Each is one
+//! commit that changes no data (`dataChange: false`): every reader sees the rows once, before and after and at every moment
+//! between, and a kill leaves the old files or the new one. Offsets stay with their rows, so positions, stamps and answers do
+//! not change. Old files stay until they are vacuumed.
 
 use crate::delta::{self, PARTIAL_PREFIX};
 use crate::error::{LakeError, Result};
@@ -122,30 +123,11 @@ impl Lake {
                     tell(progress, "compacting", done + (step.bytes as f64 * share) as u64, total)
                 };
                 let files: Vec<FileRef> = run.iter().map(|part| part.file.clone()).collect();
-                made.file = match step.way {
-                    Way::Sort => {
-                        let (rows, by) = crate::training::blocking(|| sorted_rows(&files, &by))?;
-                        let rows = Rows::of(&rows, &by);
-                        delta::replace(self.project(), &directory, &mut table, &files, rows).await?
-                    }
-                    Way::Merge => {
-                        let (merged, sample) = crate::training::blocking(|| {
-                            let merged = Merged::new(&files, &by)?;
-                            let sample = merged.sample()?;
-                            Ok::<_, LakeError>((merged, sample))
-                        })?;
-                        let schema = Arc::clone(&merged.schema);
-                        let mut rows_done = 0;
-                        let batches = merged.map(|batch| {
-                            let batch = batch?;
-                            rows_done += batch.num_rows() as u64;
-                            report(rows_done).map(|()| batch)
-                        });
-                        let by = present(&schema, &by);
-                        let rows = Rows { schema, sample, batches: Box::new(batches), sorted_by: &by };
-                        delta::replace(self.project(), &directory, &mut table, &files, rows).await?
-                    }
-                };
+                let rows = crate::training::blocking(|| match step.way {
+                    Way::Sort => sorted_rows(&files, &by),
+                    Way::Merge => merged_rows(&files, &by, &report),
+                })?;
+                made.file = delta::replace(self.project(), &directory, &mut table, &files, rows).await?;
                 report(made.rows)?;
             }
             done += step.bytes;
@@ -296,8 +278,26 @@ fn runs(parts: &[Part], way: Way, sizes: &FileSizes) -> Vec<Range<usize>> {
     runs
 }
 
-/// The rows of some files, in the order of those of some columns that are there; and these.
-fn sorted_rows(files: &[FileRef], by: &[String]) -> Result<(RecordBatch, Vec<String>)> {
+/// The rows of sorted files in one order, of those of some columns that are there; `report` is told how many have come.
+fn merged_rows<'f>(
+    files: &'f [FileRef],
+    by: &[String],
+    report: &'f (dyn Fn(u64) -> Result<()> + Sync),
+) -> Result<Rows<'f>> {
+    let merged = Merged::new(files, by)?;
+    let (schema, sample) = (Arc::clone(&merged.schema), merged.sample()?);
+    let sorted_by = present(&schema, by);
+    let mut done = 0;
+    let batches = merged.map(move |batch| {
+        let batch = batch?;
+        done += batch.num_rows() as u64;
+        report(done).map(|()| batch)
+    });
+    Ok(Rows { schema, sample, batches: Box::new(batches), sorted_by })
+}
+
+/// The rows of some files, in the order of those of some columns that are there.
+fn sorted_rows(files: &[FileRef], by: &[String]) -> Result<Rows<'static>> {
     let mut batches = Vec::new();
     for file in files {
         batches.extend(parquet::read_whole(file)?);
@@ -315,7 +315,7 @@ fn sorted_rows(files: &[FileRef], by: &[String]) -> Result<(RecordBatch, Vec<Str
     };
     let columns: Vec<SortColumn> = by.iter().filter_map(column).collect();
     let order = lexsort_to_indices(&columns, None)?;
-    Ok((take_record_batch(&rows, &order)?, by))
+    Ok(Rows::of(take_record_batch(&rows, &order)?, by))
 }
 
 /// Deletes what no version within the retention has. The table is as it was committed last then.

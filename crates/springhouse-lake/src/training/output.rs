@@ -2,7 +2,7 @@
 //! bytes whatever the number of threads. In a Parquet file a chunk is a row group.
 
 use crate::error::{LakeError, Result};
-use crate::partial::{PARTIAL, remove_abandoned};
+use crate::partial::{PARTIAL, discard, hold, remove_abandoned};
 use crate::source::scan::in_parallel;
 use crate::training::assemble::Assembler;
 use crate::training::column_file::rearrange;
@@ -292,23 +292,14 @@ pub(crate) fn to_file<T>(path: &Path, write: impl FnOnce(OutputFile) -> Result<T
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     remove_abandoned(directory, &partial_prefix(path));
     let file = OutputFile::create(&partial).map_err(|e| unwritable(&e))?;
-    // Says that somebody is at it. Where files can't be locked, nothing is removed either.
     let held = File::open(&partial).map_err(|e| unwritable(&e))?;
-    let _ = held.try_lock();
-    match write(file) {
-        Ok(written) => {
-            // Who holds the file that was there frees its blocks, some tens of milliseconds for a large one; nobody waits for that.
-            let replaced = path.is_file().then(|| File::open(path));
-            std::fs::rename(&partial, path).map_err(|e| unwritable(&e))?;
-            let _ = std::thread::Builder::new().spawn(move || drop(replaced));
-            Ok(written)
-        }
-        Err(error) => {
-            // The half-written file is of no use; the error that matters is the first one.
-            let _ = std::fs::remove_file(&partial);
-            Err(error)
-        }
-    }
+    hold(&held);
+    let written = write(file).inspect_err(|_| discard(&partial))?;
+    // Who holds the file that was there frees its blocks, some tens of milliseconds for a large one; nobody waits for that.
+    let replaced = path.is_file().then(|| File::open(path));
+    std::fs::rename(&partial, path).map_err(|e| unwritable(&e))?;
+    let _ = std::thread::Builder::new().spawn(move || drop(replaced));
+    Ok(written)
 }
 
 fn partial_path(out: &Path) -> PathBuf {

@@ -10,6 +10,7 @@ use springhouse_lake::{
 };
 use std::collections::HashSet;
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -41,6 +42,20 @@ fn by_user() -> OptimizeRequest {
     OptimizeRequest { cluster_by: vec!["user".to_owned()], ..OptimizeRequest::default() }
 }
 
+/// A project with labels about these events, of which none is pushed yet.
+fn with_labels(random: &mut Random, events: usize, labels: usize) -> (Project, Vec<TestEvent>) {
+    let project = Project::new(YAML);
+    let events = random_events(random, events);
+    write_parquet(&project.path("labels.parquet"), &label_batch(&random_labels(random, &events, labels)), 50);
+    (project, events)
+}
+
+/// Pushes some of the events, whose offsets are their places.
+async fn push(project: &Project, events: &[TestEvent], places: Range<usize>) {
+    let append = stream_append(&events[places.clone()], places.start as i64);
+    project.lake.append_stream(project.source("pushed"), append).await.unwrap();
+}
+
 async fn trained(project: &Project) -> Vec<u8> {
     let out = project.path("train.parquet");
     let request = project.request("labels.parquet", &out);
@@ -61,18 +76,11 @@ fn data_files(project: &Project) -> Vec<PathBuf> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_compacted_table_gives_the_same_bytes_in_fewer_files() {
     let mut random = Random::new("a_compacted_table_gives_the_same_bytes_in_fewer_files");
-    let project = Project::new(YAML);
+    let (project, events) = with_labels(&mut random, 400, 300);
     let source = project.source("pushed").clone();
     assert_eq!(optimized(&project, &by_user()).await, OptimizeOutcome::default(), "there is no table yet");
-    let events = random_events(&mut random, 400);
-    write_parquet(
-        &project.path("labels.parquet"),
-        &label_batch(&random_labels(&mut random, &events, 300)),
-        50,
-    );
-    let append = |from: usize, to: usize| stream_append(&events[from..to], from as i64);
     for start in (0..200).step_by(10) {
-        project.lake.append_stream(&source, append(start, start + 10)).await.unwrap();
+        push(&project, &events, start..start + 10).await;
     }
     let before = trained(&project).await;
     let planned = optimized(&project, &OptimizeRequest { dry_run: true, ..by_user() }).await;
@@ -85,7 +93,7 @@ async fn a_compacted_table_gives_the_same_bytes_in_fewer_files() {
     assert_eq!(optimized(&project, &by_user()).await.files_rewritten, 0);
     assert_eq!(data_files(&project).len(), 21);
     // The position of the stream is what it was: a replay adds nothing, what is new is added.
-    assert_eq!(project.lake.append_stream(&source, append(0, 200)).await.unwrap(), 199);
+    assert_eq!(project.lake.append_stream(&source, stream_append(&events[..200], 0)).await.unwrap(), 199);
     // Appends by another writer while files are put together, more than once.
     let tables = project.path(".springhouse/lake");
     let (other, rest) = (Lake::open(project.directory.path(), &tables).unwrap(), events[200..].to_vec());
@@ -105,7 +113,7 @@ async fn a_compacted_table_gives_the_same_bytes_in_fewer_files() {
     let after = trained(&project).await;
     // The same events in a table that was never touched.
     let plain = Project::new(YAML);
-    plain.lake.append_stream(plain.source("pushed"), stream_append(&events, 0)).await.unwrap();
+    push(&plain, &events, 0..events.len()).await;
     std::fs::copy(project.path("labels.parquet"), plain.path("labels.parquet")).unwrap();
     assert!(trained(&plain).await == after, "other answers than from a table in order of arrival");
     // Files that no version has any more go when they are told to.
@@ -131,9 +139,8 @@ async fn a_large_compacted_table_gives_the_same_bytes() {
     let mut random = Random::new("a_large_compacted_table_gives_the_same_bytes");
     let project = Project::new(YAML);
     let events = random_events(&mut random, 12_000);
-    for (part, chunk) in events.chunks(2_000).enumerate() {
-        let append = stream_append(chunk, (part * 2_000) as i64);
-        project.lake.append_stream(project.source("pushed"), append).await.unwrap();
+    for start in (0..12_000).step_by(2_000) {
+        push(&project, &events, start..start + 2_000).await;
     }
     let labels = label_batch(&random_labels(&mut random, &events, 3_000));
     write_parquet(&project.path("labels.parquet"), &labels, 700);
@@ -160,13 +167,7 @@ async fn a_large_compacted_table_gives_the_same_bytes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn merged_files_give_the_same_bytes_and_are_not_written_again() {
     let mut random = Random::new("merged_files_give_the_same_bytes_and_are_not_written_again");
-    let project = Project::new(YAML);
-    let events = random_events(&mut random, 1_000);
-    write_parquet(
-        &project.path("labels.parquet"),
-        &label_batch(&random_labels(&mut random, &events, 400)),
-        70,
-    );
+    let (project, events) = with_labels(&mut random, 1_000, 400);
     let sizes = FileSizes {
         sorted: FileSize { bytes: u64::MAX, rows: 50 },
         merged: FileSize { bytes: u64::MAX, rows: 400 },
@@ -176,8 +177,7 @@ async fn merged_files_give_the_same_bytes_and_are_not_written_again() {
     while pushed < events.len() {
         for _ in 0..1 + random.below(6) {
             let end = events.len().min(pushed + 1 + random.below(20) as usize);
-            let append = stream_append(&events[pushed..end], pushed as i64);
-            project.lake.append_stream(project.source("pushed"), append).await.unwrap();
+            push(&project, &events, pushed..end).await;
             pushed = end;
             if pushed == events.len() {
                 break;
@@ -220,13 +220,7 @@ async fn merged_files_give_the_same_bytes_and_are_not_written_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_merge_that_is_interrupted_leaves_the_table_as_it_was() {
     let mut random = Random::new("a_merge_that_is_interrupted_leaves_the_table_as_it_was");
-    let project = Project::new(YAML);
-    let events = random_events(&mut random, 300);
-    write_parquet(
-        &project.path("labels.parquet"),
-        &label_batch(&random_labels(&mut random, &events, 100)),
-        70,
-    );
+    let (project, events) = with_labels(&mut random, 300, 100);
     let full = FileSize { bytes: u64::MAX, rows: 60 };
     let sorted = OptimizeRequest {
         sizes: FileSizes { sorted: full, merged: FileSize { bytes: 0, rows: 0 } },
@@ -234,16 +228,13 @@ async fn a_merge_that_is_interrupted_leaves_the_table_as_it_was() {
         ..by_user()
     };
     for start in (0..300).step_by(15) {
-        let append = stream_append(&events[start..start + 15], start as i64);
-        project.lake.append_stream(project.source("pushed"), append).await.unwrap();
+        push(&project, &events, start..start + 15).await;
     }
     assert_eq!(optimized(&project, &sorted).await.files_after, 5);
     let (before, mut files) = (trained(&project).await, data_files(&project));
     files.sort();
     let whole = FileSize { bytes: u64::MAX, rows: u64::MAX };
-    let merged =
-        OptimizeRequest { sizes: FileSizes { sorted: full, merged: whole }, ..OptimizeRequest::default() };
-    let merged = OptimizeRequest { cluster_by: by_user().cluster_by, ..merged };
+    let merged = OptimizeRequest { sizes: FileSizes { sorted: full, merged: whole }, ..by_user() };
     let cancelled = project.lake.optimize_stream(project.source("pushed"), &merged, &GivenUp).await;
     assert_eq!(cancelled.unwrap_err().code, "cancelled");
     let folder = project.path(".springhouse/lake/pushed");
@@ -315,8 +306,7 @@ async fn among_events_of_one_time_the_last_one_pushed_counts_however_files_are_s
         // Nothing is sorted that is in one file already.
         let end = pushed + 170;
         for start in (pushed..end).step_by(34) {
-            let append = stream_append(&events[start..start + 34], start as i64);
-            project.lake.append_stream(project.source("pushed"), append).await.unwrap();
+            push(&project, &events, start..start + 34).await;
         }
         pushed = end;
         if let Some(columns) = cluster_by {
@@ -394,8 +384,7 @@ async fn rows_of_an_entity_lie_together() {
     let project = Project::new(YAML);
     let events = random_events(&mut random, 120);
     for start in (0..120).step_by(30) {
-        let append = stream_append(&events[start..start + 30], start as i64);
-        project.lake.append_stream(project.source("pushed"), append).await.unwrap();
+        push(&project, &events, start..start + 30).await;
     }
     optimized(&project, &OptimizeRequest { vacuum: Some(Duration::ZERO), ..by_user() }).await;
     let [file] = data_files(&project).try_into().unwrap();

@@ -114,12 +114,10 @@ class ChangesTest(test_changes.ChangesTest):
 
 
 class MaterializeTest(unittest.TestCase):
-    def test_a_load_that_is_killed_again_and_again_counts_every_row_once(self):
-        """Buckets are written in parts of 50 entities, so a kill finds some of a bucket written."""
-        users, rng = 20_000, random.Random(SEED)
-        redis = Redis()
-        self.addCleanup(redis.close)
-        definitions = """
+    """Buckets are written in parts of 50 entities, so an accident finds some of a bucket written."""
+
+    USERS = 20_000
+    DEFINITIONS = """
 entities:
   user: {keys: {user_id: int64}}
 sources:
@@ -142,15 +140,43 @@ feature_views:
 feature_services:
   all: {features: [totals, newest]}
 """
-        with Project(definitions, SETTINGS.replace("PORT", str(redis.port))) as project:
-            rows = [rng.randrange(users) for _ in range(4 * users)]
-            lines = [f"2026-01-01T00:{n // 60 % 60:02}:{n % 60:02}Z,{user},{n}" for n, user in enumerate(rows)]
-            (project.folder / "orders.csv").write_text("at,user_id,amount\n" + "\n".join(lines) + "\n")
-            project.run("apply")
+
+    def project(self, redis, rng):
+        """A project with a table of orders, and how many orders each user has."""
+        project = Project(self.DEFINITIONS, SETTINGS.replace("PORT", str(redis.port)))
+        rows = [rng.randrange(self.USERS) for _ in range(4 * self.USERS)]
+        lines = [f"2026-01-01T00:{n // 60 % 60:02}:{n % 60:02}Z,{user},{n}" for n, user in enumerate(rows)]
+        (project.folder / "orders.csv").write_text("at,user_id,amount\n" + "\n".join(lines) + "\n")
+        project.run("apply")
+        expected = [0] * self.USERS
+        for user in rows:
+            expected[user] += 1
+        return project, expected
+
+    def begin(self, project):
+        return subprocess.Popen([program(), "--project", project.folder, "materialize"], text=True,
+                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+
+    def check(self, project, expected):
+        server = project.serve()
+        self.assertTrue(server.wait_ready(), server.tail())
+        with Client(server) as client:
+            counts = []
+            for first in range(0, self.USERS, 1000):
+                got = client.features(["totals"], {"user_id": list(range(first, first + 1000))})
+                counts += got["orders_lifetime"]["values"]
+        self.assertEqual(counts, expected)
+        project.run("verify")
+        self.assertEqual(server.stop(), 0, server.tail())
+
+    def test_a_load_that_is_killed_again_and_again_counts_every_row_once(self):
+        rng, redis = random.Random(SEED), Redis()
+        self.addCleanup(redis.close)
+        project, expected = self.project(redis, rng)
+        with project:
             kills, seconds = 0, 0.03
             while True:
-                command = [program(), "--project", project.folder, "materialize"]
-                process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                process = self.begin(project)
                 try:
                     self.assertEqual(process.wait(seconds), 0)
                     break
@@ -158,22 +184,52 @@ feature_services:
                     process.kill()
                     process.wait()
                     kills += 1
+                finally:
+                    process.stderr.close()
                 seconds *= 1 + rng.random() / 2
             print(f"seed {SEED}, {kills} kills", flush=True)
             self.assertGreater(kills, 2)
-            server = project.serve()
-            self.assertTrue(server.wait_ready(), server.tail())
-            with Client(server) as client:
-                counts = []
-                for first in range(0, users, 1000):
-                    got = client.features(["totals"], {"user_id": list(range(first, first + 1000))})
-                    counts += got["orders_lifetime"]["values"]
-            expected = [0] * users
-            for user in rows:
-                expected[user] += 1
-            self.assertEqual(counts, expected)
-            project.run("verify")
-            self.assertEqual(server.stop(), 0, server.tail())
+            self.check(project, expected)
+
+    def test_a_load_waits_for_a_store_that_is_away_and_goes_on(self):
+        rng, redis = random.Random(SEED), Redis()
+        self.addCleanup(redis.close)
+
+        def restart(is_empty):
+            redis.kill()
+            if is_empty:
+                redis.forget_saved()
+            time.sleep(0.5)
+            redis.start()
+
+        def hang():
+            redis.process.send_signal(signal.SIGSTOP)
+            time.sleep(2.5)
+            redis.process.send_signal(signal.SIGCONT)
+
+        def fill():
+            """Memory runs out, and there is more a while later."""
+            redis.command("CONFIG", "SET", "maxmemory", "1mb")
+            time.sleep(0.5)
+            redis.command("CONFIG", "SET", "maxmemory", "0")
+
+        accidents = {"restart behind": lambda: restart(False), "restart empty": lambda: restart(True), "hang": hang,
+                     "full": fill, "cut": lambda: redis.command("CLIENT", "KILL", "TYPE", "normal"),
+                     "flush": lambda: redis.command("FLUSHALL")}
+        for name, accident in accidents.items():
+            redis.command("FLUSHALL")
+            project, expected = self.project(redis, rng)
+            with self.subTest(name, seed=SEED), project:
+                process = self.begin(project)
+                keys = rng.randrange(500, 30_000)
+                eventually("a part is loaded", lambda: int(redis.command("DBSIZE")[1:]) > keys // 2, 60)
+                redis.command("SAVE")
+                eventually("more is loaded", lambda: int(redis.command("DBSIZE")[1:]) > keys, 60)
+                accident()
+                _, said = process.communicate(timeout=120)
+                self.assertEqual(process.returncode, 0, said)
+                self.assertIn("waiting for the online store", said)
+                self.check(project, expected)
 
 
 class TlsTest(unittest.TestCase):

@@ -75,7 +75,7 @@ impl From<arrow::error::ArrowError> for LakeError {
 
 impl From<springhouse_online::StoreError> for LakeError {
     fn from(error: springhouse_online::StoreError) -> Self {
-        Self::new("store_failed", error.to_string())
+        Self { code: error.kind.code(), message: error.to_string(), hint: Some(error.kind.hint().to_owned()) }
     }
 }
 

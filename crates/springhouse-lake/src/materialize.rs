@@ -107,7 +107,7 @@ impl Lake {
     /// Loads what is new in the history of one view. Resumable: work is cut into buckets, each a lane of the store.
     ///
     /// # Errors
-    /// `source_*`, `file_*`, `csv_bad_cell`, `naive_timestamp`, `delta_*`, `spill_failed`, `store_failed`.
+    /// `source_*`, `file_*`, `csv_bad_cell`, `naive_timestamp`, `delta_*`, `spill_failed`, `store_*`.
     pub async fn materialize(
         &self,
         request: &MaterializeRequest<'_>,

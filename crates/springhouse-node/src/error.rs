@@ -2,7 +2,7 @@
 
 use springhouse_ingest::PushError;
 use springhouse_lake::LakeError;
-use springhouse_online::{StoreError, StoreErrorKind};
+use springhouse_online::StoreError;
 use springhouse_registry::{RegistryError, RegistryErrorKind};
 use springhouse_serving::ServingError;
 
@@ -26,27 +26,7 @@ impl NodeError {
 
 impl From<StoreError> for NodeError {
     fn from(error: StoreError) -> Self {
-        let (code, hint) = match error.kind {
-            StoreErrorKind::Unavailable => (
-                "store_unavailable",
-                "check the online store (its disk, or its servers and the way to them), then try again",
-            ),
-            StoreErrorKind::Invalid => {
-                ("store_refused", "see the message; if it says nothing of a setting, please report it")
-            }
-            StoreErrorKind::Locked => {
-                ("store_locked", "another process has this project open; stop it, or talk to its server")
-            }
-            StoreErrorKind::Corrupt => (
-                "store_corrupt",
-                "stop, keep a copy, delete the online store's folder and run `springhouse rebuild`",
-            ),
-            StoreErrorKind::Lost => {
-                ("store_lost", "a running server fills the store again from history by itself; see /ready")
-            }
-            _ => ("store_failed", "see the message"),
-        };
-        Self { code, message: error.to_string(), hint: Some(hint.to_owned()) }
+        Self { code: error.kind.code(), message: error.to_string(), hint: Some(error.kind.hint().to_owned()) }
     }
 }
 

@@ -7,6 +7,7 @@ mod evaluate;
 mod explain;
 mod keeper;
 mod node;
+mod patience;
 mod plan;
 mod progress;
 mod project;
@@ -21,6 +22,7 @@ pub use clock::{SettableClock, SystemClock};
 pub use error::NodeError;
 pub use evaluate::evaluate;
 pub use node::{JobOutcome, Node, NodeOptions, NodePaths, NodeStatus, ViewLine, open_registry};
+pub use patience::WAITING_FOR_STORE;
 pub use plan::{Plan, Refusal};
 pub use project::{
     FEATURES_FOLDER, Mistakes, Project, ProjectError, SETTINGS_FILE, STATE_FOLDER, load_files, read_section,

@@ -1,5 +1,6 @@
 //! Opening a node, and its jobs.
 
+use crate::patience::Patience;
 use crate::progress::{
     Named, NodeFrontiers, ViewProgress, forget, note_materialized, note_stream_start, read_progress,
 };
@@ -8,7 +9,7 @@ use crate::topics::Topics;
 use crate::workers::{Workers, follow_workers};
 use crate::{NodeError, VerifyOutcome, keeper, store, verify};
 use arc_swap::ArcSwap;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use parking_lot::Mutex;
 use serde::Serialize;
 use springhouse_core::definition::{FeatureView, Source};
@@ -108,6 +109,18 @@ pub struct JobOutcome {
     /// True when the view was built again from nothing (asked for, or its files had changed).
     pub rebuilt: bool,
 }
+
+/// How views are filled.
+#[derive(Clone, Copy)]
+enum Filling {
+    /// With what is new up to that moment.
+    WhatIsNew(Micros),
+    /// From nothing, in the next generation.
+    Again,
+}
+
+/// By view, of those that are done.
+type Outcomes = BTreeMap<String, JobOutcome>;
 
 /// One view in the status table.
 #[derive(Clone, Debug, Serialize)]
@@ -401,7 +414,8 @@ impl Node {
         Ok(snapshot)
     }
 
-    /// Loads what is new in the history of the named views (all when None), up to `until` (now when None).
+    /// Loads what is new in the history of the named views (all when None), up to `until` (now when None). A store elsewhere
+    /// that is away is waited for (for two minutes); what an outcome counts is then of the last attempt at its view.
     ///
     /// # Errors
     /// `unknown_view`, or what the lake or the store says. Views done before stay done.
@@ -411,11 +425,86 @@ impl Node {
         until: Option<Micros>,
         progress: &dyn Progress,
     ) -> Result<Vec<JobOutcome>, NodeError> {
-        let _job = self.jobs.lock().await;
-        let applied = self.applied();
         let until = until.unwrap_or_else(|| self.ingest.read_now());
-        let mut outcomes = Vec::new();
-        let names = chosen_views(&applied.definitions, views)?;
+        self.fill(views, Filling::WhatIsNew(until), progress).await
+    }
+
+    /// Builds a new generation of the named views (all when None) from history and switches when it is complete. A store
+    /// that is away is waited for as by [`Self::materialize`].
+    ///
+    /// # Errors
+    /// `unknown_view`, or what the lake or the store says; the old generation then stays in service.
+    pub async fn rebuild(
+        &self,
+        views: Option<&[String]>,
+        progress: &dyn Progress,
+    ) -> Result<Vec<JobOutcome>, NodeError> {
+        self.fill(views, Filling::Again, progress).await
+    }
+
+    /// Fills the named views, and again those that are not done when the store was away. The jobs' lock is free in between:
+    /// what the store has lost meanwhile, the keeper brings back.
+    async fn fill(
+        &self,
+        views: Option<&[String]>,
+        filling: Filling,
+        progress: &dyn Progress,
+    ) -> Result<Vec<JobOutcome>, NodeError> {
+        let mut outcomes = Outcomes::new();
+        let mut patience = Patience::new(self.store.is_local());
+        loop {
+            match self.fill_rest(views, filling, &mut outcomes, progress).await {
+                Ok(names) => return Ok(names.iter().filter_map(|name| outcomes.remove(name)).collect()),
+                Err(error) => patience.wait_after(error, progress).await?,
+            }
+        }
+    }
+
+    /// One attempt at those that have no outcome yet; the names of all.
+    async fn fill_rest(
+        &self,
+        views: Option<&[String]>,
+        filling: Filling,
+        outcomes: &mut Outcomes,
+        progress: &dyn Progress,
+    ) -> Result<Vec<String>, NodeError> {
+        let _job = self.jobs.lock().await;
+        let names = chosen_views(&self.definitions(), views)?;
+        let left: Vec<String> = names.iter().filter(|name| !outcomes.contains_key(*name)).cloned().collect();
+        match filling {
+            Filling::WhatIsNew(until) => self.materialize_each(&left, until, outcomes, progress).await?,
+            Filling::Again => {
+                let until = self.ingest.read_now();
+                self.rebuild_each(&left, until, outcomes, progress).await?;
+            }
+        }
+        Ok(names)
+    }
+
+    async fn rebuild_each(
+        &self,
+        names: &[String],
+        until: Micros,
+        outcomes: &mut Outcomes,
+        progress: &dyn Progress,
+    ) -> Result<(), NodeError> {
+        for name in names {
+            let applied = self.applied();
+            let view = &applied.definitions.feature_views[name];
+            let outcome = self.rebuild_view(view, &applied.views[name], until, progress).await?;
+            outcomes.insert(name.clone(), outcome);
+        }
+        Ok(())
+    }
+
+    async fn materialize_each(
+        &self,
+        names: &[String],
+        until: Micros,
+        outcomes: &mut Outcomes,
+        progress: &dyn Progress,
+    ) -> Result<(), NodeError> {
+        let applied = self.applied();
         self.remember_history(&applied, names.iter().map(|name| &applied.definitions.feature_views[name]))
             .await?;
         let shown = AtomicUsize::new(0);
@@ -430,38 +519,20 @@ impl Node {
                 loaded
             }
         };
-        let loads = stream::iter(names.iter().enumerate()).map(load).buffered(VIEWS_AT_ONCE as usize);
-        let loaded: Vec<_> = loads.try_collect().await?;
-        for (name, mut outcome) in names.iter().zip(loaded) {
-            let handle = &applied.views[name];
-            outcomes.push(if outcome.must_rebuild {
-                let view = &applied.definitions.feature_views[name];
-                self.rebuild_view(view, handle, until, progress).await?
-            } else {
-                job_outcome(handle, &mut outcome, false)
-            });
+        let mut loads = stream::iter(names.iter().enumerate()).map(load).buffered(VIEWS_AT_ONCE as usize);
+        let mut changed = Vec::new();
+        for name in names {
+            let Some(loaded) = loads.next().await else { break };
+            let mut outcome = loaded?;
+            match outcome.must_rebuild {
+                true => changed.push(name.clone()),
+                false => {
+                    outcomes.insert(name.clone(), job_outcome(&applied.views[name], &mut outcome, false));
+                }
+            }
         }
-        Ok(outcomes)
-    }
-
-    /// Builds a new generation of the named views (all when None) from history and switches when it is complete.
-    ///
-    /// # Errors
-    /// `unknown_view`, or what the lake or the store says; the old generation then stays in service.
-    pub async fn rebuild(
-        &self,
-        views: Option<&[String]>,
-        progress: &dyn Progress,
-    ) -> Result<Vec<JobOutcome>, NodeError> {
-        let _job = self.jobs.lock().await;
-        let applied = self.applied();
-        let until = self.ingest.read_now();
-        let mut outcomes = Vec::new();
-        for name in chosen_views(&applied.definitions, views)? {
-            let view = &applied.definitions.feature_views[&name];
-            outcomes.push(self.rebuild_view(view, &applied.views[&name], until, progress).await?);
-        }
-        Ok(outcomes)
+        drop(loads);
+        self.rebuild_each(&changed, until, outcomes, progress).await
     }
 
     /// Reads up to `entities_per_view` entities of each named view online and recomputes them from history at the same
@@ -835,7 +906,13 @@ fn chosen_views(definitions: &Definitions, views: Option<&[String]>) -> Result<V
             ));
         }
     }
-    Ok(names.to_vec())
+    let mut chosen: Vec<String> = Vec::new();
+    for name in names {
+        if !chosen.contains(name) {
+            chosen.push(name.clone());
+        }
+    }
+    Ok(chosen)
 }
 
 /// The registry in a folder, which is made when it is not there.

@@ -289,3 +289,31 @@ pub enum StoreErrorKind {
     /// The store no longer holds what it had confirmed. See [`OnlineStore::take_again`].
     Lost,
 }
+
+impl StoreErrorKind {
+    /// The stable code of a job that failed for it.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Unavailable => "store_unavailable",
+            Self::Invalid => "store_refused",
+            Self::Locked => "store_locked",
+            Self::Corrupt => "store_corrupt",
+            Self::Lost => "store_lost",
+        }
+    }
+
+    /// What people can do about it.
+    pub const fn hint(self) -> &'static str {
+        match self {
+            Self::Unavailable => {
+                "check the online store (its disk, or its servers and the way to them), then try again"
+            }
+            Self::Invalid => "see the message; if it says nothing of a setting, please report it",
+            Self::Locked => "another process has this project open; stop it, or talk to its server",
+            Self::Corrupt => {
+                "stop, keep a copy, delete the online store's folder and run `springhouse rebuild`"
+            }
+            Self::Lost => "a running server fills the store again from history by itself; see /ready",
+        }
+    }
+}

@@ -56,6 +56,11 @@ impl Bar {
         self.0.set_position(done);
     }
 
+    /// Talk beside the bar.
+    pub(crate) fn note(&self, text: &str) {
+        self.0.suspend(|| note(text));
+    }
+
     pub(crate) fn finish(&self) {
         self.0.finish_and_clear();
     }

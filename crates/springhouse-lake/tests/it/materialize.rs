@@ -392,7 +392,7 @@ async fn a_run_that_failed_anywhere_goes_on_where_it_was() {
                     assert!(failing.left.load(Ordering::SeqCst) >= 0, "an injected failure was swallowed");
                     break;
                 }
-                assert_eq!(outcome.unwrap_err().code, "store_failed");
+                assert_eq!(outcome.unwrap_err().code, "store_unavailable");
                 failures += 1;
                 failing.write_rows_max.store(size_later, Ordering::SeqCst);
                 // The second run is asked for later, with more to load.

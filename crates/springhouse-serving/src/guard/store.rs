@@ -397,7 +397,8 @@ impl<'a> Trip<'a> {
         let leading = self.lead(self.shared.inner.node_of(call.view, &slot.key))?;
         if leading.parts.last().is_none_or(|part| part.call != number) {
             let (view, frontier) = (call.view.clone(), call.frontier);
-            leading.parts.push(Part { call: number, view, frontier, slots: Vec::new() });
+            let slots = Vec::with_capacity(call.keys.len());
+            leading.parts.push(Part { call: number, view, frontier, slots });
         }
         let part = leading.parts.len() - 1;
         let slots = &mut leading.parts[part].slots;

@@ -5,10 +5,12 @@ use crate::output;
 use crate::session::Session;
 use anyhow::Context;
 use springhouse_api::{JobBody, JobRequestBody, JobState};
-use std::time::Duration;
+use springhouse_node::WAITING_FOR_STORE;
+use std::time::{Duration, Instant};
 
-/// How often a running job is asked how far it is.
-const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// A running job is asked how far it is after a fiftieth of the time that it has taken so far, within these bounds.
+const POLL_SHORTEST: Duration = Duration::from_millis(1);
+const POLL_LONGEST: Duration = Duration::from_millis(50);
 
 /// Starts the job `kind` (a path segment) and follows it to its end.
 pub(crate) async fn follow(
@@ -19,11 +21,18 @@ pub(crate) async fn follow(
     let started = session.client.post(&format!("/v1/admin/{kind}"), &serde_json::to_value(request)?).await?;
     let mut job: JobBody = serde_json::from_value(started).context("the answer is no job")?;
     let bar = output::bar();
+    let begun = Instant::now();
+    let mut is_waiting = false;
     while job.state == JobState::Running {
-        tokio::time::sleep(POLL_INTERVAL).await;
+        tokio::time::sleep((begun.elapsed() / 50).clamp(POLL_SHORTEST, POLL_LONGEST)).await;
         let body = session.client.get(&format!("/v1/admin/jobs/{}", job.id)).await?;
         job = serde_json::from_value(body).context("the answer is no job")?;
         if let Some(progress) = &job.progress {
+            let was_waiting = std::mem::replace(&mut is_waiting, progress.stage == WAITING_FOR_STORE);
+            if is_waiting && !was_waiting {
+                let seconds = progress.total - progress.done;
+                bar.note(&format!("the online store does not answer: {WAITING_FOR_STORE}, {seconds} s at most"));
+            }
             bar.set(&progress.stage, progress.done, progress.total);
         }
     }

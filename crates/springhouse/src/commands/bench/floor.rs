@@ -54,7 +54,6 @@ async fn serve(stream: TcpStream, answer: Bytes) {
     });
     // A client that goes away is the end of its connection.
     let _ = hyper::server::conn::http1::Builder::new()
-        .pipeline_flush(true)
         .serve_connection(TokioIo::new(stream), service)
         .await;
 }

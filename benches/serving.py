@@ -8,7 +8,9 @@ entities, 28 for a hundred. Those figures are printed beside ours; they are not 
 import argparse
 import json
 import random
+import re
 import signal
+import struct
 import subprocess
 import urllib.request
 
@@ -16,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench import Project, Results, arguments, at_half_load, cpu_seconds, load, peak_bytes
+from bench import Project, Results, arguments, at_half_load, cpu_seconds, have, load, peak_bytes
 
 T0 = 1_735_689_600_000_000
 FEAST = {("50x1", 1): 187, ("50x1", 16): 267, ("50x10", 16): 150, ("50x100", 16): 28}
@@ -74,6 +76,58 @@ def beside_floor(options, project, address, case, bodies, seconds, results):
                 ours / limit, answer_bytes=answer.stat().st_size)
 
 
+def message(wanted, ids):
+    """`GetFeaturesRequest` of one integer key, as gRPC frames it."""
+    def number(n):
+        return bytes([n]) if n < 128 else bytes([n & 127 | 128]) + number(n >> 7)
+
+    def field(place, content):
+        return number(place << 3 | 2) + number(len(content)) + content
+
+    integers = field(1, b"".join(number(id << 1) for id in ids))
+    parts = [field(1, wanted["service"].encode())] if "service" in wanted else [field(2, f.encode()) for f in wanted["features"]]
+    whole = b"".join(parts) + field(3, field(1, b"user_id") + field(2, field(2, integers)))
+    return b"\0" + struct.pack(">I", len(whole)) + whole
+
+
+def h2load(url, body, calls, connections, seconds, *more):
+    """Requests/s by a client that isn't ours and speaks both protocols: the same request again and again."""
+    command = ["h2load", "--clients", connections, "--max-concurrent-streams", calls // connections, "--duration",
+               max(1, round(seconds)), "--warm-up-time", 1, "--data", body, *more, url]
+    said = subprocess.run([str(word) for word in command], text=True, stdout=subprocess.PIPE, check=True).stdout
+    patterns = (r"status codes: (\d+) 2xx", r"(\d+) failed", r"\((\d+)\) data")
+    answered, failed, data = (int(re.search(pattern, said)[1]) for pattern in patterns)
+    # An error of gRPC is a 200 without a message.
+    if failed or data < 100 * max(answered, 1):
+        raise SystemExit(said)
+    return float(re.search(r"([\d.]+) req/s", said)[1])
+
+
+def contracts(project, address, users, seconds, smoke, results):
+    """gRPC beside JSON with one client for both. Calls of gRPC share connections, as its channels do; HTTP/1.1 has one for each."""
+    if not have("h2load", "nghttp2-client"):
+        print("h2load isn't there: gRPC and JSON are not compared by it")
+        return
+    body = project.folder / "request"
+    cases = [("10x1", {"features": ["view0"]}, 1), ("50x1", {"service": "fifty"}, 1), ("50x100", {"service": "fifty"}, 100)]
+    for case, wanted, entities in cases[:1] if smoke else cases:
+        ids = [n * 991 % users for n in range(1, entities + 1)]
+        asked = [("json", json.dumps(wanted | {"entities": {"user_id": ids}}).encode(), "/v1/features",
+                  ["--h1", "--header", "content-type: application/json"]),
+                 ("grpc", message(wanted, ids), "/springhouse.v1.FeatureStore/GetFeatures",
+                  ["--header", "content-type: application/grpc", "--header", "te: trailers"])]
+        for calls in (16,) if smoke else (1, 16):
+            rates = {"json": [], "grpc": []}
+            for _ in range(1 if smoke else 2):
+                for contract, sent, path, more in asked:
+                    body.write_bytes(sent)
+                    connections = calls if contract == "json" else min(calls, 4)
+                    rates[contract].append(h2load(f"http://{address}{path}", body, calls, connections, seconds / 2, *more))
+            json_rate, grpc_rate = (sum(of) / len(of) for of in rates.values())
+            results.add(f"serving: {case}, {calls} calls, gRPC, h2load", grpc_rate, "req/s", "JSON, h2load", json_rate,
+                        grpc_rate / json_rate)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--users", type=int, default=100_000)
@@ -123,6 +177,7 @@ def main():
             lines = [json.dumps(wanted | {"entities": {"user_id": [random_users.randrange(users)]}}) for _ in range(512)]
             bodies.write_text("\n".join(lines) + "\n")
             beside_floor(options, project, address, case, bodies, seconds, results)
+        contracts(project, address, users, seconds, options.smoke, results)
         bodies = project.folder / "floor-50x1.txt"
         most = load(options.program, "serve", address, replay=bodies, connections=16, seconds=seconds, warm_up=seconds / 4)
         at_half_load(options.program, address, bodies, most["requests_per_second"], seconds, results, "serving: 50x1")

@@ -20,7 +20,7 @@ import unittest
 from conformance import test_conformance
 from kill import test_kill
 from project import test_changes
-from springhouse_testing import LONG, SEED, Client, Failed, Project, certificate, free_port, program
+from springhouse_testing import LONG, SEED, Client, Failed, Project, certificate, eventually, free_port, program
 
 ACCIDENTS = int(os.environ.get("SPRINGHOUSE_TEST_ACCIDENTS", "120" if LONG else "14"))
 RECOVERY_SECONDS_MAX = 60
@@ -153,8 +153,8 @@ feature_services:
             expected[user] += 1
         return project, expected
 
-    def begin(self, project):
-        return subprocess.Popen([program(), "--project", project.folder, "materialize"], text=True,
+    def begin(self, project, command="materialize"):
+        return subprocess.Popen([program(), "--project", project.folder, command], text=True,
                                 stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
 
     def check(self, project, expected):
@@ -216,16 +216,21 @@ feature_services:
         accidents = {"restart behind": lambda: restart(False), "restart empty": lambda: restart(True), "hang": hang,
                      "full": fill, "cut": lambda: redis.command("CLIENT", "KILL", "TYPE", "normal"),
                      "flush": lambda: redis.command("FLUSHALL")}
-        for name, accident in accidents.items():
+        def keys():
+            return int(redis.command("DBSIZE")[1:])
+
+        for command, name in [(command, name) for command in ("materialize", "rebuild") for name in accidents]:
             redis.command("FLUSHALL")
             project, expected = self.project(redis, rng)
-            with self.subTest(name, seed=SEED), project:
-                process = self.begin(project)
-                keys = rng.randrange(500, 30_000)
-                eventually("a part is loaded", lambda: int(redis.command("DBSIZE")[1:]) > keys // 2, 60)
+            with self.subTest(f"{command}, {name}", seed=SEED), project:
+                if command == "rebuild":
+                    project.run("materialize")
+                before, more = keys(), rng.randrange(500, 15_000)
+                process = self.begin(project, command)
+                eventually("a part is loaded", lambda: keys() > before + more // 2, 60)
                 redis.command("SAVE")
-                eventually("more is loaded", lambda: int(redis.command("DBSIZE")[1:]) > keys, 60)
-                accident()
+                eventually("more is loaded", lambda: keys() > before + more, 60)
+                accidents[name]()
                 _, said = process.communicate(timeout=120)
                 self.assertEqual(process.returncode, 0, said)
                 self.assertIn("waiting for the online store", said)

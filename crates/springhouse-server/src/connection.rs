@@ -1,6 +1,7 @@
 //! One connection, from its first byte to its last.
 
 use crate::app::App;
+use crate::in_place::InPlace;
 use crate::outbox::Outbox;
 use crate::settings::{HEADER_BUFFER_BYTES, ServerSettings};
 use axum::Router;
@@ -108,10 +109,14 @@ pub(crate) async fn serve_connection(
     let header_timeout = Duration::from_millis(app.settings.header_timeout_ms);
     let (calls, mut begun) = (Calls::default(), Begun::default());
     let builder = builder(&app.settings, calls.clone());
+    let in_place = Arc::new(InPlace::default());
     let service = {
-        let asked = asked.clone();
+        let (asked, in_place) = (asked.clone(), in_place.clone());
         service_fn(move |request: Request<Incoming>| {
             asked.store(true, Ordering::Relaxed);
+            if request.version() == Version::HTTP_2 {
+                in_place.begin();
+            }
             let (app, router) = (app.clone(), router.clone());
             async move { Ok::<_, Infallible>(answer(app, router, request, peer).await) }
         })
@@ -123,30 +128,33 @@ pub(crate) async fn serve_connection(
     let mut first_request = pin!(tokio::time::sleep(header_timeout));
     let mut first_request_due = true;
     let mut stopping = false;
-    loop {
-        tokio::select! {
-            // In this order: the connection brings calls, which are begun at once; what is written by then is sent.
-            biased;
-            result = connection.as_mut() => {
-                if let Err(error) = result {
-                    tracing::debug!(error = %error, "a connection ended early");
-                }
-                return;
-            }
-            never = poll_fn(|context| begun.poll(&calls, context)) => match never {},
-            never = poll_fn(|context| outbox.send(context)) => match never {},
-            () = first_request.as_mut(), if first_request_due => {
-                if !asked.load(Ordering::Relaxed) {
+    let served = async {
+        loop {
+            tokio::select! {
+                // In this order: the connection brings calls, which are begun at once; what is written by then is sent.
+                biased;
+                result = connection.as_mut() => {
+                    if let Err(error) = result {
+                        tracing::debug!(error = %error, "a connection ended early");
+                    }
                     return;
                 }
-                first_request_due = false;
-            }
-            changed = stop.changed(), if !stopping => {
-                stopping = true;
-                if changed.is_err() || *stop.borrow() {
-                    connection.as_mut().graceful_shutdown();
+                never = poll_fn(|context| begun.poll(&calls, context)) => match never {},
+                never = poll_fn(|context| outbox.send(context)) => match never {},
+                () = first_request.as_mut(), if first_request_due => {
+                    if !asked.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    first_request_due = false;
+                }
+                changed = stop.changed(), if !stopping => {
+                    stopping = true;
+                    if changed.is_err() || *stop.borrow() {
+                        connection.as_mut().graceful_shutdown();
+                    }
                 }
             }
         }
-    }
+    };
+    in_place.run(served).await
 }

@@ -5,6 +5,7 @@ mod app;
 mod body;
 mod connection;
 mod grpc_status;
+mod in_place;
 mod in_process;
 mod jobs;
 mod metrics;

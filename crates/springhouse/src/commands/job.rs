@@ -31,7 +31,9 @@ pub(crate) async fn follow(
             let was_waiting = std::mem::replace(&mut is_waiting, progress.stage == WAITING_FOR_STORE);
             if is_waiting && !was_waiting {
                 let seconds = progress.total - progress.done;
-                bar.note(&format!("the online store does not answer: {WAITING_FOR_STORE}, {seconds} s at most"));
+                bar.note(&format!(
+                    "the online store does not answer: {WAITING_FOR_STORE}, {seconds} s at most"
+                ));
             }
             bar.set(&progress.stage, progress.done, progress.total);
         }

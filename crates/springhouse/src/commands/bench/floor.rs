@@ -53,7 +53,5 @@ async fn serve(stream: TcpStream, answer: Bytes) {
         }
     });
     // A client that goes away is the end of its connection.
-    let _ = hyper::server::conn::http1::Builder::new()
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }

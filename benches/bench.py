@@ -97,15 +97,6 @@ class Project:
         sys.exit("the server was not ready in two minutes")
 
 
-def have(program, package):
-    """True when a peer's program is there; installs its package, where there is apt."""
-    if shutil.which("apt-get") and not shutil.which(program):
-        for command in (["update", "--quiet"], ["install", "--yes", "--quiet", "--no-install-recommends", package]):
-            subprocess.run(["apt-get", *command], stdout=subprocess.DEVNULL, check=False,
-                           env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"})
-    return shutil.which(program) is not None
-
-
 def drain(stream):
     import threading
     threading.Thread(target=lambda: [None for _ in stream], daemon=True).start()

@@ -12,13 +12,17 @@ import re
 import signal
 import struct
 import subprocess
+import sys
 import urllib.request
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench import Project, Results, arguments, at_half_load, cpu_seconds, have, load, peak_bytes
+from bench import ROOT, Project, Results, arguments, at_half_load, cpu_seconds, load, peak_bytes
+
+sys.path.insert(0, str(ROOT / "scripts"))
+from debian import have  # noqa: E402
 
 T0 = 1_735_689_600_000_000
 FEAST = {("50x1", 1): 187, ("50x1", 16): 267, ("50x10", 16): 150, ("50x100", 16): 28}

@@ -21,6 +21,8 @@ import sys
 import time
 import unittest
 
+import debian
+
 ROOT = pathlib.Path(__file__).parent.parent
 RESULT = re.compile(r"^test result: \S+ (\d+) passed; (\d+) failed; (\d+) ignored")
 
@@ -39,7 +41,8 @@ def main():
     print(f"SPRINGHOUSE_TEST_SEED={os.environ['SPRINGHOUSE_TEST_SEED']}", flush=True)
 
     everything = not (arguments.rust or arguments.python or arguments.package or arguments.folders)
-    install_servers()
+    # The tests talk to a real one.
+    debian.have("redis-server", "redis-server")
     totals = [0, 0]
     if everything or arguments.rust:
         add(totals, rust())
@@ -49,15 +52,6 @@ def main():
         add(totals, package())
     print(f"{totals[0]} passed, {totals[1]} failed", flush=True)
     return 0 if totals[0] > 0 and totals[1] == 0 else 1
-
-
-def install_servers():
-    """The tests talk to real servers; installs those that are missing, where there is apt."""
-    if shutil.which("redis-server") or not shutil.which("apt-get"):
-        return
-    for command in (["update", "--quiet"], ["install", "--yes", "--quiet", "--no-install-recommends", "redis-server"]):
-        subprocess.run(["apt-get", *command], stdout=subprocess.DEVNULL, check=False,
-                       env=os.environ | {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"})
 
 
 def add(totals, part):

@@ -906,13 +906,8 @@ fn chosen_views(definitions: &Definitions, views: Option<&[String]>) -> Result<V
             ));
         }
     }
-    let mut chosen: Vec<String> = Vec::new();
-    for name in names {
-        if !chosen.contains(name) {
-            chosen.push(name.clone());
-        }
-    }
-    Ok(chosen)
+    let mut seen = HashSet::new();
+    Ok(names.iter().filter(|name| seen.insert(*name)).cloned().collect())
 }
 
 /// The registry in a folder, which is made when it is not there.

@@ -8,7 +8,7 @@ use std::time::Duration;
 pub const WAITING_FOR_STORE: &str = "waiting for the online store";
 
 /// Longest time that one job waits for the store, all its waits together.
-pub(crate) const STORE_AWAY_MAX: Duration = Duration::from_secs(120);
+const STORE_AWAY_MAX: Duration = Duration::from_secs(120);
 /// The first wait; each is twice the one before, up to the longest.
 const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_LONGEST: Duration = Duration::from_secs(5);

@@ -14,9 +14,7 @@ use std::task::{Context, Poll, Wake, Waker};
 /// Times that a task goes on by itself before other tasks have their turn.
 const POLLS_MAX: usize = 8;
 
-/// Nobody polls; who wakes wakes the task.
-const WAITING: u8 = 0;
-/// It is being polled.
+/// The task is being polled; when it isn't, who wakes wakes it.
 const POLLED: u8 = 1;
 /// It was woken since that began.
 const WOKEN: u8 = 2;
@@ -35,9 +33,7 @@ impl Wake for InPlace {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        let note = |state| (state == POLLED).then_some(WOKEN);
-        let noted = self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, note);
-        if noted == Err(WAITING) {
+        if self.state.fetch_or(WOKEN, Ordering::AcqRel) & POLLED == 0 {
             self.task.wake();
         }
     }
@@ -56,17 +52,17 @@ impl InPlace {
         poll_fn(move |context| {
             self.task.register(context.waker());
             for _ in 0..POLLS_MAX {
-                self.state.store(POLLED, Ordering::Release);
+                // Exchanged, not stored: of who woke before, everything is seen by this poll.
+                self.state.swap(POLLED, Ordering::AcqRel);
                 let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
-                let waits = self.state.compare_exchange(POLLED, WAITING, Ordering::AcqRel, Ordering::Acquire);
-                if polled.is_ready() || waits.is_ok() {
+                let was_woken = self.state.swap(0, Ordering::AcqRel) & WOKEN != 0;
+                if polled.is_ready() || !was_woken {
                     return polled;
                 }
                 if !self.is_on.load(Ordering::Relaxed) {
                     break;
                 }
             }
-            self.state.store(WAITING, Ordering::Release);
             context.waker().wake_by_ref();
             Poll::Pending
         })
@@ -108,33 +104,29 @@ mod tests {
         })
     }
 
-    #[test]
-    fn who_wakes_itself_goes_on_without_the_scheduler_and_not_for_ever() {
+    /// How often the scheduler is asked until it is done: each time that it isn't, and no more.
+    fn times_scheduled(future: impl Future<Output = ()>) -> usize {
         let woken = Arc::new(Count::default());
         let waker = Waker::from(woken.clone());
-        let mut context = Context::from_waker(&waker);
-        let mut few = pin!(in_place(eager(POLLS_MAX - 1)));
-        assert!(few.as_mut().poll(&mut context).is_ready());
-        assert_eq!(woken.0.load(Ordering::SeqCst), 0);
-        let mut many = pin!(in_place(eager(2 * POLLS_MAX)));
-        for polls in 1..=2 {
-            assert!(many.as_mut().poll(&mut context).is_pending());
+        let mut future = pin!(future);
+        let mut polls = 0;
+        while future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+            polls += 1;
             assert_eq!(woken.0.load(Ordering::SeqCst), polls);
         }
-        assert!(many.as_mut().poll(&mut context).is_ready());
+        assert_eq!(woken.0.load(Ordering::SeqCst), polls);
+        polls
+    }
+
+    #[test]
+    fn who_wakes_itself_goes_on_without_the_scheduler_and_not_for_ever() {
+        assert_eq!(times_scheduled(in_place(eager(POLLS_MAX - 1))), 0);
+        assert_eq!(times_scheduled(in_place(eager(2 * POLLS_MAX))), 2);
     }
 
     #[test]
     fn until_it_begins_the_scheduler_is_asked_each_time() {
-        let woken = Arc::new(Count::default());
-        let waker = Waker::from(woken.clone());
-        let mut context = Context::from_waker(&waker);
-        let mut waiting = pin!(Arc::new(InPlace::default()).run(eager(2)));
-        for polls in 1..=2 {
-            assert!(waiting.as_mut().poll(&mut context).is_pending());
-            assert_eq!(woken.0.load(Ordering::SeqCst), polls);
-        }
-        assert!(waiting.as_mut().poll(&mut context).is_ready());
+        assert_eq!(times_scheduled(Arc::new(InPlace::default()).run(eager(2))), 2);
     }
 
     #[test]

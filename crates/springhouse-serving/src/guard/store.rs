@@ -397,8 +397,7 @@ impl<'a> Trip<'a> {
         let leading = self.lead(self.shared.inner.node_of(call.view, &slot.key))?;
         if leading.parts.last().is_none_or(|part| part.call != number) {
             let (view, frontier) = (call.view.clone(), call.frontier);
-            let slots = Vec::with_capacity(call.keys.len());
-            leading.parts.push(Part { call: number, view, frontier, slots });
+            leading.parts.push(Part { call: number, view, frontier, slots: Vec::new() });
         }
         let part = leading.parts.len() - 1;
         let slots = &mut leading.parts[part].slots;

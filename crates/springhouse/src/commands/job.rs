@@ -32,7 +32,7 @@ pub(crate) async fn follow(
             if is_waiting && !was_waiting {
                 let seconds = progress.total - progress.done;
                 bar.note(&format!(
-                    "the online store does not answer: {WAITING_FOR_STORE}, {seconds} s at most"
+                    "{WAITING_FOR_STORE}, which does not answer or is being brought back: {seconds} s at most"
                 ));
             }
             bar.set(&progress.stage, progress.done, progress.total);
